@@ -1,0 +1,1 @@
+"""The frozen backbone: loading, identity, quantization, and the field inside it."""

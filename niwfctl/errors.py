@@ -1,0 +1,78 @@
+"""Every error a user can meet, with its exit code.
+
+A message is one sentence that names the thing, says what was expected and how to mend it. The
+command line prints it without a traceback and exits with `exit_code`; docs/exit-codes.md lists
+them.
+"""
+
+
+class NiwfError(Exception):
+    """Base of all expected errors. Exit code 1: a check failed or nothing more precise fits."""
+
+    exit_code = 1
+
+
+class UsageError(NiwfError):
+    """The request itself is wrong: an option out of range, an impossible or ambiguous name."""
+
+    exit_code = 2
+
+
+class NotARepository(NiwfError):
+    """No niwfctl repository where one was expected."""
+
+    exit_code = 3
+
+
+class UnknownName(NiwfError):
+    """A capability, revision or region that does not exist."""
+
+    exit_code = 4
+
+
+class DataError(NiwfError):
+    """Training or evaluation data that cannot be used."""
+
+    exit_code = 5
+
+
+class TrainingError(NiwfError):
+    """Training that cannot go on; the last good checkpoint is kept."""
+
+    exit_code = 6
+
+
+class BackboneError(NiwfError):
+    """A backbone that is missing, unsupported, or not the one the repository pins."""
+
+    exit_code = 7
+
+
+class ObjectError(NiwfError):
+    """A stored object that is missing or does not hash to its name."""
+
+    exit_code = 8
+
+
+class Busy(NiwfError):
+    """Another niwfctl process holds the lock; the message names it."""
+
+    exit_code = 9
+
+
+class GitError(NiwfError):
+    """git refused: no identity, a moved ref, a broken repository."""
+
+    exit_code = 10
+
+
+class FormatError(NiwfError):
+    """A repository, manifest or checkpoint of a format this version cannot read."""
+
+    exit_code = 11
+
+
+class StorageError(NiwfError):
+    """The disk is full or read-only."""
+
+    exit_code = 12

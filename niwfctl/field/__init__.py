@@ -1,0 +1,1 @@
+"""The mathematics of the field. Knows neither git nor files."""

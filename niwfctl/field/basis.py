@@ -1,0 +1,79 @@
+"""Bases: the low-rank pairs that gates weigh."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Site:
+    """One adapted linear: where it is and its shape.
+
+    Attributes:
+        layer: index of the decoder layer in the backbone.
+        module: path of the linear inside its layer, for example `self_attn.q_proj`.
+    """
+
+    layer: int
+    module: str
+    in_features: int
+    out_features: int
+
+    @property
+    def name(self) -> str:
+        """`layers.{layer}.{module}`, the key of this linear in a basis."""
+        return f"layers.{self.layer}.{self.module}"
+
+
+@dataclass(frozen=True)
+class Basis:
+    """One rank-r pair (A, B) for every site.
+
+    Attributes:
+        down: A by site name, [rank, in_features].
+        up: B by site name, [out_features, rank].
+    """
+
+    down: Mapping[str, Tensor]
+    up: Mapping[str, Tensor]
+
+    @property
+    def rank(self) -> int:
+        """Rank r, the same at every site."""
+        return next(iter(self.down.values())).shape[0]
+
+    @classmethod
+    def initial(cls, sites: Iterable[Site], rank: int, generator: torch.Generator) -> Basis:
+        """A trainable float32 basis with ΔW = 0: A uniform as in LoRA (Hu et al., 2021), B zero."""
+        down, up = {}, {}
+        for site in sites:
+            bound = 1 / math.sqrt(site.in_features)
+            uniform = torch.rand(rank, site.in_features, generator=generator)
+            down[site.name] = (uniform * 2 - 1) * bound
+            up[site.name] = torch.zeros(site.out_features, rank)
+        return cls(down, up)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`{site}.A` and `{site}.B`, for sealing."""
+        return {f"{name}.A": a for name, a in self.down.items()} | {
+            f"{name}.B": b for name, b in self.up.items()
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Basis:
+        """The basis that `tensors()` described."""
+        down = {key[:-2]: value for key, value in tensors.items() if key.endswith(".A")}
+        up = {key[:-2]: value for key, value in tensors.items() if key.endswith(".B")}
+        return cls(down, up)
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype) -> Basis:
+        """A copy in another dtype, on another device."""
+        return Basis(
+            {name: a.to(device=device, dtype=dtype) for name, a in self.down.items()},
+            {name: b.to(device=device, dtype=dtype) for name, b in self.up.items()},
+        )

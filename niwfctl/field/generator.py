@@ -1,0 +1,46 @@
+"""The generator: from a coordinate to the gates of a region's bases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+HIDDEN_WIDTH = 64
+
+
+class Generator(nn.Module):
+    """z → gates in (0, 2), one per adapted layer and basis.
+
+    gates = 2 σ(W₂ tanh(W₁ z + c₁) + c₂). W₂ and c₂ start at zero, so that every gate starts at
+    exactly 1 and training begins as plain low-rank adaptation.
+    """
+
+    def __init__(self, dim: int, layers: int, bases: int, hidden: int = HIDDEN_WIDTH) -> None:
+        """
+        Args:
+            dim: number of coordinates d.
+            layers: number of adapted layers.
+            bases: number of bases the region uses.
+            hidden: width of the hidden layer.
+        """
+        super().__init__()
+        self.layers, self.bases = layers, bases
+        self.inner = nn.Linear(dim, hidden)
+        self.outer = nn.Linear(hidden, layers * bases)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Gates, float32 [..., layers, bases], at coordinates z [..., dim]."""
+        logits = self.outer(torch.tanh(self.inner(z.float())))
+        return 2 * torch.sigmoid(logits).unflatten(-1, (self.layers, self.bases))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], layers: int) -> Generator:
+        """The generator of a state dict; its sizes are read from the tensors."""
+        hidden, dim = tensors["inner.weight"].shape
+        generator = cls(dim, layers, tensors["outer.weight"].shape[0] // layers, hidden)
+        generator.load_state_dict(dict(tensors))
+        return generator

@@ -1,0 +1,141 @@
+"""A region: all that one training of one capability is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from niwfctl.field.basis import Basis
+from niwfctl.field.cell import Cell
+from niwfctl.field.generator import Generator
+
+SAMPLED_ANCHORS = 256
+OCCUPIED_ANCHORS = 512
+
+
+@dataclass(frozen=True)
+class Region:
+    """A frozen region of the field.
+
+    Attributes:
+        cell: the Gaussian cell it occupies.
+        generator: z → gates; no parameter requires a gradient.
+        bases: the bases its gates weigh, in the generator's order.
+        scale: α/r.
+        layers: the adapted layers of the backbone, in the generator's order.
+        sampled: anchors drawn from the cell, float64 [n, dim]; they witness the field.
+        occupied: coordinates seen in training, float64 [m, dim]; they lock routing.
+        snapshot: gates at `sampled` then `occupied`, float32 [n + m, layers, bases].
+    """
+
+    cell: Cell
+    generator: Generator
+    bases: tuple[Basis, ...]
+    scale: float
+    layers: tuple[int, ...]
+    sampled: Tensor
+    occupied: Tensor
+    snapshot: Tensor
+
+    @classmethod
+    def seal(
+        cls,
+        generator: Generator,
+        bases: tuple[Basis, ...],
+        *,
+        scale: float,
+        layers: tuple[int, ...],
+        coordinates: Tensor,
+        held_out: Tensor,
+        seed: int,
+    ) -> Region:
+        """Fits the cell, draws the anchors and takes the snapshot.
+
+        Args:
+            coordinates: [n, dim], occupied in training.
+            held_out: [m, dim], for the cell's conformal radius.
+            seed: of the anchors.
+        """
+        generator = generator.requires_grad_(False)
+        cell = Cell.fit(coordinates, held_out)
+        picked = torch.randperm(len(coordinates), generator=torch.Generator().manual_seed(seed))
+        occupied = coordinates.double()[picked[:OCCUPIED_ANCHORS]]
+        sampled = cell.sample(SAMPLED_ANCHORS, seed)
+        snapshot = generator(torch.cat([sampled, occupied]))
+        return cls(cell, generator, bases, scale, layers, sampled, occupied, snapshot)
+
+    @property
+    def anchors(self) -> Tensor:
+        """All anchors, float64 [n + m, dim]."""
+        return torch.cat([self.sampled, self.occupied])
+
+    @torch.no_grad()
+    def gates(self, z: Tensor) -> Tensor:
+        """Gates, float32 [..., layers, bases], at z [..., dim]."""
+        return self.generator(z)
+
+    @torch.no_grad()
+    def weight_changes(self, z: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """(site name, ΔW [out, in]) for each site: ΔW(z) = (α/r) Σ_b g_b(z) B_b A_b.
+
+        Args:
+            z: one coordinate, [dim].
+        """
+        gates = self.gates(z)
+        for name in self.bases[0].down:
+            layer = self.layers.index(int(name.split(".")[1]))
+            yield (
+                name,
+                sum(
+                    self.scale * gates[layer, i] * (basis.up[name] @ basis.down[name]).float()
+                    for i, basis in enumerate(self.bases)
+                ),
+            )
+
+    def differing_anchors(self, tolerance: float = 0.0) -> list[tuple[int, int]]:
+        """(anchor, layer) pairs at which the recomputed gates differ from the snapshot.
+
+        Args:
+            tolerance: largest absolute difference that counts as equal; 0 asks for equal bits.
+        """
+        difference = (self.gates(self.anchors) - self.snapshot).abs().amax(-1)
+        places = (~(difference <= tolerance)).nonzero().tolist()
+        return [(anchor, self.layers[layer]) for anchor, layer in places]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything but the bases, which are objects of their own."""
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "cell": self.cell.tensors(),
+            "generator": self.generator.state_dict(),
+            "anchors": {"sampled": self.sampled, "occupied": self.occupied},
+        }
+        named = {f"{part}.{k}": v for part, tensors in parts.items() for k, v in tensors.items()}
+        return named | {"snapshot": self.snapshot}
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, Tensor],
+        bases: tuple[Basis, ...],
+        scale: float,
+        layers: tuple[int, ...],
+    ) -> Region:
+        """The frozen region that `tensors()` described, over its bases."""
+
+        def part(name: str) -> dict[str, Tensor]:
+            prefix = f"{name}."
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        return cls(
+            Cell.from_tensors(part("cell")),
+            Generator.from_tensors(part("generator"), len(layers)).requires_grad_(False),
+            bases,
+            scale,
+            layers,
+            tensors["anchors.sampled"],
+            tensors["anchors.occupied"],
+            tensors["snapshot"],
+        )

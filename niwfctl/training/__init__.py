@@ -1,0 +1,1 @@
+"""Training a capability: data, loop, checkpoints."""

@@ -1,0 +1,132 @@
+"""Behaviour of cells, generators and sealed regions."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from niwfctl.field.basis import Basis, Site
+from niwfctl.field.cell import Cell
+from niwfctl.field.coordinates import CoordinateMap, pool
+from niwfctl.field.generator import Generator
+from niwfctl.field.region import Region
+
+SITES = [Site(layer, "mlp.up_proj", 6, 10) for layer in (2, 3)]
+
+
+def make_region(seed: int, rank: int = 2, bases: int = 2) -> Region:
+    torch.manual_seed(seed)
+    generator = Generator(dim=4, layers=2, bases=bases)
+    torch.nn.init.normal_(generator.outer.weight)
+    random = torch.Generator().manual_seed(seed)
+    parts = tuple(Basis.initial(SITES, rank, random) for _ in range(bases))
+    for basis in parts:
+        for up in basis.up.values():
+            up.normal_(generator=random)
+    coordinates = torch.randn(100, 4, generator=random)
+    return Region.seal(
+        generator,
+        parts,
+        scale=2.0,
+        layers=(2, 3),
+        coordinates=coordinates[:80],
+        held_out=coordinates[80:],
+        seed=seed,
+    )
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**31 - 1))
+def test_a_region_read_back_from_its_tensors_has_the_same_bits(seed: int) -> None:
+    region = make_region(seed)
+    bases = tuple(Basis.from_tensors(basis.tensors()) for basis in region.bases)
+    again = Region.from_tensors(region.tensors(), bases, region.scale, region.layers)
+    z = torch.randn(50, 4)
+    assert torch.equal(again.gates(z), region.gates(z))
+    for (name, left), (other, right) in zip(
+        region.weight_changes(z[0]), again.weight_changes(z[0]), strict=True
+    ):
+        assert name == other
+        assert torch.equal(left, right)
+
+
+def test_a_sealed_region_asks_for_no_gradient() -> None:
+    region = make_region(0)
+    assert not any(parameter.requires_grad for parameter in region.generator.parameters())
+
+
+def test_an_untouched_region_has_no_differing_anchor() -> None:
+    assert make_region(1).differing_anchors() == []
+
+
+def test_a_changed_generator_is_named_by_anchor_and_layer() -> None:
+    region = make_region(1)
+    tampered = region.snapshot.clone()
+    tampered[17, 1, 0] += 1e-6
+    changed = dataclasses.replace(region, snapshot=tampered)
+    assert changed.differing_anchors() == [(17, 3)]
+
+
+def test_a_gate_that_is_not_a_number_differs() -> None:
+    region = make_region(1)
+    tampered = region.snapshot.clone()
+    tampered[0, 0, 0] = float("nan")
+    assert dataclasses.replace(region, snapshot=tampered).differing_anchors(1.0) == [(0, 2)]
+
+
+def test_weight_changes_are_the_gated_sum_of_the_bases() -> None:
+    region = make_region(3)
+    z = torch.randn(4)
+    gates = region.gates(z)
+    for name, change in region.weight_changes(z):
+        layer = region.layers.index(int(name.split(".")[1]))
+        expected = torch.zeros(10, 6)
+        for index, basis in enumerate(region.bases):
+            expected += 2.0 * gates[layer, index] * basis.up[name] @ basis.down[name]
+        torch.testing.assert_close(change, expected)
+
+
+def test_a_fresh_generator_opens_every_gate_to_exactly_one() -> None:
+    generator = Generator(dim=4, layers=3, bases=2)
+    assert torch.equal(generator(torch.randn(9, 4)), torch.ones(9, 3, 2))
+
+
+def test_every_sampled_anchor_lies_in_the_cell() -> None:
+    region = make_region(5)
+    assert region.cell.contains(region.sampled).all()
+
+
+def test_a_cell_holds_the_promised_share_of_new_coordinates() -> None:
+    random = torch.Generator().manual_seed(0)
+    mixing = torch.randn(8, 8, generator=random)
+    z = torch.randn(4000, 8, generator=random) @ mixing
+    cell = Cell.fit(z[:500], z[500:1000], coverage=0.9)
+    assert 0.87 < cell.contains(z[1000:]).double().mean() < 0.93
+
+
+def test_a_cell_has_the_density_of_its_gaussian() -> None:
+    z = torch.randn(60, 3, dtype=torch.float64)
+    cell = Cell.fit(z[:40], z[40:])
+    gaussian = torch.distributions.MultivariateNormal(cell.mean, scale_tril=cell.factor)
+    torch.testing.assert_close(cell.log_density(z), gaussian.log_prob(z))
+
+
+def test_the_coordinate_map_whitens_its_calibration_states() -> None:
+    states = torch.randn(200, 16) @ torch.randn(16, 16)
+    z = CoordinateMap.fit(states, dim=6)(states)
+    torch.testing.assert_close(torch.cov(z.T), torch.eye(6), atol=1e-3, rtol=0)
+
+
+def test_a_dimension_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="dim must be 1 to 9"):
+        CoordinateMap.fit(torch.randn(10, 16), dim=10)
+
+
+def test_pooling_ignores_tokens_outside_the_mask() -> None:
+    states = torch.randn(2, 5, 4)
+    mask = torch.tensor([[0, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
+    pooled = pool(states, mask)
+    torch.testing.assert_close(pooled[0], states[0, 1:3].mean(0))
+    torch.testing.assert_close(pooled[1], states[1].mean(0))
