@@ -1,0 +1,180 @@
+"""Content-addressed objects in the layout of Git LFS."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from niwfstore.atomic import publish, temporary_file, write_atomic
+from niwfstore.errors import CorruptObject, MissingObject, StoreError
+from niwfstore.pointer import Pointer
+from niwfstore.tensors import TensorBytes, check_tensors, write_tensors
+
+_OID = re.compile(r"[0-9a-f]{64}")
+_READ_ONLY = 0o444
+
+
+class ObjectStore:
+    """Immutable safetensors objects, each named by the sha256 of its bytes.
+
+    Every object is hashed before its first use. That it was is remembered by inode, size and
+    modification time, since a read-only mode proves nothing about the bytes.
+    """
+
+    def __init__(self, root: Path, cache: Path | None = None) -> None:
+        """
+        Args:
+            root: folder of the objects, for example `.git/lfs/objects`.
+            cache: folder in which to remember what was hashed; None remembers in memory only.
+        """
+        self.root = root
+        self._memory = cache / "verified.json" if cache else None
+        self._verified: dict[str, list[int]] = self._recall()
+
+    def path(self, oid: str) -> Path:
+        """Where the object is, or would be.
+
+        Raises:
+            StoreError: `oid` is not 64 lower-case hexadecimal digits.
+        """
+        if not _OID.fullmatch(oid):
+            raise StoreError(f"{oid!r} is not an object id: expected 64 hexadecimal digits")
+        return self.root / oid[:2] / oid[2:4] / oid
+
+    def put_tensors(
+        self, tensors: Mapping[str, TensorBytes], metadata: str | None = None
+    ) -> Pointer:
+        """Stores tensors; equal tensors give equal ids.
+
+        Raises:
+            MalformedTensors: a buffer does not fit its shape.
+            OSError: the disk is full or read-only; nothing is left behind.
+        """
+        with temporary_file(self.root / "tmp") as (file, temporary):
+            write_tensors(file, tensors, metadata)
+            return self._keep(file, temporary)
+
+    def put_file(self, source: Path) -> Pointer:
+        """Stores a copy of a safetensors file.
+
+        Raises:
+            MalformedTensors: it is not well-formed safetensors.
+            OSError: the disk is full or read-only; nothing is left behind.
+        """
+        check_tensors(source)
+        with temporary_file(self.root / "tmp") as (file, temporary), source.open("rb") as original:
+            shutil.copyfileobj(original, file, 1 << 20)
+            return self._keep(file, temporary)
+
+    def get(self, oid: str, size: int | None = None) -> Path:
+        """Path of an object whose bytes are what its name says.
+
+        Args:
+            size: the size in bytes that its pointer states, if known.
+
+        Raises:
+            MissingObject: it is not here.
+            CorruptObject: a link, of another size, or of other content.
+        """
+        stamp = self._stamp(oid, size)
+        if self._verified.get(oid) != stamp:
+            self._hash(oid)
+            self._remember(oid, stamp)
+        return self.path(oid)
+
+    def verify(self, oid: str, size: int | None = None) -> None:
+        """Hashes an object again, whatever is remembered, and validates its header.
+
+        Raises:
+            MissingObject, CorruptObject: as `get`.
+            MalformedTensors: the bytes are right but are not safetensors.
+        """
+        stamp = self._stamp(oid, size)
+        self._hash(oid)
+        check_tensors(self.path(oid))
+        self._remember(oid, stamp)
+
+    def __contains__(self, oid: str) -> bool:
+        return self.path(oid).is_file()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(p.name for p in self.root.glob("??/??/*") if _OID.fullmatch(p.name)))
+
+    def size(self, oid: str) -> int:
+        """Size of an object in bytes.
+
+        Raises:
+            MissingObject: it is not here.
+        """
+        return self._stamp(oid, None)[1]
+
+    def remove(self, oid: str) -> None:
+        """Removes an object; one that is not here is no error."""
+        self.path(oid).unlink(missing_ok=True)
+        self._verified.pop(oid, None)
+
+    def clean_temporary(self, older_than_seconds: float) -> int:
+        """Removes what killed writers left; returns how many files."""
+        oldest = time.time() - older_than_seconds
+        removed = 0
+        for path in (self.root / "tmp").glob(".tmp-*"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime <= oldest:
+                    path.unlink()
+                    removed += 1
+        return removed
+
+    def _keep(self, file: IO[bytes], temporary: Path) -> Pointer:
+        file.flush()
+        file.seek(0)
+        pointer = Pointer(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
+        if not self._holds(pointer):
+            publish(file, temporary, self.path(pointer.oid), _READ_ONLY)
+        return pointer
+
+    def _holds(self, pointer: Pointer) -> bool:
+        try:
+            self.get(pointer.oid, pointer.size)
+        except (MissingObject, CorruptObject):
+            return False
+        return True
+
+    def _stamp(self, oid: str, size: int | None) -> list[int]:
+        path = self.path(oid)
+        try:
+            stat = os.lstat(path)
+        except FileNotFoundError as error:
+            raise MissingObject(oid) from error
+        if not path.is_file() or path.is_symlink():
+            raise CorruptObject(oid, "it is not a regular file")
+        if size is not None and stat.st_size != size:
+            raise CorruptObject(oid, f"expected {size} bytes, found {stat.st_size}")
+        return [stat.st_ino, stat.st_size, stat.st_mtime_ns]
+
+    def _hash(self, oid: str) -> None:
+        with self.path(oid).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != oid:
+            raise CorruptObject(oid, f"its content hashes to {found}")
+
+    def _recall(self) -> dict[str, list[int]]:
+        # Only a memory: if it cannot be read, objects are hashed again.
+        try:
+            known = json.loads(self._memory.read_bytes()) if self._memory else {}
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
+
+    def _remember(self, oid: str, stamp: list[int]) -> None:
+        self._verified[oid] = stamp
+        if self._memory:
+            with suppress(OSError):  # a read-only disk still lets objects be read
+                write_atomic(self._memory, json.dumps(self._verified).encode())

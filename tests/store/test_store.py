@@ -1,0 +1,191 @@
+"""Behaviour of the object store under use, damage and faults."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from niwfstore import (
+    CorruptObject,
+    MalformedPointer,
+    MalformedTensors,
+    MissingObject,
+    ObjectStore,
+    Pointer,
+    StoreError,
+    TensorBytes,
+    check_tensors,
+    read_metadata,
+)
+from safetensors.numpy import load_file
+
+TENSORS = {
+    "b": TensorBytes("F32", (2, 2), bytes(range(16))),
+    "a": TensorBytes("U8", (3,), b"xyz"),
+}
+PUT = """
+import sys
+from pathlib import Path
+from niwfstore import ObjectStore, TensorBytes
+tensors = {"b": TensorBytes("F32", (2, 2), bytes(range(16))), "a": TensorBytes("U8", (3,), b"xyz")}
+"""
+KILL = """
+import os, signal
+countdown = int(sys.argv[2])
+def killing(call):
+    def wrapped(*args, **options):
+        for moment in (lambda: None, lambda: call(*args, **options)):
+            global countdown
+            result = moment()
+            countdown -= 1
+            if countdown == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return wrapped
+os.fsync, os.replace = killing(os.fsync), killing(os.replace)
+"""
+STORE = "print(ObjectStore(Path(sys.argv[1])).put_tensors(tensors, 'meta').oid)\n"
+
+
+def run(script: str, *args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    return ObjectStore(tmp_path / "objects", tmp_path / "cache")
+
+
+def damage(path: Path, data: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def test_what_is_put_is_read_back_by_the_safetensors_library(store: ObjectStore) -> None:
+    path = store.get(store.put_tensors(TENSORS, "meta").oid)
+    assert load_file(path)["a"].tobytes() == b"xyz"
+    assert load_file(path)["b"].tobytes() == bytes(range(16))
+    assert read_metadata(path) == "meta"
+    assert path.stat().st_mode & 0o777 == 0o444
+
+
+def test_equal_tensors_get_equal_names_in_fresh_processes(tmp_path: Path) -> None:
+    names = {run(PUT + STORE, tmp_path / str(i)).stdout for i in range(3)}
+    assert len(names) == 1
+
+
+def test_putting_twice_keeps_one_object_and_leaves_no_temporary_file(store: ObjectStore) -> None:
+    assert store.put_tensors(TENSORS) == store.put_tensors(TENSORS)
+    assert len(list(store)) == 1
+    assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_putting_again_mends_a_corrupt_object(store: ObjectStore) -> None:
+    pointer = store.put_tensors(TENSORS)
+    damage(store.path(pointer.oid), b"nonsense")
+    store.put_tensors(TENSORS)
+    store.verify(pointer.oid, pointer.size)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_any_flipped_bit_is_found_before_use(tmp_path_factory, data: st.DataObject) -> None:
+    root = tmp_path_factory.mktemp("flip")
+    store = ObjectStore(root, root / "cache")
+    path = store.get(store.put_tensors(TENSORS).oid)
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) * 8 - 1))
+    content[place // 8] ^= 1 << place % 8
+    damage(path, bytes(content))
+    with pytest.raises(CorruptObject, match="hashes to"):
+        ObjectStore(root, root / "cache").get(path.name)
+
+
+def test_truncated_missing_and_linked_objects_are_named(store: ObjectStore, tmp_path) -> None:
+    pointer = store.put_tensors(TENSORS)
+    path = store.path(pointer.oid)
+    content = path.read_bytes()
+    damage(path, content[:-1])
+    with pytest.raises(CorruptObject, match=f"expected {pointer.size} bytes"):
+        store.get(pointer.oid, pointer.size)
+    path.unlink()
+    with pytest.raises(MissingObject, match=pointer.oid):
+        store.get(pointer.oid)
+    (tmp_path / "elsewhere").write_bytes(content)
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CorruptObject, match="regular file"):
+        store.get(pointer.oid)
+
+
+@pytest.mark.parametrize("oid", ["", "../../etc/passwd", "A" * 64, "0" * 63])
+def test_a_name_that_is_no_hash_is_refused(store: ObjectStore, oid: str) -> None:
+    with pytest.raises(StoreError, match="64 hexadecimal digits"):
+        store.path(oid)
+
+
+def test_a_kill_at_any_fsync_or_rename_leaves_the_object_whole_or_absent(tmp_path: Path) -> None:
+    for moment in range(1, 100):
+        root = tmp_path / str(moment)
+        finished = run(PUT + KILL + STORE, root, moment).returncode == 0
+        store = ObjectStore(root)
+        for oid in store:
+            store.verify(oid)
+        store.put_tensors(TENSORS, "meta")
+        assert len(list(store)) == 1
+        if finished:
+            break
+    assert finished
+    assert moment > 8
+
+
+def test_a_full_disk_leaves_nothing_behind(store: ObjectStore, monkeypatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    (store.root / "tmp").mkdir(parents=True)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.put_tensors(TENSORS)
+    assert list(store) == []
+    assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_a_buffer_that_does_not_fit_its_shape_is_refused(store: ObjectStore) -> None:
+    with pytest.raises(MalformedTensors, match="needs 8 bytes, not 3"):
+        store.put_tensors({"x": TensorBytes("F32", (2,), b"abc")})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        (1 << 60).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        b'\x40\0\0\0\0\0\0\0{"a":{"dtype":"U8","shape":[9],"data_offsets":[0,9]}}' + b" " * 12,
+    ],
+)
+def test_a_hostile_header_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(MalformedTensors):
+        check_tensors(tmp_path / "x.safetensors")
+
+
+def test_a_broken_memory_only_costs_a_hash(tmp_path: Path) -> None:
+    oid = ObjectStore(tmp_path, tmp_path).put_tensors(TENSORS).oid
+    (tmp_path / "verified.json").write_text("{nonsense")
+    assert ObjectStore(tmp_path, tmp_path).get(oid).is_file()
+
+
+@given(oid=st.binary(min_size=32, max_size=32).map(bytes.hex), size=st.integers(0, 2**60))
+def test_a_pointer_survives_its_text(oid: str, size: int) -> None:
+    assert Pointer.parse(Pointer(oid, size).text()) == Pointer(oid, size)
+
+
+@pytest.mark.parametrize("change", [("sha256", "md5"), ("size 3", "size -3"), ("\n", "\r\n")])
+def test_a_malformed_pointer_is_refused(change: tuple[str, str]) -> None:
+    with pytest.raises(MalformedPointer):
+        Pointer.parse(Pointer("0" * 64, 3).text().replace(*change).encode())
