@@ -1,0 +1,102 @@
+"""Behaviour of the field inside tiny random models of each architecture."""
+
+import pytest
+import torch
+from tiny import CONFIGS, tiny_model
+from torch import Tensor
+
+from niwfctl.backbone.adapter import ActiveField, FieldAdapter
+from niwfctl.backbone.sites import find_sites
+from niwfctl.errors import BackboneError
+from niwfctl.field.basis import Basis
+from niwfctl.field.coordinates import CoordinateMap
+from niwfctl.field.generator import Generator
+
+TAP = 2
+LAYERS = (2, 3)
+
+
+def make_adapter(kind: str) -> tuple[FieldAdapter, ActiveField, list[Basis], Generator]:
+    model = tiny_model(kind)
+    sites = find_sites(model, TAP)
+    adapter = FieldAdapter(model, sites, CoordinateMap.fit(torch.randn(50, 32) * 0.1, 4))
+    random = torch.Generator().manual_seed(7)
+    bases = [Basis.initial(sites, rank, random) for rank in (2, 3)]
+    for basis in bases:
+        for up in basis.up.values():
+            up.normal_(std=0.3, generator=random)
+    generator = Generator(4, len(LAYERS), 2).requires_grad_(False)
+    torch.nn.init.normal_(generator.outer.weight)
+    return adapter, ActiveField.of(bases, generator, LAYERS, 0.5), bases, generator
+
+
+def logits(adapter: FieldAdapter, tokens: Tensor, mask: Tensor | None = None, **rest) -> Tensor:
+    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+    with torch.no_grad(), adapter.prompts(mask):
+        return adapter.model(tokens, **rest).logits
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_without_an_active_field_the_logits_are_the_backbones_bit_for_bit(kind: str) -> None:
+    tokens = torch.randint(0, 97, (2, 9))
+    with torch.no_grad():
+        bare = tiny_model(kind)(tokens).logits
+    adapter, active, *_ = make_adapter(kind)
+    adapter.active = active
+    assert not torch.equal(logits(adapter, tokens), bare)
+    adapter.active = None
+    assert torch.equal(logits(adapter, tokens), bare)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_one_pass_equals_a_model_whose_weights_were_changed(kind: str) -> None:
+    tokens = torch.randint(0, 97, (1, 9))
+    adapter, active, bases, generator = make_adapter(kind)
+    adapter.active = active
+    adapted = logits(adapter, tokens)
+    gates = generator(adapter.z)[0]
+    changed = tiny_model(kind)
+    for site in adapter.sites:
+        linear = changed.get_decoder().layers[site.layer].get_submodule(site.module)
+        for index, basis in enumerate(bases):
+            gate = gates[LAYERS.index(site.layer), index]
+            linear.weight.data += 0.5 * gate * basis.up[site.name] @ basis.down[site.name]
+    with torch.no_grad():
+        torch.testing.assert_close(adapted, changed(tokens).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_row_of_a_left_padded_batch_is_answered_as_if_alone(kind: str) -> None:
+    adapter, active, *_ = make_adapter(kind)
+    adapter.active = active
+    long, short = torch.randint(0, 97, (1, 9)), torch.randint(0, 97, (1, 5))
+    padded = torch.cat([long, torch.nn.functional.pad(short, (4, 0))])
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    mask[1, :4] = False
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    together = logits(adapter, padded, mask, attention_mask=mask.long(), position_ids=positions)
+    torch.testing.assert_close(together[0:1], logits(adapter, long), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together[1:2, 4:], logits(adapter, short), atol=1e-5, rtol=1e-5)
+
+
+def test_gates_stay_as_the_prompt_set_them_while_tokens_are_generated() -> None:
+    adapter, active, *_ = make_adapter("mistral")
+    adapter.active = active
+    tokens = torch.randint(0, 97, (1, 6))
+    with torch.no_grad(), adapter.prompts(torch.ones(1, 6, dtype=torch.bool)):
+        first = adapter.model(tokens, use_cache=True)
+        z = adapter.z
+        adapter.model(tokens[:, :1], past_key_values=first.past_key_values)
+        assert adapter.z is z
+
+
+def test_detaching_leaves_the_model_without_hooks() -> None:
+    adapter, *_ = make_adapter("llama")
+    adapter.detach()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in adapter.model.modules())
+
+
+@pytest.mark.parametrize("tap", [-1, 0, 4])
+def test_a_tap_layer_out_of_range_is_refused_with_the_range(tap: int) -> None:
+    with pytest.raises(BackboneError, match="choose 1 to 3"):
+        find_sites(tiny_model(), tap)
