@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import nn
 
 from niwfctl.errors import BackboneError
 from niwfctl.field.basis import Site
+
+SiteGroup = tuple[Site, ...]
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
@@ -55,3 +58,31 @@ def linears(model: nn.Module, sites: Sequence[Site]) -> list[nn.Linear]:
     """The module at each site."""
     layers = decoder_layers(model)
     return [layers[site.layer].get_submodule(site.module) for site in sites]
+
+
+def shared_inputs(model: nn.Module, sites: Sequence[Site]) -> list[SiteGroup]:
+    """Sites grouped by the tensor they read (queries, keys and values read the same one).
+
+    Found by watching one forward pass of a single token, so it holds for any architecture.
+    """
+    groups: dict[int, list[Site]] = {}
+    seen: list[torch.Tensor] = []  # keeps each input alive, so that its id stays its own
+
+    def watching(site: Site) -> Callable[[nn.Module, tuple], None]:
+        def watch(module: nn.Module, args: tuple) -> None:
+            seen.append(args[0])
+            groups.setdefault(id(args[0]), []).append(site)
+
+        return watch
+
+    handles = [
+        linear.register_forward_pre_hook(watching(site))
+        for site, linear in zip(sites, linears(model, sites), strict=True)
+    ]
+    try:
+        with torch.no_grad():
+            model.get_decoder()(torch.zeros(1, 1, dtype=torch.long, device=model.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [tuple(group) for group in groups.values()]

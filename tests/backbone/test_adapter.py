@@ -27,7 +27,7 @@ def make_adapter(kind: str) -> tuple[FieldAdapter, ActiveField, list[Basis], Gen
             up.normal_(std=0.3, generator=random)
     generator = Generator(4, len(LAYERS), 2).requires_grad_(False)
     torch.nn.init.normal_(generator.outer.weight)
-    return adapter, ActiveField.of(bases, generator, LAYERS, 0.5), bases, generator
+    return adapter, ActiveField.of(adapter.groups, bases, generator, 0.5), bases, generator
 
 
 def logits(adapter: FieldAdapter, tokens: Tensor, mask: Tensor | None = None, **rest) -> Tensor:

