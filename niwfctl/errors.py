@@ -76,3 +76,15 @@ class StorageError(NiwfError):
     """The disk is full or read-only."""
 
     exit_code = 12
+
+
+class TrainingInterrupted(NiwfError):
+    """Ctrl-C during training; the checkpoint is saved."""
+
+    exit_code = 130
+
+    def __init__(self, name: str, step: int, steps: int) -> None:
+        super().__init__(
+            f"training of {name!r} stopped at step {step} of {steps} and is saved: go on with "
+            f"`niwfctl train {name} --resume`"
+        )

@@ -1,0 +1,48 @@
+"""Rows of tokens as padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Row = TypeVar("Row")
+
+
+def batched(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+    """Runs of at most `size` rows, in order."""
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def pad(rows: Sequence[Sequence[int]], *, left: bool = False) -> Tensor:
+    """Token ids, int64 [rows, longest], padded with 0 on the right, or on the left.
+
+    Padding on the right needs no attention mask in a causal model: no real token looks at it.
+    """
+    width = max(map(len, rows))
+    padded = torch.zeros(len(rows), width, dtype=torch.long)
+    for index, row in enumerate(rows):
+        start = width - len(row) if left else 0
+        padded[index, start : start + len(row)] = torch.tensor(row)
+    return padded
+
+
+def prompt_mask(lengths: Sequence[int], width: int, skip: int, *, left: bool = False) -> Tensor:
+    """Which tokens count towards the coordinate.
+
+    Args:
+        lengths: number of prompt tokens in each row.
+        width: number of tokens of the padded batch.
+        skip: leading tokens of each row to leave out; a row's last prompt token always counts.
+        left: whether rows end, rather than begin, at the edge of the batch.
+
+    Returns:
+        bool [rows, width].
+    """
+    position = torch.arange(width)[None]
+    end = torch.tensor(lengths)[:, None]
+    if left:
+        position = position - (width - end)
+    return (position >= (end - 1).clamp_max(skip)) & (position < end)

@@ -1,0 +1,99 @@
+"""The coordinate map of a backbone, from the packaged calibration prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+
+import torch
+from torch import Tensor, nn
+
+from niwfctl.backbone.batch import batched, pad, prompt_mask
+from niwfctl.backbone.load import Backbone
+from niwfctl.backbone.prompts import common_prefix, prompt_tokens
+from niwfctl.backbone.sites import decoder_layers
+from niwfctl.errors import UsageError
+from niwfctl.field.cell import Cell
+from niwfctl.field.coordinates import CoordinateMap, pool
+from niwfctl.training.data import Message
+
+BATCH = 16
+LONGEST = 256  # tokens of a calibration prompt that are read
+
+
+def calibration_prompts() -> list[str]:
+    """The packaged prompts: broad, written for this project, in a fixed order."""
+    text = files("niwfctl.backbone").joinpath("calibration.jsonl").read_text("utf-8")
+    return [json.loads(line)["prompt"] for line in text.splitlines()]
+
+
+def default_tap_layer(backbone: Backbone) -> int:
+    """A quarter of the layers up: prompts of different kinds lie well apart there."""
+    return max(1, -(-len(decoder_layers(backbone.model)) // 4))
+
+
+def calibrate(
+    backbone: Backbone, tap_layer: int, dim: int, progress: Callable[[int, int], None]
+) -> tuple[CoordinateMap, Cell, int]:
+    """Fits the coordinate map and the base's own cell.
+
+    Args:
+        tap_layer: index of the decoder layer whose input is read.
+        dim: number of coordinates d.
+        progress: called with (prompts done, prompts in all).
+
+    Returns:
+        The map, the cell of general prompts, and how many leading tokens the mean leaves out.
+
+    Raises:
+        UsageError: `dim` is out of range.
+    """
+    rows = [
+        prompt_tokens(backbone.tokenizer, [Message("user", prompt)])[:LONGEST]
+        for prompt in calibration_prompts()
+    ]
+    skip = common_prefix(rows)
+    pooled: list[Tensor] = []
+    for batch in batched(rows, BATCH):
+        pooled.append(_pooled(backbone.model, tap_layer, batch, skip))
+        progress(sum(map(len, pooled)), len(rows))
+    states = torch.cat(pooled)
+    try:
+        coordinates = CoordinateMap.fit(states, dim)
+    except ValueError as error:
+        raise UsageError(f"--dim is out of range: {error}") from error
+    z = coordinates(states)
+    held_out = torch.arange(len(z)) % 5 == 0
+    return coordinates, Cell.fit(z[~held_out], z[held_out]), skip
+
+
+class _TapReached(Exception):
+    """Ends a forward pass at the tap layer."""
+
+
+@contextmanager
+def _stopping_at(layer: nn.Module) -> Iterator[list[Tensor]]:
+    states: list[Tensor] = []
+
+    def stop(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        states.append(args[0] if args else kwargs["hidden_states"])
+        raise _TapReached
+
+    handle = layer.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        yield states
+    except _TapReached:
+        pass
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def _pooled(model: nn.Module, tap_layer: int, rows: Sequence[list[int]], skip: int) -> Tensor:
+    tokens = pad(rows).to(model.device)
+    mask = prompt_mask([len(row) for row in rows], tokens.shape[1], skip).to(model.device)
+    with _stopping_at(decoder_layers(model)[tap_layer]) as states:
+        model.get_decoder()(tokens, use_cache=False)
+    return pool(states[0], mask).cpu()

@@ -1,0 +1,155 @@
+"""Loading a frozen backbone: where it comes from, which one it is, how it is quantized."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from niwfctl.backbone.embedded import EMBEDDED, cache_folder, converted, embedded_gguf
+from niwfctl.backbone.identity import files_identity
+from niwfctl.errors import BackboneError, UsageError
+
+QUANTIZATIONS = ("none", "nf4")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a backbone is loaded from.
+
+    Attributes:
+        folder: argument of `from_pretrained`: a folder, or a hub id.
+        revision: commit of a hub model, None for files.
+        identity: what the repository pins: `sha256:…` over the files, or `hub:ID@COMMIT`.
+    """
+
+    folder: str
+    revision: str | None
+    identity: str
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen model in evaluation mode, with its tokenizer and identity."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    identity: str
+
+
+def resolve(model: str, revision: str | None = None) -> Source:
+    """Finds a backbone and says which one it is, without loading it.
+
+    Args:
+        model: `smollm2`, a folder with safetensors, a GGUF file, or a hub id.
+        revision: branch, tag or commit of a hub model.
+
+    Raises:
+        BackboneError: it is not there, or holds no weights.
+    """
+    hashes = cache_folder() / "hashes"
+    path = embedded_gguf() if model == EMBEDDED else Path(model).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return Source(str(converted(path)), None, files_identity(path, hashes))
+    if path.is_dir():
+        return Source(str(path), None, files_identity(path, hashes))
+    if path.is_absolute() or path.suffix == ".gguf" or model.count("/") != 1:
+        raise BackboneError(
+            f"backbone {model!r} does not exist: expected {EMBEDDED!r}, a folder with "
+            "safetensors, a GGUF file, or a Hugging Face id such as mistralai/Mistral-7B-v0.1"
+        )
+    commit = _hub_commit(model, revision)
+    return Source(model, commit, f"hub:{model}@{commit}")
+
+
+def load(source: Source, quant: str = "none") -> Backbone:
+    """Loads a backbone, frozen, on the GPU where there is one.
+
+    Args:
+        source: from `resolve`.
+        quant: `nf4` (double quantization, bf16 compute) or `none` (bf16 weights).
+
+    Raises:
+        UsageError: another `quant`.
+        BackboneError: transformers cannot load it.
+    """
+    if quant not in QUANTIZATIONS:
+        raise UsageError(f"--quant {quant!r} is unknown: choose {' or '.join(QUANTIZATIONS)}")
+    options: dict[str, object] = {"dtype": torch.bfloat16, "device_map": default_device()}
+    if quant == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(source.folder, revision=source.revision)
+            model = AutoModelForCausalLM.from_pretrained(
+                source.folder, revision=source.revision, **options
+            )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BackboneError(f"the backbone {source.folder} cannot be loaded: {reason}") from error
+    _keep_gradients_right(model)
+    return Backbone(model.requires_grad_(False).eval(), tokenizer, source.identity)
+
+
+def default_device() -> str:
+    """$NIWFCTL_DEVICE, else the GPU where there is one, else the CPU."""
+    return os.environ.get("NIWFCTL_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers' notices and progress bars off the terminal; errors still raise."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
+
+
+def _keep_gradients_right(model: PreTrainedModel) -> None:
+    # On CPUs with AVX512-BF16, bitsandbytes repacks a 4-bit weight at its first evaluation pass,
+    # and every gradient through it is wrong from then on.
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _hub_commit(model: str, revision: str | None) -> str:
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if revision and len(revision) == 40:
+        return revision
+    try:
+        return str(HfApi().model_info(model, revision=revision).sha)
+    except Exception as error:  # the hub's transport has errors of its own, for each version
+        cached = try_to_load_from_cache(model, "config.json", revision=revision)
+        if isinstance(cached, str):  # offline: what an earlier download left behind
+            return Path(cached).parent.name
+        reason = str(error).strip().splitlines()[0]
+    raise BackboneError(
+        f"the backbone {model!r} is neither a folder nor to be had from the Hugging Face hub "
+        f"({reason}): give a path, a hub id, or {EMBEDDED!r}"
+    )

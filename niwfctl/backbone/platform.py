@@ -1,0 +1,47 @@
+"""What a computation ran on: float results are equal bit for bit on one platform only."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+Platform = dict[str, str | int]
+
+
+def current_platform(device: torch.device) -> Platform:
+    """Versions, processor and threads: all that bits may depend on."""
+    on_gpu = device.type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "kernels": "cuda" if on_gpu else torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def same_platform(one: Platform, other: Platform) -> bool:
+    """Whether bits may be expected to be equal; threads can be set, so they do not count."""
+    return all(one.get(key) == other.get(key) for key in ("torch", "device", "kernels"))
+
+
+@contextmanager
+def threads_of(recorded: Platform) -> Iterator[None]:
+    """A block that computes with as many threads as `recorded` did: bits depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(recorded["threads"]))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

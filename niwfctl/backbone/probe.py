@@ -1,0 +1,51 @@
+"""Probes: logits of fixed token sequences, which witness what a model computes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from niwfctl.backbone.adapter import FieldAdapter
+
+SEQUENCES, LENGTH = 4, 24
+SAMPLED = 256  # logits kept of each sequence, to compare on another platform
+SEED = 0x4E495746
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the probes gave.
+
+    Attributes:
+        digest: `sha256:…` over all logits, float32.
+        sample: some logits of each sequence's last token, float32 [sequences, ≤ 256].
+    """
+
+    digest: str
+    sample: Tensor
+
+    def deviation(self, other: Probe) -> float:
+        """Largest difference of sampled logits, in standard deviations of this one's."""
+        difference = (self.sample - other.sample).abs().max() / self.sample.std()
+        return float(difference)
+
+
+def probe_tokens(vocabulary: int) -> Tensor:
+    """The fixed pseudo-random sequences, int64 [sequences, length]."""
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randint(0, vocabulary, (SEQUENCES, LENGTH), generator=generator)
+
+
+@torch.no_grad()
+def probe(adapter: FieldAdapter) -> Probe:
+    """Logits of the probes with the field that is active now."""
+    model = adapter.model
+    tokens = probe_tokens(model.config.vocab_size).to(model.device)
+    with adapter.prompts(torch.ones_like(tokens, dtype=torch.bool)):
+        logits = model(tokens, use_cache=False).logits.float().cpu().contiguous()
+    digest = hashlib.sha256(memoryview(logits.numpy()).cast("B")).hexdigest()
+    step = -(-logits.shape[-1] // SAMPLED)
+    return Probe(f"sha256:{digest}", logits[:, -1, ::step].contiguous())

@@ -1,0 +1,110 @@
+"""Loss and perplexity on answer tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from niwfctl.backbone.adapter import FieldAdapter
+from niwfctl.backbone.batch import batched, pad, prompt_mask
+from niwfctl.backbone.prompts import Tokens
+from niwfctl.errors import BackboneError
+
+
+@dataclass(frozen=True)
+class Score:
+    """Held-out quality.
+
+    Attributes:
+        perplexity: exp of the mean negative log-likelihood of the answer tokens.
+        tokens: how many answer tokens it is the mean of.
+        coordinates: z of each row, float32 [rows, dim], in the order of the rows.
+    """
+
+    perplexity: float
+    tokens: int
+    coordinates: Tensor
+
+
+class Scorer:
+    """Scores answers with whatever field is active in an adapter.
+
+    The vocabulary is large and answers are short, so the output layer is applied at the positions
+    that predict an answer token, and nowhere else.
+    """
+
+    def __init__(self, adapter: FieldAdapter, skip: int) -> None:
+        """
+        Args:
+            adapter: of the model.
+            skip: leading prompt tokens that do not count towards the coordinate.
+
+        Raises:
+            BackboneError: the model computes its logits in a way this does not know.
+        """
+        self.adapter, self.skip = adapter, skip
+        self._model = adapter.model
+        self._softcap = getattr(self._model.config, "final_logit_softcapping", None)
+        self._check()
+
+    def loss(self, rows: Sequence[Tokens]) -> tuple[Tensor, int]:
+        """Summed negative log-likelihood of the answer tokens, in nats, and their number."""
+        tokens = pad([row.prompt + row.answer for row in rows]).to(self._model.device)
+        lengths = [len(row.prompt) for row in rows]
+        mask = prompt_mask(lengths, tokens.shape[1], self.skip).to(self._model.device)
+        with self.adapter.prompts(mask):
+            states = self._model.get_decoder()(tokens, use_cache=False).last_hidden_state
+        row_of, position = _answer_positions(rows)
+        logits = self._logits(states[row_of, position - 1])
+        targets = tokens[row_of, position]
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="sum"), len(row_of)
+
+    @torch.no_grad()
+    def score(self, rows: Sequence[Tokens], batch_size: int) -> Score:
+        """Perplexity over all rows."""
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # less padding
+        total, count = 0.0, 0
+        coordinates: list[Tensor] = []
+        for batch in batched(order, batch_size):
+            loss, tokens = self.loss([rows[index] for index in batch])
+            total, count = total + loss.item(), count + tokens
+            coordinates.append(self.adapter.z.cpu())
+        in_order = torch.empty(len(rows), coordinates[0].shape[1])
+        in_order[order] = torch.cat(coordinates)
+        return Score(math.exp(min(total / count, 700.0)), count, in_order)
+
+    def _logits(self, states: Tensor) -> Tensor:
+        logits = self._model.get_output_embeddings()(states).float()
+        if self._softcap:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        tokens = torch.arange(4, device=self._model.device)[None]
+        active, self.adapter.active = self.adapter.active, None
+        try:
+            ours = self._logits(self._model.get_decoder()(tokens, use_cache=False)[0])
+            theirs = self._model(tokens, use_cache=False).logits.float()
+        finally:
+            self.adapter.active = active
+        if not torch.allclose(ours, theirs, atol=0.1, rtol=0.1):
+            raise BackboneError(
+                f"{type(self._model).__name__} is not supported: its logits are not its output "
+                "layer on its last states"
+            )
+
+
+def _answer_positions(rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+    """(row, position) of every answer token, int64 [answer tokens] each."""
+    pairs = [
+        (index, position)
+        for index, row in enumerate(rows)
+        for position in range(len(row.prompt), len(row))
+    ]
+    row_of, position = torch.tensor(pairs).unbind(1)
+    return row_of, position

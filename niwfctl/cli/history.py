@@ -1,0 +1,102 @@
+"""status, log, show: what there is and how it came about. No model is needed."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Annotated
+
+import typer
+
+from niwfctl.cli.main import app
+from niwfctl.cli.make import AsJson
+from niwfctl.cli.output import emit_json, out
+from niwfctl.cli.schema import capability_json, commit_json, run_json
+from niwfctl.cli.show import run_line, show_capability, show_commit
+
+
+@app.command()
+def status(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Show the active capability, uncommitted trainings, and what differs from HEAD."""
+    from niwfctl.repository import Repository
+
+    repository = Repository.open(ctx.obj)
+    atlas, waiting, changes = repository.atlas(), repository.uncommitted(), repository.changes()
+    if as_json:
+        emit_json(
+            {
+                "branch": repository.git.branch(),
+                "commit": repository.git.head(),
+                "active": repository.active,
+                "capabilities": sorted(atlas),
+                "uncommitted": [run_json(run) for run in waiting],
+                "changes": changes,
+            }
+        )
+        return
+    branch = repository.git.branch()
+    out.print(f"On branch {branch}" if branch else f"HEAD detached at {repository.git.head()[:12]}")
+    active = repository.active
+    gone = "" if active is None or active.split("@")[0] in atlas or "@" in active else " (not here)"
+    out.print(f"Active: {active or 'the bare backbone'}{gone}", markup=False)
+    out.print(f"Committed: {', '.join(sorted(atlas)) or 'nothing yet'}", markup=False)
+    if waiting:
+        out.print("\nUncommitted trainings:")
+        for run in waiting:
+            out.print(f"  {run_line(run)}", style="green" if run.finished else "red", markup=False)
+    if changes:
+        out.print("\nFiles that differ from HEAD (`git restore --staged --worktree FILE` undoes):")
+        for line in changes:
+            out.print(f"  {line}", style="red", markup=False)
+    if not waiting and not changes:
+        out.print("Nothing to commit.")
+
+
+@app.command()
+def log(
+    ctx: typer.Context,
+    revision: Annotated[str, typer.Argument(help="Where to begin.")] = "HEAD",
+    limit: Annotated[int | None, typer.Option("-n", "--max-count", help="At most so many.")] = None,
+    oneline: Annotated[bool, typer.Option("--oneline", help="One line a commit.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the history, in terms of capabilities."""
+    from niwfctl.repository import Repository
+
+    commits = Repository.open(ctx.obj).history.log(revision, limit)
+    if as_json:
+        emit_json([commit_json(commit) for commit in commits])
+    elif oneline:
+        for commit in commits:
+            subject = commit.message.split("\n", 1)[0]
+            out.print(f"[yellow]{commit.id[:7]}[/] ", end="")
+            out.print(subject, markup=False)
+    else:
+        with out.pager(styles=True) if out.is_terminal else nullcontext():
+            for commit in commits:
+                show_commit(commit)
+
+
+@app.command()
+def show(
+    ctx: typer.Context,
+    target: Annotated[str, typer.Argument(help="NAME, NAME@REV, or a revision.")] = "HEAD",
+    as_json: AsJson = False,
+) -> None:
+    """Show a capability, or what a commit did."""
+    from niwfctl.repository import Repository
+
+    repository = Repository.open(ctx.obj)
+    if repository.names_capability(target):
+        capability = repository.capability(target)
+        if as_json:
+            emit_json(capability_json(capability))
+        else:
+            show_capability(capability)
+        return
+    (commit,) = repository.history.log(target, 1)
+    if as_json:
+        emit_json(commit_json(commit))
+        return
+    show_commit(commit)
+    for change in commit.changes:
+        show_capability(change.capability, indent="    ")

@@ -1,0 +1,253 @@
+"""init, train, commit, checkout: what makes and chooses capabilities."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import click
+import typer
+
+from niwfctl.cli.main import app
+from niwfctl.cli.output import emit_json, err, number, out, size
+from niwfctl.cli.schema import capability_json, run_json
+from niwfctl.cli.show import training_progress
+from niwfctl.errors import UsageError
+from niwfctl.training.run import TrainingOptions
+
+AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
+_DEFAULT = TrainingOptions()
+
+
+@app.command()
+def init(
+    ctx: typer.Context,
+    path: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="Where; the default is here.")
+    ] = Path("."),
+    model: Annotated[
+        str,
+        typer.Option(help="The backbone: `smollm2`, a folder, a GGUF file, or a Hugging Face id."),
+    ] = "smollm2",
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a Hugging Face id.")
+    ] = None,
+    quant: Annotated[
+        str, typer.Option(help="`nf4` loads the backbone in 4 bits; or `none`.")
+    ] = "none",
+    tap_layer: Annotated[
+        int | None, typer.Option(help="First adapted layer; by default a quarter of the way up.")
+    ] = None,
+    dim: Annotated[int, typer.Option(help="Dimensions of the coordinate.")] = 32,
+    as_json: AsJson = False,
+) -> None:
+    """Make a repository: pin the backbone and fit the coordinate map."""
+    from niwfctl.repository import Repository
+
+    with err.status("loading the backbone") as status:
+        repository = Repository.init(
+            ctx.obj / path,
+            model=model,
+            revision=revision,
+            quant=quant,
+            tap_layer=tap_layer,
+            dim=dim,
+            progress=lambda done, total: status.update(f"calibrating: prompt {done} of {total}"),
+        )
+    config = repository.config
+    if as_json:
+        emit_json(
+            {
+                "path": str(repository.path),
+                "commit": repository.git.head(),
+                "model": config.backbone.model,
+                "identity": config.backbone.identity,
+                "quant": config.backbone.quant,
+                "tap_layer": config.field.tap_layer,
+                "dim": config.field.dim,
+            }
+        )
+        return
+    out.print(f"A field on {config.backbone.model} in {repository.path}", markup=False)
+    out.print(
+        f"  backbone {config.backbone.identity[:19]}, quantization {config.backbone.quant}, "
+        f"tap layer {config.field.tap_layer}, coordinates of {config.field.dim} dimensions"
+    )
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the capability.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="JSON, JSONL, CSV or Parquet file, or a hub dataset id; may be given again. "
+            "Records are alpaca, prompt and completion, or chat messages."
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides --epochs.")] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = _DEFAULT.epochs,
+    bases: Annotated[int, typer.Option(help="Bases of the new region.")] = _DEFAULT.bases,
+    rank: Annotated[int, typer.Option(help="Rank of each basis.")] = _DEFAULT.rank,
+    alpha: Annotated[
+        float, typer.Option(help="The weight change is scaled by alpha/rank.")
+    ] = _DEFAULT.alpha,
+    lr: Annotated[
+        float, typer.Option(help="Peak learning rate; 2e-4 suits models of several billions.")
+    ] = _DEFAULT.lr,
+    batch_size: Annotated[int, typer.Option(help="Rows a forward pass.")] = _DEFAULT.batch_size,
+    grad_accum: Annotated[int, typer.Option(help="Forward passes a step.")] = _DEFAULT.grad_accum,
+    max_length: Annotated[int, typer.Option(help="Longest row, in tokens.")] = _DEFAULT.max_length,
+    skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave longer rows out.")] = False,
+    val_split: Annotated[
+        float, typer.Option(help="Share of rows held out to measure on; at most 256 rows are used.")
+    ] = _DEFAULT.val_split,
+    seed: Annotated[
+        int, typer.Option(help="Of the split, the order and the first weights.")
+    ] = _DEFAULT.seed,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away an uncommitted training of this name.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a capability. Ctrl-C saves; `--resume` goes on."""
+    from niwfctl.repository import Repository
+
+    given = {
+        key
+        for key in ctx.params
+        if ctx.get_parameter_source(key) == click.core.ParameterSource.COMMANDLINE
+    }
+    if resume and given & (set(TrainingOptions.model_fields) | {"data", "restart"}):
+        raise UsageError(
+            "--resume goes on with the options the training began with: give no others"
+        )
+    if not resume and not data:
+        raise UsageError("there is nothing to learn from: give --data FILE, or --resume")
+    options = _options(
+        steps=steps,
+        epochs=epochs,
+        bases=bases,
+        rank=rank,
+        alpha=alpha,
+        lr=lr,
+        batch_size=batch_size,
+        grad_accum=grad_accum,
+        max_length=max_length,
+        skip_long=skip_long,
+        val_split=val_split,
+        seed=seed,
+    )
+    repository = Repository.open(ctx.obj)
+    sources = [inside(ctx.obj, source) for source in data or []]
+    with stopping() as stop, training_progress(name) as report:
+        run = repository.train(
+            name, sources, options, resume=resume, restart=restart, report=report, stop=stop
+        )
+    if as_json:
+        emit_json(run_json(run))
+        return
+    out.print(
+        f"{name}: held-out perplexity {number(run.base_perplexity)} (base) → "
+        f"{number(run.perplexity)}, {run.steps} steps, {run.rows} rows, {run.seconds:.0f} s"
+    )
+    if run.skipped_rows:
+        out.print(f"  {run.skipped_rows} rows longer than {max_length} tokens were left out")
+    out.print(f"  commit it with: niwfctl commit {name} -m MESSAGE", markup=False)
+
+
+@app.command()
+def commit(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Trainings; all finished ones by default."),
+    ] = None,
+    message: Annotated[str | None, typer.Option("-m", "--message", help="What was done.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Seal finished trainings for good and commit them."""
+    from niwfctl.repository import Repository
+
+    repository = Repository.open(ctx.obj)
+    if message is None:
+        message = click.edit("") if out.is_terminal else None
+    done = repository.commit(names or [], message or "")
+    if as_json:
+        emit_json(
+            {
+                "commit": done.commit,
+                "branch": repository.git.branch(),
+                "capabilities": [capability_json(capability) for capability in done.capabilities],
+            }
+        )
+        return
+    where = repository.git.branch() or "detached HEAD"
+    out.print(f"[{where} {done.commit[:7]}] {(message or '').splitlines()[0]}", markup=False)
+    for capability in done.capabilities:
+        for entry in capability.regions:
+            out.print(
+                f"  {capability.name}: region {entry.id}, radius {entry.radius:.2f}, "
+                f"{entry.anchors} anchors, {len(entry.bases)} bases, {size(capability.size)}"
+            )
+
+
+@app.command()
+def checkout(
+    ctx: typer.Context,
+    target: Annotated[
+        str | None, typer.Argument(help="NAME, NAME@REV, or a branch, tag or commit.")
+    ] = None,
+    base: Annotated[bool, typer.Option("--base", help="Make no capability active.")] = False,
+) -> None:
+    """Make a capability the active one, or move to a branch, tag or commit."""
+    from niwfctl.repository import Repository
+
+    if base == (target is not None):
+        raise UsageError("say what to check out: a capability, a revision, or --base")
+    out.print(Repository.open(ctx.obj).checkout(target), markup=False)
+
+
+@contextmanager
+def stopping() -> Iterator:
+    """A function that says whether Ctrl-C was pressed; a second Ctrl-C ends at once."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        err.print("saving after this step; Ctrl-C again ends at once and loses it")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _options(**given: object) -> TrainingOptions:
+    from pydantic import ValidationError
+
+    try:
+        return TrainingOptions(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise UsageError(f"--{option} {first['input']}: {first['msg'].lower()}") from error
+
+
+def inside(directory: Path, source: str) -> str:
+    """A data source as seen from -C DIR; a hub id stays as it is."""
+    path = directory / source
+    return str(path) if path.exists() else source

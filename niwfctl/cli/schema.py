@@ -1,0 +1,68 @@
+"""What `--json` gives for each thing, documented in docs/json.md. No torch."""
+
+from __future__ import annotations
+
+from niwfctl.atlas import Capability
+from niwfctl.repository.history import Commit
+from niwfctl.training.run import Run
+
+Json = dict[str, object]
+
+
+def run_json(run: Run) -> Json:
+    """A training run."""
+    return {
+        "name": run.name,
+        "finished": run.finished,
+        "step": run.step,
+        "steps": run.steps,
+        "loss": run.loss,
+        "base_perplexity": run.base_perplexity,
+        "perplexity": run.perplexity,
+        "seconds": run.seconds,
+        "tokens": run.tokens,
+        "sources": run.sources,
+        "data_hash": run.data_hash,
+        "rows": run.rows,
+        "held_out_rows": run.held_out_rows,
+        "skipped_rows": run.skipped_rows,
+        "options": run.options.model_dump(),
+    }
+
+
+def capability_json(capability: Capability) -> Json:
+    """A committed capability."""
+    return {
+        "name": capability.name,
+        "bytes": capability.size,
+        "regions": [
+            {
+                "id": entry.id,
+                "region": entry.region.oid,
+                "bases": [ref.oid for ref in entry.bases],
+                "radius": entry.radius,
+                "anchors": entry.anchors,
+                "scale": entry.scale,
+                "layers": list(entry.layers),
+                "training": run_json(entry.run),
+                "versions": entry.run.versions,
+            }
+            for entry in capability.regions
+        ],
+    }
+
+
+def commit_json(commit: Commit) -> Json:
+    """A commit of the history."""
+    return {
+        "commit": commit.id,
+        "author": commit.author,
+        "email": commit.email,
+        "date": commit.date,
+        "refs": list(commit.refs),
+        "message": commit.message,
+        "changes": [
+            {"kind": change.kind, "capability": capability_json(change.capability)}
+            for change in commit.changes
+        ],
+    }

@@ -1,0 +1,126 @@
+"""How things look on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from niwfctl.atlas import Capability
+from niwfctl.cli.output import err, number, out, size
+from niwfctl.repository.history import Commit
+from niwfctl.training.run import Run
+
+if TYPE_CHECKING:
+    from niwfctl.training.loop import Progress as TrainingProgress
+
+_SIGNS = {"added": "[green]+[/]", "changed": "[yellow]~[/]", "removed": "[red]-[/]"}
+
+
+@contextmanager
+def training_progress(name: str) -> Iterator[Callable[[TrainingProgress], None]]:
+    """A bar on the terminal's error stream, or a line now and then where there is no terminal."""
+    if not err.is_terminal:
+        yield _now_and_then(name)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(name, total=None, detail="")
+
+        def report(now: TrainingProgress) -> None:
+            bar.update(
+                task,
+                description=f"{name}: {now.stage}",
+                total=now.steps or None,
+                completed=now.step,
+                detail=_detail(now),
+            )
+
+        yield report
+
+
+def _now_and_then(name: str) -> Callable[[TrainingProgress], None]:
+    def report(now: TrainingProgress) -> None:
+        if now.stage != "training" or now.step % max(now.steps // 10, 1) == 0:
+            err.print(f"{name}: {now.stage} {_detail(now)}".rstrip(), markup=False)
+
+    return report
+
+
+def _detail(now: TrainingProgress) -> str:
+    if now.stage != "training":
+        return ""
+    parts = [f"step {now.step}/{now.steps}", f"loss {number(now.loss)}"]
+    if now.validation is not None:
+        parts.append(f"validation perplexity {number(now.validation)}")
+    parts += [f"{now.tokens_per_second:.0f} tokens/s", f"{_clock(now.seconds_left)} left"]
+    return ", ".join(parts)
+
+
+def _clock(seconds: float | None) -> str:
+    minutes, rest = divmod(round(seconds or 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def run_line(run: Run) -> str:
+    """One line about an uncommitted training."""
+    if run.finished:
+        return (
+            f"{run.name}: trained, {run.steps} steps, held-out perplexity "
+            f"{number(run.base_perplexity)} → {number(run.perplexity)}"
+        )
+    return f"{run.name}: stopped at step {run.step} of {run.steps}, loss {number(run.loss)}"
+
+
+def show_capability(capability: Capability, indent: str = "") -> None:
+    """A capability with everything its manifest says of it."""
+    out.print(f"{indent}[bold]capability {capability.name}[/]  {size(capability.size)}")
+    for entry in capability.regions:
+        run, options = entry.run, entry.run.options
+        lines = {
+            "region": f"{entry.id}, radius {entry.radius:.2f}, {entry.anchors} anchors",
+            "bases": f"{len(entry.bases)} of rank {options.rank}, scale {entry.scale:g}, layers "
+            f"{entry.layers[0]} to {entry.layers[-1]}",
+            "data": f"{', '.join(run.sources)} ({run.data_hash[:19]})",
+            "rows": f"{run.rows} to learn from, {run.held_out_rows} held out, "
+            f"{run.skipped_rows} left out",
+            "training": f"{run.steps} steps of {options.batch_size * options.grad_accum} rows, "
+            f"lr {options.lr:g}, seed {options.seed}, {run.seconds:.0f} s",
+            "perplexity": f"{number(run.base_perplexity)} (base) → {number(run.perplexity)}",
+            "made with": ", ".join(f"{name} {which}" for name, which in run.versions.items()),
+        }
+        for label, text in lines.items():
+            out.print(f"{indent}  {label:<11}{text}", markup=False)
+
+
+def show_commit(commit: Commit) -> None:
+    """A commit as `git log` shows it, with what it did to capabilities."""
+    refs = f" ({', '.join(commit.refs)})" if commit.refs else ""
+    out.print(f"commit {commit.id}{refs}", style="yellow", markup=False)
+    out.print(f"Author: {commit.author} <{commit.email}>", markup=False)
+    out.print(f"Date:   {commit.date}\n", markup=False)
+    for line in commit.message.splitlines():
+        out.print(f"    {line}", markup=False)
+    out.print()
+    for change in commit.changes:
+        out.print(f"    {_SIGNS[change.kind]} {_change(change.capability)}")
+    if commit.changes:
+        out.print()
+
+
+def _change(capability: Capability) -> str:
+    entry = capability.regions[-1]
+    run = entry.run
+    return (
+        f"{capability.name}  region {entry.id}, {len(entry.bases)} bases of rank "
+        f"{run.options.rank}, {size(capability.size)}, data {run.data_hash[:14]}, perplexity "
+        f"{number(run.base_perplexity)} → {number(run.perplexity)}"
+    )

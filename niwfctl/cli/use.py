@@ -1,0 +1,139 @@
+"""run, eval: capabilities at work."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from niwfctl.cli.main import app
+from niwfctl.cli.make import AsJson, inside
+from niwfctl.cli.output import emit_json, err, number, out
+from niwfctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from niwfctl.repository.model import Model
+
+
+@app.command()
+def run(
+    ctx: typer.Context,
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to answer; `-` reads it from standard input.")
+    ] = None,
+    capability: Annotated[
+        str | None, typer.Option(metavar="NAME[@REV]", help="Instead of the active one.")
+    ] = None,
+    base: Annotated[bool, typer.Option("--base", help="The bare backbone.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")
+    ] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Of the sampling.")] = None,
+    stream: Annotated[
+        bool | None, typer.Option("--stream/--no-stream", help="Show words as they come.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a prompt with the active capability; without one, ask for prompts."""
+    from niwfctl.repository import Repository
+
+    if base and capability:
+        raise UsageError("--base and --capability exclude each other: give one of them")
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        prompt = sys.stdin.read().strip()
+    if prompt is not None and not prompt.strip():
+        raise UsageError("the prompt is empty: give one, or `-` and text on standard input")
+    repository = Repository.open(ctx.obj)
+    chosen = None if base else capability or repository.active
+    with err.status("loading the backbone"):
+        model = repository.load(chosen)
+    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    if prompt is None:
+        _converse(model, settings)
+        return
+    live = (out.is_terminal if stream is None else stream) and not as_json
+    answer = model.generate(prompt, stream=_write if live else None, **settings)
+    if as_json:
+        emit_json({"capability": chosen, "prompt": prompt, "answer": answer})
+    elif live:
+        _write("\n")
+    else:
+        out.print(answer, markup=False)
+
+
+@app.command("eval")
+def evaluate(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME[@REV]]...", help="Capabilities; the active one by default."),
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Data in any form that `train` reads.")
+    ] = None,
+    exact_match: Annotated[
+        bool, typer.Option("--exact-match", help="Also generate, and count equal answers.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a forward pass.")] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the base and capabilities on data: perplexity of the answers."""
+    from niwfctl.repository import Repository
+    from niwfctl.training.data import data_hash, read_examples
+
+    if not data:
+        raise UsageError("there is nothing to measure on: give --data FILE")
+    repository = Repository.open(ctx.obj)
+    chosen = list(names or filter(None, [repository.active]))
+    for name in chosen:
+        repository.capability(name)
+    examples = read_examples([inside(ctx.obj, source) for source in data])
+    rows = []
+    with err.status("loading the backbone") as status:
+        model = repository.load(None)
+        for name in (None, *chosen):
+            status.update(f"measuring {name or 'the base'}")
+            model.use(name)
+            score = model.score(examples, batch_size)
+            row = {"capability": name, "perplexity": score.perplexity, "tokens": score.tokens}
+            if exact_match:
+                answers = model.answers(examples, max_new_tokens, batch_size)
+                hits = sum(
+                    answer == example.answer.strip()
+                    for answer, example in zip(answers, examples, strict=True)
+                )
+                row["exact_match"] = hits / len(examples)
+            rows.append(row)
+    if as_json:
+        emit_json({"data_hash": data_hash(examples), "rows": len(examples), "results": rows})
+        return
+    for row in rows:
+        match = f", exact match {row['exact_match']:.1%}" if exact_match else ""
+        label = row["capability"] or "base"
+        out.print(f"{label:<20} perplexity {number(row['perplexity'])}{match}", markup=False)
+
+
+def _converse(model: Model, settings: dict) -> None:
+    from niwfctl.training.data import Message
+
+    turns: list[Message] = []
+    out.print("A conversation: /new begins another, Ctrl-D ends.")
+    while True:
+        try:
+            line = out.input("[bold]> [/]").strip()
+        except EOFError:
+            return
+        if line == "/new":
+            turns.clear()
+        elif line:
+            turns.append(Message("user", line))
+            turns.append(Message("assistant", model.generate(turns, stream=_write, **settings)))
+            _write("\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

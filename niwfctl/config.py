@@ -1,0 +1,91 @@
+"""niwf.toml: which backbone and coordinate map the capabilities of a repository stand on."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from niwfctl.errors import FormatError
+from niwfctl.training.run import Witness
+
+FORMAT = 1
+FILE = "niwf.toml"
+_Oid = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class BackboneConfig(BaseModel):
+    """The pinned backbone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="`smollm2`, a folder, a GGUF file, or a hub id")
+    revision: str | None = Field(None, description="commit of a hub model")
+    identity: str = Field(description="hash of the weight files, or hub commit")
+    quant: Literal["none", "nf4"] = "none"
+    witness: Witness = Field(description="logits of the probes at `init`")
+
+
+class FieldConfig(BaseModel):
+    """The geometry that all regions share; it never changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tap_layer: int = Field(ge=1)
+    dim: int = Field(ge=1)
+    skip_tokens: int = Field(ge=0, description="leading prompt tokens the mean leaves out")
+    coordinates: str = _Oid
+
+
+class Config(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    backbone: BackboneConfig
+    field: FieldConfig
+
+    def dump(self) -> str:
+        """The file's text."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+    @classmethod
+    def parse(cls, text: str) -> Config:
+        """Reads the file.
+
+        Raises:
+            FormatError: not TOML, of a newer format, or with a wrong or missing entry.
+        """
+        try:
+            plain = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise FormatError(f"{FILE} is not valid TOML: {error}") from error
+        check_format(FILE, plain, FORMAT)
+        try:
+            return cls.model_validate(plain)
+        except ValidationError as error:
+            raise FormatError(f"{FILE} is wrong: {describe(error)}") from error
+
+
+def check_format(name: str, plain: object, newest: int) -> None:
+    """Refuses what a newer niwfctl wrote, before anything else of it is looked at.
+
+    Raises:
+        FormatError: the format is newer than `newest`, or none is stated.
+    """
+    found = plain.get("format") if isinstance(plain, dict) else None
+    if not isinstance(found, int):
+        raise FormatError(f"{name} states no format: expected `format`, a whole number")
+    if found > newest:
+        raise FormatError(
+            f"{name} is of format {found}, and this niwfctl reads up to {newest}: upgrade niwfctl"
+        )
+
+
+def describe(error: ValidationError) -> str:
+    """The first thing that is wrong, as `entry: why`."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -1,0 +1,83 @@
+"""What niwfctl needs of a machine, and whether it is there."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from niwfctl.backbone.embedded import INSTALL, cache_folder, embedded_gguf
+from niwfctl.errors import BackboneError
+
+LITTLE_SPACE = 5_000_000_000  # bytes
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        state: `ok`, `note` (works without it) or `missing` (does not).
+        detail: what was found, or how to get it.
+    """
+
+    name: str
+    state: str
+    detail: str
+
+
+def examine(directory: Path) -> list[Finding]:
+    """Looks at Python, the packages, CUDA, git, git-lfs, the disk and the embedded backbone."""
+    return [
+        Finding("python", "ok", platform.python_version()),
+        *map(_package, ("torch", "transformers", "bitsandbytes", "safetensors")),
+        _cuda(),
+        _program("git", "missing", "install git: https://git-scm.com/downloads"),
+        _program("git-lfs", "note", "needed to push and fetch: https://git-lfs.com"),
+        *_disk(directory),
+        _embedded(),
+    ]
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, "ok", version(name))
+    except PackageNotFoundError:
+        return Finding(name, "missing", f"install it with `pip install {name}`")
+
+
+def _cuda() -> Finding:
+    try:
+        import torch
+    except ImportError:
+        return Finding("cuda", "note", "unknown: torch is missing")
+    if not torch.cuda.is_available():
+        return Finding("cuda", "note", "no GPU is visible to torch: models run on the CPU")
+    return Finding("cuda", "ok", f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+
+
+def _program(name: str, otherwise: str, advice: str) -> Finding:
+    path = shutil.which(name)
+    if not path:
+        return Finding(name, otherwise, advice)
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    return Finding(name, "ok", said.stdout.strip() or path)
+
+
+def _disk(directory: Path) -> Iterator[Finding]:
+    for name, path in (("disk", directory), ("cache disk", cache_folder())):
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        free = shutil.disk_usage(there).free
+        state = "ok" if free > LITTLE_SPACE else "note"
+        yield Finding(name, state, f"{free / 1e9:.1f} GB free at {path}")
+
+
+def _embedded() -> Finding:
+    try:
+        return Finding("smollm2", "ok", str(embedded_gguf()))
+    except BackboneError:
+        return Finding("smollm2", "note", f"the embedded backbone is not installed: `{INSTALL}`")

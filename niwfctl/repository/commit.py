@@ -1,0 +1,140 @@
+"""Committing: finished trainings become immutable objects, manifests and a git commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from niwfstore import Pointer
+from torch import Tensor
+
+from niwfctl.atlas import Capability, ObjectRef, RegionEntry
+from niwfctl.backbone.platform import current_platform
+from niwfctl.errors import GitError, NiwfError, UnknownName, UsageError
+from niwfctl.field.basis import Basis
+from niwfctl.field.generator import Generator
+from niwfctl.field.region import Region
+from niwfctl.repository.objects import manifest_file, object_file, storing
+from niwfctl.tensors import as_bytes
+from niwfctl.training import checkpoint
+from niwfctl.training.run import Run
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+ATTEMPTS = 5  # when someone else's git moves the branch meanwhile
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A commit: its id and what it added."""
+
+    commit: str
+    capabilities: tuple[Capability, ...]
+
+
+def commit(repository: Repository, names: list[str], message: str) -> Committed:
+    """Does what `Repository.commit` says. Order: objects, git objects, work tree, branch."""
+    if not message.strip():
+        raise UsageError("an empty commit message: say what was trained with -m")
+    repository.git.require_identity(repository.path)
+    with storing(), repository.writing():
+        runs = _trained(repository, names)
+        sealed = tuple(_seal(repository, run) for run in runs)
+        new = _record(repository, sealed, message)
+    for run in runs:
+        repository.trainings.remove(run.name)
+    return Committed(new, sealed)
+
+
+def _trained(repository: Repository, names: list[str]) -> list[Run]:
+    waiting = {run.name: run for run in repository.uncommitted()}
+    for name in names:
+        if name not in waiting:
+            raise UnknownName(
+                f"nothing is trained under {name!r}: train it with `niwfctl train {name} --data …`"
+            )
+    chosen = [waiting[name] for name in dict.fromkeys(names)]
+    chosen = chosen or [run for run in waiting.values() if run.finished]
+    if not chosen:
+        raise NiwfError(
+            "nothing to commit: no training is finished; train one with `niwfctl train NAME`"
+        )
+    for run in chosen:
+        if not run.finished:
+            raise UsageError(
+                f"the training of {run.name!r} stopped at step {run.step} of {run.steps}: finish "
+                f"it with `niwfctl train {run.name} --resume`"
+            )
+        if run.coordinates != repository.config.field.coordinates:
+            raise UsageError(
+                f"{run.name!r} was trained on another coordinate map: train it anew with --restart"
+            )
+    return chosen
+
+
+def _seal(repository: Repository, run: Run) -> Capability:
+    run, tensors = checkpoint.load(repository.trainings.checkpoint(run.name))
+    region = _region(run, tensors)
+    bases = [repository.store.put_tensors(as_bytes(basis.tensors())) for basis in region.bases]
+    own = repository.store.put_tensors(as_bytes(region.tensors() | {"probe": tensors["probe"]}))
+    entry = RegionEntry(
+        region=ObjectRef.of(own),
+        bases=tuple(ObjectRef.of(pointer) for pointer in bases),
+        scale=region.scale,
+        layers=region.layers,
+        radius=float(region.cell.radius),
+        anchors=len(region.anchors),
+        # where the data lay is nobody's business but the trainer's; its hash says what it was
+        run=run.model_copy(update={"sources": [Path(source).name for source in run.sources]}),
+        sealed_on=current_platform(torch.device("cpu")),
+    )
+    return Capability(name=run.name, regions=(entry,))
+
+
+def _region(run: Run, tensors: dict[str, Tensor]) -> Region:
+    """The region of a finished training; its bases in bf16, as they were measured."""
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    bases = tuple(
+        Basis.from_tensors(part(f"bases.{index}.")).to(dtype=torch.bfloat16)
+        for index in range(run.options.bases)
+    )
+    layers = tuple(sorted({int(name.split(".")[1]) for name in bases[0].down}))
+    seen = tensors["coordinates"]
+    return Region.seal(
+        Generator.from_tensors(part("generator."), len(layers)),
+        bases,
+        scale=run.options.alpha / run.options.rank,
+        layers=layers,
+        coordinates=seen[~seen.isnan().any(1)],
+        held_out=tensors["held_out"],
+        seed=run.options.seed,
+    )
+
+
+def _record(repository: Repository, sealed: tuple[Capability, ...], message: str) -> str:
+    changes: dict[str, bytes] = {}
+    for capability in sealed:
+        for ref in capability.objects:
+            changes[object_file(ref.oid)] = Pointer(ref.oid, ref.size).text().encode()
+        changes[manifest_file(capability.name)] = capability.dump().encode()
+    git = repository.git
+    for attempt in range(1, ATTEMPTS + 1):
+        head = git.head()
+        for capability in sealed:
+            if capability.name in repository.atlas():
+                raise UsageError(f"{capability.name!r} has been committed meanwhile")
+        new = git.commit(changes, message, head)
+        git.sync(new, changes)
+        try:
+            git.advance(new, head, f"niwfctl commit: {message.splitlines()[0]}")
+            return new
+        except GitError:
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")

@@ -1,0 +1,79 @@
+"""History in capability terms, read by two git processes however long it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from niwfctl.atlas import Capability
+from niwfctl.repository.git import Git
+
+_FORMAT = "%x1e%H%x1f%an%x1f%ae%x1f%aI%x1f%D%x1f%B%x1d"
+_NONE = "0" * 40
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a commit did to one capability.
+
+    Attributes:
+        kind: `added`, `changed` or `removed`.
+        capability: as it is after the commit, or was before it where removed.
+    """
+
+    kind: str
+    capability: Capability
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One commit of the history."""
+
+    id: str
+    author: str
+    email: str
+    date: str
+    refs: tuple[str, ...]
+    message: str
+    changes: tuple[Change, ...]
+
+
+class History:
+    """Reads a repository's history."""
+
+    def __init__(self, git: Git) -> None:
+        self._git = git
+
+    def log(self, revision: str = "HEAD", limit: int | None = None) -> list[Commit]:
+        """Commits reachable from a revision, newest first.
+
+        Raises:
+            UnknownName: there is no such revision.
+        """
+        options = ["--raw", "--no-abbrev", "--no-renames", "--diff-merges=first-parent"]
+        if limit is not None:
+            options.append(f"--max-count={limit}")
+        text = self._git.log(self._git.resolve(revision), _FORMAT, *options)
+        parsed = [_parse(record) for record in text.split("\x1e")[1:]]
+        contents = self._git.blobs(blob for _, changes in parsed for _, blob, _ in changes)
+        return [Commit(*fields, tuple(_changes(changes, contents))) for fields, changes in parsed]
+
+
+def _parse(record: str) -> tuple[tuple, list[tuple[str, str, str]]]:
+    """The fields of a commit, and (kind, blob, path) of each manifest it changed."""
+    head, raw = record.split("\x1d", 1)
+    commit, author, email, date, refs, message = head.split("\x1f")
+    fields = (commit, author, email, date, tuple(filter(None, refs.split(", "))), message.strip())
+    changes = []
+    for line in raw.strip().splitlines():
+        meta, path = line.split("\t", 1)
+        if path.startswith("capabilities/") and path.endswith(".json"):
+            _, _, before, after, _ = meta.split()
+            kind = "added" if before == _NONE else "removed" if after == _NONE else "changed"
+            changes.append((kind, before if after == _NONE else after, path))
+    return fields, changes
+
+
+def _changes(changes: list[tuple[str, str, str]], contents: dict[str, bytes]) -> Iterator[Change]:
+    for kind, blob, path in changes:
+        yield Change(kind, Capability.parse(contents[blob], path))

@@ -1,0 +1,90 @@
+"""Making a repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from niwfctl.backbone.adapter import FieldAdapter
+from niwfctl.backbone.calibration import calibrate, default_tap_layer
+from niwfctl.backbone.embedded import EMBEDDED
+from niwfctl.backbone.load import load, resolve
+from niwfctl.backbone.platform import current_platform
+from niwfctl.backbone.probe import probe
+from niwfctl.backbone.sites import find_sites
+from niwfctl.config import FILE, BackboneConfig, Config, FieldConfig
+from niwfctl.errors import NotARepository, UsageError
+from niwfctl.repository.git import Git
+from niwfctl.repository.objects import object_file, storing
+from niwfctl.tensors import as_bytes
+from niwfctl.training.run import Witness
+
+ATTRIBUTES = "objects/*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+
+
+def initialize(
+    path: Path,
+    model: str,
+    revision: str | None,
+    quant: str,
+    tap_layer: int | None,
+    dim: int,
+    progress: Callable[[int, int], None],
+) -> Git:
+    """Does what `Repository.init` says; nothing is written before the model has been read."""
+    Git.require_identity(path)
+    _refuse_second(path)
+    source = resolve(model, revision)
+    backbone = load(source, quant)
+    tap_layer = default_tap_layer(backbone) if tap_layer is None else tap_layer
+    sites = find_sites(backbone.model, tap_layer)
+    coordinates, cell, skip = calibrate(backbone, tap_layer, dim, progress)
+    witness = probe(FieldAdapter(backbone.model, sites, coordinates))
+    tensors = {f"map.{key}": value for key, value in coordinates.tensors().items()}
+    tensors |= {f"base.{key}": value for key, value in cell.tensors().items()}
+    tensors["probe"] = witness.sample
+
+    git = Git.init(path)
+    from niwfctl.repository.repository import Repository
+
+    repository = Repository(git)
+    with storing(), repository.writing():
+        _refuse_second(path)
+        pointer = repository.store.put_tensors(as_bytes(tensors))
+        config = Config(
+            backbone=BackboneConfig(
+                model=model if model == EMBEDDED or source.revision else str(Path(model).resolve()),
+                revision=source.revision,
+                identity=source.identity,
+                quant=quant,
+                witness=Witness(
+                    digest=witness.digest, platform=current_platform(backbone.model.device)
+                ),
+            ),
+            field=FieldConfig(
+                tap_layer=tap_layer, dim=dim, skip_tokens=skip, coordinates=pointer.oid
+            ),
+        )
+        head = git.head()
+        attributes = (git.blob(head, ".gitattributes") if head else None) or b""
+        if ATTRIBUTES.encode() not in attributes:
+            attributes += ATTRIBUTES.encode()
+        changes = {
+            FILE: config.dump().encode(),
+            ".gitattributes": attributes,
+            object_file(pointer.oid): pointer.text().encode(),
+        }
+        commit = git.commit(changes, f"Begin a field on {model}", head)
+        git.sync(commit, changes)
+        git.advance(commit, head, "niwfctl init")
+    return git
+
+
+def _refuse_second(path: Path) -> None:
+    try:
+        git = Git.open(path)
+    except NotARepository:
+        return
+    head = git.head()
+    if git.worktree.resolve() == path.resolve() and head and git.blob(head, FILE):
+        raise UsageError(f"{path} is a niwfctl repository already: see `niwfctl status`")

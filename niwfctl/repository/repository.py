@@ -1,0 +1,317 @@
+"""Repository: one object behind the command line and the Python API."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from niwfstore import MissingObject, ObjectStore, StoreError, write_atomic
+
+from niwfctl.atlas import Atlas, Capability, RegionEntry
+from niwfctl.config import FILE, Config
+from niwfctl.errors import NotARepository, ObjectError, UnknownName, UsageError
+from niwfctl.repository.git import Git
+from niwfctl.repository.history import History
+from niwfctl.repository.lock import lock
+from niwfctl.repository.trainings import Trainings
+
+if TYPE_CHECKING:
+    from niwfctl.repository.commit import Committed
+    from niwfctl.repository.model import Model
+    from niwfctl.repository.verify import Report
+    from niwfctl.training.loop import Progress
+    from niwfctl.training.run import Run, TrainingOptions
+
+MANIFESTS = "capabilities"
+COMMIT_PATIENCE = 60.0  # seconds to wait for another commit
+_AT = re.compile(r"(?P<name>[^@]+)(?:@(?P<revision>.+))?")
+
+
+class Repository:
+    """A niwfctl repository: a git repository with capabilities.
+
+    What is committed is read from git's commits, never from the work tree, so neither an edited
+    file nor a crash half-way changes what a revision means.
+    """
+
+    def __init__(self, git: Git) -> None:
+        self.git = git
+        self.private = git.common / "niwf"
+        self.store = ObjectStore(git.common / "lfs" / "objects", self.private / "cache")
+        self.trainings = Trainings(self.private / "training")
+        self.history = History(git)
+
+    @classmethod
+    def init(
+        cls,
+        path: Path | str = ".",
+        *,
+        model: str = "smollm2",
+        revision: str | None = None,
+        quant: str = "none",
+        tap_layer: int | None = None,
+        dim: int = 32,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Repository:
+        """Makes a repository: pins the backbone, fits the coordinate map, commits both.
+
+        Args:
+            path: folder; an existing git repository is joined.
+            model: `smollm2`, a folder with safetensors, a GGUF file, or a hub id.
+            revision: of a hub model.
+            quant: `nf4` or `none`.
+            tap_layer: first adapted layer; by default a quarter of the way up.
+            dim: number of coordinates d.
+            progress: called with (calibration prompts done, in all).
+
+        Raises:
+            UsageError: it is a niwfctl repository already, or an option is out of range.
+            BackboneError: the backbone is missing or not supported.
+            GitError: git knows no identity.
+        """
+        from niwfctl.repository.init import initialize
+
+        return cls(initialize(Path(path), model, revision, quant, tap_layer, dim, progress))
+
+    @classmethod
+    def open(cls, path: Path | str = ".") -> Repository:
+        """The repository that `path` lies in.
+
+        Raises:
+            NotARepository: there is none.
+            FormatError: it is of a newer format.
+        """
+        repository = cls(Git.open(Path(path)))
+        _ = repository.config
+        return repository
+
+    @property
+    def path(self) -> Path:
+        """The work tree."""
+        return self.git.worktree
+
+    @cached_property
+    def config(self) -> Config:
+        """niwf.toml as HEAD has it."""
+        head = self.git.head()
+        content = self.git.blob(head, FILE) if head else None
+        if content is None:
+            raise NotARepository(
+                f"{self.path} is a git repository without {FILE} in its history: make it a "
+                "niwfctl repository with `niwfctl init`"
+            )
+        return Config.parse(content.decode())
+
+    def atlas(self, revision: str = "HEAD") -> Atlas:
+        """All capabilities of a revision.
+
+        Raises:
+            UnknownName: there is no such revision.
+        """
+        files = self.git.files(self.git.resolve(revision), MANIFESTS)
+        contents = self.git.blobs(files.values())
+        found = (Capability.parse(contents[blob], path) for path, blob in files.items())
+        return {capability.name: capability for capability in found}
+
+    def capability(self, target: str) -> Capability:
+        """The capability that `NAME` or `NAME@REV` says.
+
+        Raises:
+            UnknownName: there is no such capability or revision; the message lists what there is.
+        """
+        match = _AT.fullmatch(target)
+        name, revision = (match["name"], match["revision"] or "HEAD") if match else (target, "HEAD")
+        atlas = self.atlas(revision)
+        if name not in atlas:
+            there = ", ".join(sorted(atlas)) or "none yet"
+            raise UnknownName(f"no capability is called {name!r} at {revision}: there are {there}")
+        return atlas[name]
+
+    @property
+    def active(self) -> str | None:
+        """What is checked out: `NAME` or `NAME@COMMIT`; None for the bare backbone."""
+        try:
+            return json.loads((self.git.folder / "niwf-active").read_bytes())["capability"]
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def checkout(self, target: str | None) -> str:
+        """Makes a capability the active one, or moves the work tree to a branch, tag or commit.
+
+        Args:
+            target: `NAME`, `NAME@REV`, a revision, or None for the bare backbone.
+
+        Returns:
+            What is active or checked out now, in one line.
+
+        Raises:
+            UnknownName: nothing is called so.
+            UsageError: both a capability and a branch or tag are called so, or git refuses.
+        """
+        if target is None:
+            self._activate(None)
+            return "the bare backbone is active"
+        if self.names_capability(target):
+            self.capability(target)
+            name, _, revision = target.partition("@")
+            if revision not in ("", "HEAD"):
+                name = f"{name}@{self.git.resolve(revision)}"
+            self._activate(name)
+            return f"capability {name!r} is active"
+        try:
+            commit = self.git.resolve(target)
+        except UnknownName as error:
+            there = ", ".join(sorted(self.atlas())) or "none yet"
+            raise UnknownName(
+                f"neither a capability, a branch, a tag nor a commit is called {target!r}: "
+                f"capabilities are {there}"
+            ) from error
+        self.git.checkout(target.removeprefix("refs/heads/"))
+        del self.config
+        return f"at {self.git.branch() or commit[:12]} ({commit[:12]})"
+
+    def names_capability(self, target: str) -> bool:
+        """Whether a target is a capability (else it can only be a revision).
+
+        Raises:
+            UsageError: it is both a capability and a branch or tag.
+        """
+        name, at, _ = target.partition("@")
+        if at:
+            return bool(name) and not target.startswith("@")
+        if target not in self.atlas():
+            return False
+        refs = self.git.names(target)
+        if refs:
+            kind = "branch" if refs[0].startswith("refs/heads/") else "tag"
+            raise UsageError(
+                f"{target!r} is a capability and a {kind}: say `{target}@HEAD` for the capability "
+                f"or `{refs[0]}` for the {kind}"
+            )
+        return True
+
+    def train(
+        self,
+        name: str,
+        data: Sequence[str | Path] = (),
+        options: TrainingOptions | None = None,
+        *,
+        resume: bool = False,
+        restart: bool = False,
+        report: Callable[[Progress], None] = lambda progress: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Run:
+        """Trains a new capability; it stays uncommitted until `commit`.
+
+        Args:
+            name: of the capability.
+            data: files, or hub dataset ids.
+            options: how to train.
+            resume: go on with the interrupted training of that name, with its own options.
+            restart: throw away an uncommitted training of that name first.
+            report: called after every step.
+            stop: asked after every step; True saves and ends.
+
+        Raises:
+            UsageError, DataError, BackboneError, TrainingError, TrainingInterrupted, Busy.
+        """
+        from niwfctl.repository.train import train
+
+        return train(
+            self, name, [str(source) for source in data], options, resume, restart, report, stop
+        )
+
+    def commit(self, names: Sequence[str] = (), message: str = "") -> Committed:
+        """Seals finished trainings into immutable objects and commits them.
+
+        Args:
+            names: which trainings; all finished ones by default.
+            message: of the git commit.
+
+        Raises:
+            UsageError: nothing is trained, or it is not finished.
+            GitError: git knows no identity.
+            StorageError: the disk is full; nothing is committed.
+        """
+        from niwfctl.repository.commit import commit
+
+        return commit(self, list(names), message)
+
+    def load(self, capability: str | None = None) -> Model:
+        """The backbone, with a capability active.
+
+        Args:
+            capability: `NAME` or `NAME@REV`; None for the bare backbone.
+
+        Raises:
+            UnknownName: there is no such capability.
+            BackboneError: the backbone is missing, or not the pinned one.
+            ObjectError: an object is missing or corrupt.
+        """
+        from niwfctl.repository.model import Model
+
+        model = Model(self)
+        model.use(capability)
+        return model
+
+    def verify(
+        self, names: Sequence[str] = (), revision: str = "HEAD", deep: bool = False
+    ) -> Report:
+        """Proves that committed capabilities are what they were.
+
+        Args:
+            names: which; all of the revision by default.
+            revision: where to look.
+            deep: also load the backbone and compare logits.
+
+        Raises:
+            UnknownName: there is no such revision or capability.
+        """
+        from niwfctl.repository.verify import verify
+
+        return verify(self, list(names), revision, deep)
+
+    def uncommitted(self) -> list[Run]:
+        """Trainings that no capability of HEAD came from."""
+        committed = {entry.run.id for entry in self._entries()}
+        return [run for run in self.trainings.runs() if run.id not in committed]
+
+    def changes(self) -> list[str]:
+        """Files of niwfctl in the work tree that differ from HEAD, as `git status --short`."""
+        return self.git.changes(FILE, MANIFESTS, "objects")
+
+    def object_path(self, oid: str, size: int | None = None) -> Path:
+        """Path of an object whose bytes are what its name says.
+
+        Raises:
+            ObjectError: it is missing or corrupt.
+        """
+        try:
+            return self.store.get(oid, size)
+        except MissingObject as error:
+            raise ObjectError(f"{error}: fetch it with `git lfs fetch`") from error
+        except StoreError as error:
+            raise ObjectError(f"{error}: remove it and fetch it again from a remote") from error
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Holds the lock under which commits are made.
+
+        Raises:
+            Busy: another process holds it for longer than a commit takes.
+        """
+        with lock(self.private / "commit.lock", "commit", COMMIT_PATIENCE):
+            yield
+
+    def _entries(self) -> Iterator[RegionEntry]:
+        for capability in self.atlas().values():
+            yield from capability.regions
+
+    def _activate(self, capability: str | None) -> None:
+        content = json.dumps({"capability": capability}).encode()
+        write_atomic(self.git.folder / "niwf-active", content)

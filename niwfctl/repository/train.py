@@ -1,0 +1,151 @@
+"""Training a capability in a repository."""
+
+from __future__ import annotations
+
+import math
+import platform
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from niwfctl.atlas import check_name
+from niwfctl.backbone.prompts import Tokens, encode
+from niwfctl.errors import DataError, UsageError
+from niwfctl.repository.model import Model
+from niwfctl.training import checkpoint
+from niwfctl.training.data import Example, data_hash, read_examples, split
+from niwfctl.training.loop import SAVE_SECONDS, Progress, Trainer
+from niwfctl.training.run import Run, TrainingOptions
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+MOST_HELD_OUT = 256  # rows; more would cost time and change the perplexity little
+
+
+def train(
+    repository: Repository,
+    name: str,
+    sources: list[str],
+    options: TrainingOptions | None,
+    resume: bool,
+    restart: bool,
+    report: Callable[[Progress], None],
+    stop: Callable[[], bool],
+    save_seconds: float = SAVE_SECONDS,
+) -> Run:
+    """Does what `Repository.train` says."""
+    check_name(name)
+    with repository.trainings.training():
+        previous = _previous(repository, name, resume, restart)
+        if previous:
+            sources, options = previous.sources, previous.options
+        options = options or TrainingOptions()
+        examples = read_examples(sources)
+        digest = data_hash(examples)
+        if previous and digest != previous.data_hash:
+            raise DataError(
+                f"the data of {name!r} is no longer what its training began with: put it back, or "
+                f"begin anew with `niwfctl train {name} --restart --data …`"
+            )
+        report(Progress("loading the backbone", 0, 0))
+        model = Model(repository)
+        rows = _rows(model, examples, options)
+        run = previous or _new_run(repository, name, sources, digest, rows, options)
+        trainer = Trainer(model.adapter, model.skip, run, rows.training, rows.held_out)
+        path = repository.trainings.checkpoint(name)
+        if previous:
+            _, tensors = checkpoint.load(path)
+            trainer.restore(tensors)
+        trainer.fit(
+            report, lambda run, tensors: checkpoint.save(path, run, tensors), stop, save_seconds
+        )
+        return run
+
+
+@dataclass(frozen=True)
+class _Rows:
+    training: list[Tokens]
+    held_out: list[Tokens]
+    skipped: int
+
+
+def _previous(repository: Repository, name: str, resume: bool, restart: bool) -> Run | None:
+    """The run to go on with; refuses what would lose or repeat work."""
+    if name in repository.atlas():
+        raise UsageError(
+            f"{name!r} is committed, and a committed capability never changes: train under "
+            "another name"
+        )
+    found = repository.trainings.get(name)
+    if resume:
+        if found is None:
+            raise UsageError(f"there is no training of {name!r} to resume: start it with --data")
+        if found.finished:
+            raise UsageError(f"the training of {name!r} is finished: `niwfctl commit {name}`")
+        return found
+    if found and not restart:
+        way = "commit it" if found.finished else f"go on with `niwfctl train {name} --resume`"
+        raise UsageError(
+            f"{name!r} has an uncommitted training at step {found.step} of {found.steps}: {way}, "
+            "or throw it away with --restart"
+        )
+    return None
+
+
+def _rows(model: Model, examples: Sequence[Example], options: TrainingOptions) -> _Rows:
+    training, held_out = split(examples, options.val_split, options.seed)
+    limit = min(options.max_length, model.longest)
+    learned = _encode(model, training, limit, options.skip_long)
+    measured = _encode(model, held_out, limit, options.skip_long)
+    skipped = len(examples) - len(learned) - len(measured)
+    return _Rows(learned, measured[:MOST_HELD_OUT], skipped)
+
+
+def _encode(model: Model, examples: Sequence[Example], limit: int, skip_long: bool) -> list[Tokens]:
+    rows = [encode(model.backbone.tokenizer, example) for example in examples]
+    longest, example = max(zip(map(len, rows), examples, strict=True), key=lambda pair: pair[0])
+    if longest > limit and not skip_long:
+        raise DataError(
+            f"{example.origin} has {longest} tokens with its prompt, and --max-length is {limit}: "
+            f"raise it to {longest}, or leave longer rows out with --skip-long"
+        )
+    kept = [row for row in rows if len(row) <= limit and row.answer]
+    if not kept:
+        raise DataError(
+            f"no answer token is left to learn from: all {len(rows)} rows of one part of the data "
+            f"are longer than --max-length {limit}, so raise it to {longest}"
+        )
+    return kept
+
+
+def _new_run(
+    repository: Repository,
+    name: str,
+    sources: list[str],
+    digest: str,
+    rows: _Rows,
+    options: TrainingOptions,
+) -> Run:
+    config = repository.config
+    size = options.batch_size * options.grad_accum
+    return Run(
+        id=uuid.uuid4().hex[:12],
+        name=name,
+        sources=[str(Path(s).resolve()) if Path(s).exists() else s for s in sources],
+        data_hash=digest,
+        rows=len(rows.training),
+        held_out_rows=len(rows.held_out),
+        skipped_rows=rows.skipped,
+        options=options,
+        backbone=config.backbone.identity,
+        coordinates=config.field.coordinates,
+        versions={
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("niwfctl", "torch", "transformers")},
+        },
+        steps=options.steps or math.ceil(options.epochs * len(rows.training) / size),
+    )

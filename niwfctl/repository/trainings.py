@@ -1,0 +1,50 @@
+"""Uncommitted trainings: one folder a name, outside the work tree."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from niwfctl.repository.lock import lock
+from niwfctl.training.run import Run, read_run
+
+
+class Trainings:
+    """The trainings under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def checkpoint(self, name: str) -> Path:
+        """Where the checkpoint of a training is, or would be."""
+        return self.root / name / "checkpoint.safetensors"
+
+    def get(self, name: str) -> Run | None:
+        """The record of a training; None if there is none.
+
+        Raises:
+            FormatError: its checkpoint is of a newer version, or damaged.
+        """
+        path = self.checkpoint(name)
+        return read_run(path) if path.is_file() else None
+
+    def runs(self) -> list[Run]:
+        """All trainings, by name."""
+        return [read_run(path) for path in sorted(self.root.glob("*/checkpoint.safetensors"))]
+
+    def remove(self, name: str) -> None:
+        """Removes a training; the checkpoint goes first, so that no half can pass for a whole."""
+        self.checkpoint(name).unlink(missing_ok=True)
+        shutil.rmtree(self.root / name, ignore_errors=True)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Holds the lock under which training runs: one at a time on a machine's one model.
+
+        Raises:
+            Busy: another process is training here.
+        """
+        with lock(self.root.parent / "training.lock", "training"):
+            yield

@@ -1,0 +1,164 @@
+"""Proving that committed capabilities are what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from niwfstore import MissingObject, StoreError
+from torch import Tensor
+
+from niwfctl.atlas import Capability, ObjectRef, RegionEntry
+from niwfctl.backbone.platform import current_platform, same_platform, threads_of
+from niwfctl.backbone.probe import Probe, probe
+from niwfctl.errors import NiwfError, UnknownName
+from niwfctl.repository.model import Model, load_region, pinned_source
+from niwfctl.repository.objects import object_file
+from niwfctl.tensors import read_tensors
+from niwfctl.training.run import Witness
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+GATE_TOLERANCE = 1e-5  # of gates in (0, 2), recomputed on another platform
+LOGIT_TOLERANCE = 0.1  # of logits, in standard deviations, on another platform
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked.
+
+    Attributes:
+        subject: `backbone`, `coordinates`, or the name of a capability.
+        check: `identity`, `objects`, `anchors` or `logits`.
+        ok: whether it holds.
+        detail: what was compared, or what does not hold.
+    """
+
+    subject: str
+    check: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks of one verification."""
+
+    revision: str
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all hold."""
+        return all(check.ok for check in self.checks)
+
+
+def verify(repository: Repository, names: list[str], revision: str, deep: bool) -> Report:
+    """Does what `Repository.verify` says."""
+    commit = repository.git.resolve(revision)
+    atlas = repository.atlas(commit)
+    for name in names:
+        if name not in atlas:
+            raise UnknownName(f"no capability is called {name!r} at {revision}")
+    chosen = [atlas[name] for name in names or sorted(atlas)]
+    checks = [_backbone(repository), _coordinates(repository)]
+    for capability in chosen:
+        checks += _objects_and_anchors(repository, commit, capability)
+    if deep and all(check.ok for check in checks):
+        checks += _logits(repository, chosen)
+    return Report(commit, tuple(checks))
+
+
+def _backbone(repository: Repository) -> Check:
+    pinned = repository.config.backbone
+    try:
+        source = pinned_source(repository)
+    except NiwfError as error:
+        return Check("backbone", "identity", False, str(error))
+    return Check("backbone", "identity", True, f"{pinned.model} is {source.identity}")
+
+
+def _coordinates(repository: Repository) -> Check:
+    oid = repository.config.field.coordinates
+    problem = _problem(repository, oid, None)
+    return Check("coordinates", "objects", not problem, problem or f"object {oid[:12]}")
+
+
+def _objects_and_anchors(
+    repository: Repository, commit: str, capability: Capability
+) -> Iterator[Check]:
+    problems = [
+        problem
+        for ref in capability.objects
+        for problem in (_problem(repository, ref.oid, ref.size), _pointer(repository, commit, ref))
+        if problem
+    ]
+    detail = f"{len(capability.objects)} objects hashed, {capability.size:,} bytes"
+    yield Check(capability.name, "objects", not problems, "; ".join(problems) or detail)
+    if not problems:
+        for entry in capability.regions:
+            yield _anchors(repository, capability.name, entry)
+
+
+def _problem(repository: Repository, oid: str, size: int | None) -> str | None:
+    try:
+        repository.store.verify(oid, size)
+    except MissingObject as error:
+        return f"{error}: fetch it with `git lfs fetch`"
+    except StoreError as error:
+        return str(error)
+    return None
+
+
+def _pointer(repository: Repository, commit: str, ref: ObjectRef) -> str | None:
+    """A manifest's object must have its pointer in the commit, or no remote would carry it."""
+    if repository.git.blob(commit, object_file(ref.oid)) is None:
+        return f"{object_file(ref.oid)} is missing from commit {commit[:12]}"
+    return None
+
+
+def _anchors(repository: Repository, name: str, entry: RegionEntry) -> Check:
+    region = load_region(repository, entry)
+    here = current_platform(torch.device("cpu"))
+    same = same_platform(here, entry.sealed_on)
+    with threads_of(entry.sealed_on):
+        places = region.differing_anchors(0.0 if same else GATE_TOLERANCE)
+    count = len(region.anchors)
+    if places:
+        shown = ", ".join(f"anchor {anchor} in layer {layer}" for anchor, layer in places[:3])
+        more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+        return Check(name, "anchors", False, f"the field differs at {shown}{more}")
+    how = "equal bit for bit" if same else f"equal within {GATE_TOLERANCE} (another platform)"
+    return Check(name, "anchors", True, f"gates at {count} anchors {how}")
+
+
+def _logits(repository: Repository, capabilities: list[Capability]) -> Iterator[Check]:
+    model = Model(repository)
+    witness = repository.config.backbone.witness
+    yield _compared(model, "backbone", witness, model.base_probe)
+    for capability in capabilities:
+        for entry in capability.regions:
+            model.adapter.active = model.field(entry)
+            path = repository.object_path(entry.region.oid, entry.region.size)
+            yield _compared(model, capability.name, entry.run.witness, read_tensors(path)["probe"])
+
+
+def _compared(model: Model, subject: str, witness: Witness, sample: Tensor) -> Check:
+    here = current_platform(model.backbone.model.device)
+    with threads_of(witness.platform):
+        now = probe(model.adapter)
+    if same_platform(here, witness.platform):
+        equal = now.digest == witness.digest
+        detail = "equal bit for bit" if equal else "differ from those at commit"
+        return Check(subject, "logits", equal, f"probe logits {detail}")
+    deviation = Probe(witness.digest, sample).deviation(now)
+    return Check(
+        subject,
+        "logits",
+        deviation <= LOGIT_TOLERANCE,
+        f"probe logits differ by {deviation:.2g} standard deviations (another platform; "
+        f"{LOGIT_TOLERANCE} is allowed)",
+    )

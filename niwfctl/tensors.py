@@ -1,0 +1,38 @@
+"""Between torch tensors and the store's bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from niwfstore import TensorBytes
+from safetensors.torch import load_file
+from torch import Tensor
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+}
+
+
+def as_bytes(tensors: Mapping[str, Tensor]) -> dict[str, TensorBytes]:
+    """Views of the tensors' bytes, without a copy of those that are contiguous on the CPU.
+
+    Raises:
+        KeyError: a dtype that niwfctl does not store.
+    """
+    named = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        raw = plain.reshape(-1).view(torch.uint8).numpy()
+        named[name] = TensorBytes(_DTYPES[plain.dtype], tuple(plain.shape), memoryview(raw))
+    return named
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, by name, mapped from the file."""
+    return load_file(path)

@@ -1,0 +1,307 @@
+"""Examples to learn from: read from files or the hub, split and hashed."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import random
+import re
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from niwfctl.errors import DataError
+
+_ACCEPTED = (
+    "expected `instruction` and `output` (with an optional `input`), `prompt` and `completion`, "
+    "or `messages` (or `conversations`)"
+)
+_ROLES = {role: role for role in ("system", "user", "assistant", "tool")}
+_SHAREGPT_ROLES = _ROLES | {"human": "user", "gpt": "assistant"}
+_HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?")
+_OBJECTS_ON_LINES = re.compile(r"\s*\{.*\}[ \t\r]*\n\s*\{")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_KINDS = {dict: "an object", list: "an array", str: "a string", type(None): "null"}
+
+Records = Iterator[tuple[str, object]]  # each with its origin
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat, by the system, user, assistant or a tool."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt, as chat messages ending before the answer, and its answer.
+
+    Attributes:
+        messages: the prompt.
+        answer: what the model is to say after it.
+        origin: the record it comes from: `FILE:LINE` for JSONL and CSV, `FILE[INDEX]` for JSON,
+            `FILE row INDEX` for Parquet and the hub. The answers of one chat share theirs.
+    """
+
+    messages: tuple[Message, ...]
+    answer: str
+    origin: str
+
+
+def read_examples(sources: Sequence[str]) -> list[Example]:
+    """Reads every source, in order.
+
+    Args:
+        sources: paths of .json, .jsonl, .ndjson, .csv, .tsv or .parquet files, or hub datasets
+            as `owner/name:split`; the split is `train` when left out.
+
+    Raises:
+        DataError: a source cannot be read, or a record in it is no example.
+    """
+    if not sources:
+        raise DataError("no data is given: name at least one file or hub dataset to read")
+    return [example for source in sources for example in _read(source)]
+
+
+def split(
+    examples: Sequence[Example], share: float, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Splits examples into (training, held out), both in their given order.
+
+    Records are drawn, not examples, so that the answers of one chat stay on one side.
+
+    Args:
+        examples: from at least two records.
+        share: of the records to hold out, in (0, 1); each side gets at least one.
+        seed: equal seeds split equal examples equally.
+
+    Raises:
+        DataError: there are fewer than two records, or the share is out of range.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"a share of {share} cannot be held out: expected one between 0 and 1")
+    origins = list(dict.fromkeys(example.origin for example in examples))
+    if len(origins) < 2:
+        raise DataError(f"{len(origins)} records cannot be split: expected 2 or more, so add some")
+    count = min(max(round(share * len(origins)), 1), len(origins) - 1)
+    draw = random.Random(seed)  # of its methods only random() is stable across Python versions
+    held_out = set(sorted(origins, key=lambda _: draw.random())[:count])
+    return (
+        [example for example in examples if example.origin not in held_out],
+        [example for example in examples if example.origin in held_out],
+    )
+
+
+def data_hash(examples: Iterable[Example]) -> str:
+    """`sha256:…` over the messages and answers, wherever they were read from."""
+    total = hashlib.sha256()
+    for example in examples:
+        messages = [[message.role, message.content] for message in example.messages]
+        line = json.dumps([messages, example.answer], separators=(",", ":"))
+        total.update(f"{line}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def _read(source: str) -> list[Example]:
+    try:
+        examples = [e for origin, record in _records(source) for e in _examples(origin, record)]
+    except OSError as error:
+        raise DataError(f"{source} cannot be read: {error.strerror or error}") from None
+    if not examples:
+        raise DataError(f"{source} holds no records: {_ACCEPTED} in at least one")
+    return examples
+
+
+def _records(source: str) -> Records:
+    suffix = os.path.splitext(source)[1].lower()
+    if os.path.isfile(source):
+        if suffix in _READERS:
+            return _READERS[suffix](source)
+        raise DataError(f"{source} has an unknown suffix: expected one of {', '.join(_READERS)}")
+    if os.path.exists(source):
+        raise DataError(f"{source} is not a file: name the data files themselves")
+    hub = _HUB_NAME.fullmatch(source)
+    if hub and not hub[1].lower().endswith(tuple(_READERS)):
+        return _hub(source, hub[1], hub[2] or "train")
+    raise DataError(f"data file {source} does not exist: check its path")
+
+
+def _lines(source: str) -> Iterator[tuple[int, str]]:
+    with open(source, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise DataError(f"{source}:{number} is not UTF-8: save the file as such") from None
+
+
+def _jsonl(source: str) -> Records:
+    for number, line in _lines(source):
+        if text := line.rstrip():
+            yield f"{source}:{number}", _parse(text, source, number)
+
+
+def _json(source: str) -> Records:
+    text = "".join(line for _, line in _lines(source)).rstrip()
+    if _OBJECTS_ON_LINES.match(text):
+        yield from _jsonl(source)
+    elif text:
+        content = _parse(text, source, 1)
+        if isinstance(content, dict) and isinstance(content.get("data"), list):
+            content = content["data"]
+        for index, record in enumerate(content if isinstance(content, list) else [content]):
+            yield f"{source}[{index}]", record
+
+
+def _parse(text: str, source: str, line: int) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line += error.lineno - 1
+        reason = f"at column {error.colno} ({error.msg})"
+    except (ValueError, RecursionError) as error:  # digits too many, brackets too deep
+        reason = f"that can be read ({error})"
+    raise DataError(f"{source}:{line} is not JSON {reason}: mend it there or write the file anew")
+
+
+def _csv(source: str, delimiter: str) -> Records:
+    rows = csv.reader((line for _, line in _lines(source)), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    origin = f"{source}:1"
+    try:
+        for row in rows:
+            if row and header:
+                if len(row) != len(header):
+                    raise csv.Error(f"{len(row)} fields where the header has {len(header)}")
+                yield origin, dict(zip(header, row, strict=True))
+            header = header or row
+            origin = f"{source}:{rows.line_num + 1}"
+    except csv.Error as error:
+        raise DataError(
+            f"{origin} is not CSV ({error}): put a field that holds delimiters, quotes or line "
+            "breaks in quotes, and double the quotes inside it"
+        ) from None
+
+
+def _parquet(source: str) -> Records:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise DataError(f"{source} needs pyarrow to be read: `pip install pyarrow`") from None
+    try:
+        with ParquetFile(source) as file:
+            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            yield from ((f"{source} row {index}", row) for index, row in enumerate(rows))
+    except (ArrowException, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{source} is not readable Parquet ({reason}): write it anew") from None
+
+
+def _hub(source: str, name: str, part: str) -> Records:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise DataError(
+            f"{source} is not a file, and reading it as a hub dataset needs the datasets library: "
+            "`pip install niwfctl[hub]`"
+        ) from None
+    try:
+        rows = enumerate(load_dataset(name, split=part))
+        yield from ((f"{source} row {index}", row) for index, row in rows)
+    except Exception as error:  # the library documents no common base
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"{source} is no file, and as a hub dataset it does not load ({reason}): "
+            "check its name and split"
+        ) from None
+
+
+_READERS: dict[str, Callable[[str], Records]] = {
+    ".json": _json,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".csv": partial(_csv, delimiter=","),
+    ".tsv": partial(_csv, delimiter="\t"),
+    ".parquet": _parquet,
+}
+
+
+def _examples(origin: str, record: object) -> list[Example]:
+    try:
+        turns, start = _chat(record)
+    except _Wrong as wrong:
+        raise DataError(f"{origin} {wrong}") from None
+    answers = [i for i in range(start, len(turns)) if turns[i].role == "assistant"]
+    if not answers:
+        raise DataError(f"{origin} has no answer: expected at least one turn of the assistant")
+    if answers[0] == 0:
+        raise DataError(f"{origin} has no prompt: expected a turn before the assistant's first")
+    return [Example(tuple(turns[:i]), turns[i].content, origin) for i in answers]
+
+
+class _Wrong(Exception):
+    """What is wrong with a record, to be said after its origin."""
+
+
+def _chat(record: object) -> tuple[list[Message], int]:
+    """The turns of a record, and the index from which the assistant's are answers to learn."""
+    if not isinstance(record, dict):
+        raise _Wrong(f"is {_kind(record)} where an object is needed: {_ACCEPTED}")
+    # a table of several formats fills the columns of the others with null
+    match {column: value for column, value in record.items() if value is not None}:
+        case {"messages": turns}:
+            return _turns("messages", turns), 0
+        case {"conversations": turns}:
+            return _turns("conversations", turns, "from", "value"), 0
+        case {"instruction": prompt, "output": answer, **others}:
+            prompt = _text("instruction", prompt)
+            if others.get("input", "") != "":
+                prompt += "\n\n" + _text("input", others["input"])
+            return [Message("user", prompt), Message("assistant", _text("output", answer))], 1
+        case {"prompt": list(prompt), "completion": list(answer)}:
+            turns = _turns("prompt", prompt)
+            return turns + _turns("completion", answer), len(turns)
+        case {"prompt": prompt, "completion": answer}:
+            prompt, answer = _text("prompt", prompt), _text("completion", answer)
+            return [Message("user", prompt), Message("assistant", answer)], 1
+    found = [f"`{column}`" + " (null)" * (value is None) for column, value in record.items()]
+    raise _Wrong(f"has the wrong columns ({', '.join(found) or 'none'}): {_ACCEPTED}")
+
+
+def _turns(column: str, turns: object, by: str = "role", says: str = "content") -> list[Message]:
+    if not isinstance(turns, list):
+        raise _Wrong(f"has {_kind(turns)} for `{column}`: expected an array of turns")
+    roles = _SHAREGPT_ROLES if by == "from" else _ROLES
+    messages = []
+    for index, turn in enumerate(turns):
+        name = f"{column}[{index}]"
+        if not isinstance(turn, dict) or not {by, says} <= turn.keys():
+            raise _Wrong(f"has a wrong `{name}`: expected an object with `{by}` and `{says}`")
+        role = roles.get(str(turn[by]))
+        if role is None:
+            known = ", ".join(roles)
+            found = reprlib.repr(turn[by])
+            raise _Wrong(f"has the unknown {by} {found} in `{name}`: expected {known}")
+        silent = role in ("system", "tool") and turn[says] == ""
+        messages.append(Message(role, "" if silent else _text(f"{name}.{says}", turn[says])))
+    return messages
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise _Wrong(f"has {_kind(value)} for `{name}`: expected a string")
+    if not value.strip():
+        raise _Wrong(f"has an empty `{name}`: write one or leave the record out")
+    if _SURROGATE.search(value):
+        raise _Wrong(f"has half a surrogate pair in `{name}`: expected text that UTF-8 can hold")
+    return value
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), f"the value {reprlib.repr(value)}")

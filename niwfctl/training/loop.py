@@ -1,0 +1,253 @@
+"""The training loop: new bases and their generator, on a frozen backbone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from niwfctl.backbone.adapter import ActiveField, FieldAdapter
+from niwfctl.backbone.batch import batched
+from niwfctl.backbone.platform import current_platform
+from niwfctl.backbone.probe import probe
+from niwfctl.backbone.prompts import Tokens
+from niwfctl.backbone.scoring import Score, Scorer
+from niwfctl.errors import TrainingError, TrainingInterrupted
+from niwfctl.field.basis import Basis
+from niwfctl.field.generator import Generator
+from niwfctl.training.run import Run, TrainingOptions, Witness
+
+LARGEST_GRADIENT = 1.0  # gradients of a larger norm are scaled down to it
+GLANCES = 4  # looks at the held-out rows on the way
+GLANCE_ROWS = 32
+SAVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a display shows while training runs.
+
+    Attributes:
+        stage: `measuring the base`, `training` or `measuring`.
+        validation: perplexity on some held-out rows at the last glance; None before the first.
+        tokens_per_second: of training, padding not counted.
+        seconds_left: of training, without the final measurement.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    loss: float | None = None
+    validation: float | None = None
+    tokens_per_second: float | None = None
+    seconds_left: float | None = None
+
+
+class Trainer:
+    """Trains one region. Committed regions take no part: only new parameters are optimized."""
+
+    def __init__(
+        self,
+        adapter: FieldAdapter,
+        skip: int,
+        run: Run,
+        training: Sequence[Tokens],
+        held_out: Sequence[Tokens],
+    ) -> None:
+        """
+        Args:
+            adapter: of the frozen backbone.
+            skip: leading prompt tokens that do not count towards the coordinate.
+            run: the record to keep; its step says where to go on once `restore` is called.
+            training: rows to learn from.
+            held_out: rows to measure on.
+        """
+        self.adapter, self.run, self.options = adapter, run, run.options
+        self.training, self.held_out = training, held_out
+        self.scorer = Scorer(adapter, skip)
+        self.bases, self.generator = _initial(adapter, self.options)
+        self.coordinates = torch.full((len(training), adapter.coordinates.dim), math.nan)
+        self._outcome: dict[str, Tensor] = {}
+        self.optimizer = torch.optim.AdamW(self._parameters(), weight_decay=0.0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that goes into a checkpoint."""
+        named = {
+            f"bases.{i}.{key}": value
+            for i, basis in enumerate(self.bases)
+            for key, value in basis.tensors().items()
+        }
+        named |= {f"generator.{key}": value for key, value in self.generator.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            named |= {f"optimizer.{i}.{key}": torch.as_tensor(v) for key, v in state.items()}
+        return named | {"coordinates": self.coordinates} | self._outcome
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what `tensors()` gave."""
+        mine = self.tensors()
+        for key, value in tensors.items():
+            if key in mine:
+                mine[key].copy_(value)
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = value.clone()
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def fit(
+        self,
+        report: Callable[[Progress], None],
+        save: Callable[[Run, dict[str, Tensor]], None],
+        stop: Callable[[], bool],
+        save_seconds: float = SAVE_SECONDS,
+    ) -> None:
+        """Trains to the last step, then measures and takes the witness.
+
+        Args:
+            report: called after every step.
+            save: called with the record and tensors of a checkpoint.
+            stop: asked after every step; True saves and ends.
+            save_seconds: time between checkpoints.
+
+        Raises:
+            TrainingInterrupted: `stop` said so; the checkpoint is saved.
+            TrainingError: loss or gradient is not finite; the last checkpoint is kept.
+        """
+        run = self.run
+        if run.base_perplexity is None:
+            report(Progress("measuring the base", run.step, run.steps))
+            self.adapter.active = None
+            run.base_perplexity = self._score(self.held_out).perplexity
+        saved, validation, speed = time.monotonic(), None, _Speed()
+        while run.step < run.steps:
+            started = time.monotonic()
+            run.loss, tokens = self._step()
+            run.step, run.tokens = run.step + 1, run.tokens + tokens
+            seconds = time.monotonic() - started
+            run.seconds += seconds
+            speed.add(tokens, seconds)
+            if run.step % max(run.steps // GLANCES, 1) == 0 and run.step < run.steps:
+                self.adapter.active = self._sealed()
+                validation = self._score(self.held_out[:GLANCE_ROWS]).perplexity
+            left = speed.seconds * (run.steps - run.step)
+            report(
+                Progress("training", run.step, run.steps, run.loss, validation, speed.rate, left)
+            )
+            stopping = stop()
+            if stopping or run.step == run.steps or time.monotonic() - saved >= save_seconds:
+                save(run, self.tensors())
+                saved = time.monotonic()
+            if stopping:
+                raise TrainingInterrupted(run.name, run.step, run.steps)
+        report(Progress("measuring", run.step, run.steps, run.loss))
+        self._measure()
+        save(run, self.tensors())
+
+    def _step(self) -> tuple[float, int]:
+        """One optimizer step; returns the mean loss in nats a token, and tokens read."""
+        run, options = self.run, self.options
+        rows = self._rows(run.step)
+        answers = sum(len(self.training[index].answer) for index in rows)
+        total = 0.0
+        for batch in batched(rows, options.batch_size):
+            self.adapter.active = self._field()
+            loss, _ = self.scorer.loss([self.training[index] for index in batch])
+            (loss / answers).backward()
+            total += loss.item()
+            self.coordinates[list(batch)] = self.adapter.z.cpu()
+        parameters = self._parameters()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
+        if not math.isfinite(total) or not torch.isfinite(norm):
+            raise TrainingError(
+                f"the loss of {run.name!r} is no longer a finite number at step {run.step + 1}: "
+                "the last checkpoint is kept; train again with a lower --lr"
+            )
+        rate = learning_rate(run.step, run.steps, options.lr, options.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total / answers, sum(len(self.training[index]) for index in rows)
+
+    def _rows(self, step: int) -> list[int]:
+        """The rows of a step: each epoch is a new order, which depends on the seed alone."""
+        size, count = self.options.batch_size * self.options.grad_accum, len(self.training)
+        places = range(step * size, (step + 1) * size)
+        orders = {
+            epoch: torch.randperm(
+                count, generator=torch.Generator().manual_seed(self.options.seed + epoch)
+            ).tolist()
+            for epoch in {place // count for place in places}
+        }
+        return [orders[place // count][place % count] for place in places]
+
+    def _measure(self) -> None:
+        self.adapter.active = self._sealed()
+        score = self._score(self.held_out)
+        witness = probe(self.adapter)
+        self.run.perplexity = score.perplexity
+        self.run.witness = Witness(
+            digest=witness.digest, platform=current_platform(self.adapter.model.device)
+        )
+        self._outcome = {"held_out": score.coordinates, "probe": witness.sample}
+
+    def _score(self, rows: Sequence[Tokens]) -> Score:
+        return self.scorer.score(rows, self.options.batch_size)
+
+    def _field(self) -> ActiveField:
+        """The field as it is trained: float32 parameters, computed with in the model's dtype."""
+        bases = [basis.to(dtype=self.adapter.model.dtype) for basis in self.bases]
+        scale = self.options.alpha / self.options.rank
+        return ActiveField.of(self.adapter.groups, bases, self.generator, scale)
+
+    @torch.no_grad()
+    def _sealed(self) -> ActiveField:
+        """The same without gradients: computes what the committed region will compute."""
+        return self._field()
+
+    def _parameters(self) -> list[Tensor]:
+        of_bases = [tensor for basis in self.bases for tensor in basis.tensors().values()]
+        return [*of_bases, *self.generator.parameters()]
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Linear rise over the first `warmup` share of steps, then half a cosine down to zero."""
+    rising = math.ceil(warmup * steps)
+    if step < rising:
+        return peak * (step + 1) / (rising + 1)
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
+
+
+def _initial(adapter: FieldAdapter, options: TrainingOptions) -> tuple[list[Basis], Generator]:
+    device = adapter.model.device
+    random = torch.Generator().manual_seed(options.seed)
+    bases = [
+        Basis.initial(adapter.sites, options.rank, random).to(device=device, dtype=torch.float32)
+        for _ in range(options.bases)
+    ]
+    for basis in bases:
+        for tensor in basis.tensors().values():
+            tensor.requires_grad_(True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        generator = Generator(adapter.coordinates.dim, len(adapter.layers), options.bases)
+    return bases, generator.to(device)
+
+
+class _Speed:
+    """Moving averages over recent steps."""
+
+    def __init__(self) -> None:
+        self.rate, self.seconds = 0.0, 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        fresh = 1.0 if not self.seconds else 0.2
+        self.seconds += fresh * (seconds - self.seconds)
+        self.rate += fresh * (tokens / seconds - self.rate)

@@ -1,0 +1,89 @@
+"""What a training run is: its options and its record. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from niwfstore import MalformedTensors, read_metadata
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from niwfctl.errors import FormatError
+
+FORMAT = 1
+
+
+class TrainingOptions(BaseModel):
+    """How a capability is trained; all of it is recorded in its manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int | None = Field(None, ge=1, description="optimizer steps; overrides epochs")
+    epochs: float = Field(1.0, gt=0, description="passes over the training rows")
+    bases: int = Field(2, ge=1, le=64, description="bases of the new region")
+    rank: int = Field(8, ge=1, le=1024, description="rank r of each basis")
+    alpha: float = Field(16.0, gt=0, description="α; the change of weights is scaled by α/r")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of steps with a rising rate")
+    batch_size: int = Field(8, ge=1, description="rows a forward pass")
+    grad_accum: int = Field(1, ge=1, description="forward passes an optimizer step")
+    max_length: int = Field(512, ge=2, description="longest row, in tokens")
+    skip_long: bool = Field(False, description="leave longer rows out instead of refusing them")
+    val_split: float = Field(0.05, gt=0, lt=1, description="share of rows held out")
+    seed: int = Field(0, ge=0, description="of the split, the order and the first weights")
+
+
+class Witness(BaseModel):
+    """The probes' digest at the end of training, and what computed it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str
+    platform: dict[str, str | int]
+
+
+class Run(BaseModel):
+    """The record of one training run; kept in its checkpoint, then in the manifest."""
+
+    format: int = FORMAT
+    id: str
+    name: str
+    sources: list[str]
+    data_hash: str
+    rows: int
+    held_out_rows: int
+    skipped_rows: int = 0
+    options: TrainingOptions
+    backbone: str
+    coordinates: str
+    versions: dict[str, str]
+    step: int = 0
+    steps: int
+    loss: float | None = None
+    base_perplexity: float | None = None
+    perplexity: float | None = None
+    seconds: float = 0.0
+    tokens: int = 0
+    witness: Witness | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done and the result is measured."""
+        return self.witness is not None
+
+
+def read_run(path: Path) -> Run:
+    """The record in a checkpoint, without its tensors.
+
+    Raises:
+        FormatError: not a checkpoint, or of a newer version.
+    """
+    try:
+        run = Run.model_validate_json(read_metadata(path) or "")
+    except (MalformedTensors, ValidationError) as error:
+        raise FormatError(
+            f"{path} is not a checkpoint this version can read: train again, or use the version "
+            "that wrote it"
+        ) from error
+    if run.format > FORMAT:
+        raise FormatError(f"{path} is of format {run.format}; this version reads {FORMAT}")
+    return run
