@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class ObjectRef(BaseModel):
     """A stored object by name and size."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     oid: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0, description="bytes")
@@ -33,7 +33,7 @@ class ObjectRef(BaseModel):
 class RegionEntry(BaseModel):
     """One region: its objects, and the run that trained it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     region: ObjectRef
     bases: tuple[ObjectRef, ...]
@@ -58,7 +58,7 @@ class RegionEntry(BaseModel):
 class Capability(BaseModel):
     """A name with an ordered list of regions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     format: int = FORMAT
     name: str

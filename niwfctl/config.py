@@ -19,7 +19,7 @@ _Oid = Field(pattern=r"^[0-9a-f]{64}$")
 class BackboneConfig(BaseModel):
     """The pinned backbone."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     model: str = Field(description="`smollm2`, a folder, a GGUF file, or a hub id")
     revision: str | None = Field(None, description="commit of a hub model")
@@ -31,7 +31,7 @@ class BackboneConfig(BaseModel):
 class FieldConfig(BaseModel):
     """The geometry that all regions share; it never changes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     tap_layer: int = Field(ge=1)
     dim: int = Field(ge=1)
@@ -42,7 +42,7 @@ class FieldConfig(BaseModel):
 class Config(BaseModel):
     """The whole file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     format: int = FORMAT
     backbone: BackboneConfig

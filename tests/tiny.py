@@ -1,6 +1,10 @@
-"""Tiny random models of the supported architectures, built in the test."""
+"""Tiny random models of the supported architectures, and data for them, built in the test."""
+
+import json
+from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     GemmaConfig,
@@ -8,19 +12,22 @@ from transformers import (
     MistralConfig,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
 )
 
 SIZES = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
+    "vocab_size": 260,
+    "hidden_size": 64,
+    "intermediate_size": 96,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 128,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
 }
 CONFIGS: dict[str, type[PretrainedConfig]] = {
     "llama": LlamaConfig,
@@ -34,3 +41,30 @@ CONFIGS: dict[str, type[PretrainedConfig]] = {
 def tiny_model(kind: str = "mistral", seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(CONFIGS[kind](**SIZES)).eval()
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, with a beginning and an end; no chat template of its own."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: index for index, character in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+
+
+def save_tiny(folder: Path, kind: str = "mistral", seed: int = 0) -> Path:
+    """A backbone folder as `niwfctl init --model` takes it."""
+    tiny_model(kind, seed).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_data(path: Path, rows: int = 40, word: str = "apple") -> Path:
+    """Alpaca records that differ from row to row."""
+    records = (
+        {"instruction": f"Say {word} {index}.", "input": "", "output": f"{word} is {index * 7}"}
+        for index in range(rows)
+    )
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path

@@ -20,7 +20,7 @@ from niwfctl.errors import UsageError
 from niwfctl.training.run import TrainingOptions
 
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
-_DEFAULT = TrainingOptions()
+_DEFAULT = {name: field.default for name, field in TrainingOptions.model_fields.items()}
 
 
 @app.command()
@@ -91,25 +91,29 @@ def train(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides --epochs.")] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = _DEFAULT.epochs,
-    bases: Annotated[int, typer.Option(help="Bases of the new region.")] = _DEFAULT.bases,
-    rank: Annotated[int, typer.Option(help="Rank of each basis.")] = _DEFAULT.rank,
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = _DEFAULT["epochs"],
+    bases: Annotated[int, typer.Option(help="Bases of the new region.")] = _DEFAULT["bases"],
+    rank: Annotated[int, typer.Option(help="Rank of each basis.")] = _DEFAULT["rank"],
     alpha: Annotated[
         float, typer.Option(help="The weight change is scaled by alpha/rank.")
-    ] = _DEFAULT.alpha,
+    ] = _DEFAULT["alpha"],
     lr: Annotated[
         float, typer.Option(help="Peak learning rate; 2e-4 suits models of several billions.")
-    ] = _DEFAULT.lr,
-    batch_size: Annotated[int, typer.Option(help="Rows a forward pass.")] = _DEFAULT.batch_size,
-    grad_accum: Annotated[int, typer.Option(help="Forward passes a step.")] = _DEFAULT.grad_accum,
-    max_length: Annotated[int, typer.Option(help="Longest row, in tokens.")] = _DEFAULT.max_length,
+    ] = _DEFAULT["lr"],
+    batch_size: Annotated[int, typer.Option(help="Rows a forward pass.")] = _DEFAULT["batch_size"],
+    grad_accum: Annotated[int, typer.Option(help="Forward passes a step.")] = _DEFAULT[
+        "grad_accum"
+    ],
+    max_length: Annotated[int, typer.Option(help="Longest row, in tokens.")] = _DEFAULT[
+        "max_length"
+    ],
     skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave longer rows out.")] = False,
     val_split: Annotated[
         float, typer.Option(help="Share of rows held out to measure on; at most 256 rows are used.")
-    ] = _DEFAULT.val_split,
+    ] = _DEFAULT["val_split"],
     seed: Annotated[
         int, typer.Option(help="Of the split, the order and the first weights.")
-    ] = _DEFAULT.seed,
+    ] = _DEFAULT["seed"],
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")
     ] = False,

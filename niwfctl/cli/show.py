@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
 from niwfctl.atlas import Capability
 from niwfctl.cli.output import err, number, out, size
 from niwfctl.repository.history import Commit
@@ -25,6 +23,8 @@ def training_progress(name: str) -> Iterator[Callable[[TrainingProgress], None]]
     if not err.is_terminal:
         yield _now_and_then(name)
         return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

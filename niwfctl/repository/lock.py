@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from niwfstore.atomic import make_dirs, write_atomic
 
 from niwfctl.errors import Busy
@@ -32,6 +31,8 @@ def lock(path: Path, purpose: str, patience: float = 0.0) -> Iterator[None]:
     Raises:
         Busy: another process holds it still; the message names it.
     """
+    from filelock import FileLock, Timeout  # brings asyncio along, which readers can do without
+
     make_dirs(path.parent)
     holder = path.with_suffix(".holder")
     try:

@@ -45,6 +45,7 @@ class Repository:
         self.store = ObjectStore(git.common / "lfs" / "objects", self.private / "cache")
         self.trainings = Trainings(self.private / "training")
         self.history = History(git)
+        self._atlases: dict[str, Atlas] = {}
 
     @classmethod
     def init(
@@ -113,10 +114,13 @@ class Repository:
         Raises:
             UnknownName: there is no such revision.
         """
-        files = self.git.files(self.git.resolve(revision), MANIFESTS)
-        contents = self.git.blobs(files.values())
-        found = (Capability.parse(contents[blob], path) for path, blob in files.items())
-        return {capability.name: capability for capability in found}
+        commit = self.git.resolve(revision)
+        if commit not in self._atlases:
+            files = self.git.files(commit, MANIFESTS)
+            contents = self.git.blobs(files.values())
+            found = (Capability.parse(contents[blob], path) for path, blob in files.items())
+            self._atlases[commit] = {capability.name: capability for capability in found}
+        return self._atlases[commit]
 
     def capability(self, target: str) -> Capability:
         """The capability that `NAME` or `NAME@REV` says.

@@ -15,7 +15,7 @@ FORMAT = 1
 class TrainingOptions(BaseModel):
     """How a capability is trained; all of it is recorded in its manifest."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     steps: int | None = Field(None, ge=1, description="optimizer steps; overrides epochs")
     epochs: float = Field(1.0, gt=0, description="passes over the training rows")
@@ -35,7 +35,7 @@ class TrainingOptions(BaseModel):
 class Witness(BaseModel):
     """The probes' digest at the end of training, and what computed it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     digest: str
     platform: dict[str, str | int]
@@ -43,6 +43,8 @@ class Witness(BaseModel):
 
 class Run(BaseModel):
     """The record of one training run; kept in its checkpoint, then in the manifest."""
+
+    model_config = ConfigDict(defer_build=True)
 
     format: int = FORMAT
     id: str

@@ -19,7 +19,7 @@ LAYERS = (2, 3)
 def make_adapter(kind: str) -> tuple[FieldAdapter, ActiveField, list[Basis], Generator]:
     model = tiny_model(kind)
     sites = find_sites(model, TAP)
-    adapter = FieldAdapter(model, sites, CoordinateMap.fit(torch.randn(50, 32) * 0.1, 4))
+    adapter = FieldAdapter(model, sites, CoordinateMap.fit(torch.randn(50, 64) * 0.1, 4))
     random = torch.Generator().manual_seed(7)
     bases = [Basis.initial(sites, rank, random) for rank in (2, 3)]
     for basis in bases:

@@ -1,0 +1,63 @@
+"""The main job on a tiny backbone: train, commit, check out, run, prove."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUICK
+from tiny import write_data
+
+from niwfctl.errors import TrainingInterrupted
+from niwfctl.repository import Repository
+from niwfctl.training.checkpoint import load
+
+
+def test_a_second_commit_leaves_the_first_capability_equal_bit_for_bit(
+    committed: Repository, tmp_path: Path, data: Path
+) -> None:
+    model = committed.load("apple")
+    examples = model.encode(_examples(data))
+    before = model.score(_examples(data))
+    plums = write_data(tmp_path / "plum.jsonl", word="plum")
+    committed.train("plum", [plums], QUICK)
+    committed.commit(["plum"], "Plums")
+    again = Repository.open(committed.path)
+    assert sorted(again.atlas()) == ["apple", "plum"]
+    after = again.load("apple").score(_examples(data))
+    assert after.perplexity == before.perplexity
+    assert torch.equal(after.coordinates, before.coordinates)
+    assert len(examples) == after.coordinates.shape[0]
+    report = again.verify(deep=True)
+    assert report.ok, report
+
+
+def test_training_lowers_the_perplexity_of_held_out_rows(trained: Repository) -> None:
+    (run,) = trained.uncommitted()
+    assert run.finished
+    assert run.perplexity < run.base_perplexity
+
+
+def test_an_interrupted_training_resumes_to_the_same_bits(
+    fresh: Repository, trained: Repository, data: Path
+) -> None:
+    steps = 0
+
+    def stop() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps == 2
+
+    with pytest.raises(TrainingInterrupted):
+        fresh.train("apple", [data], QUICK, stop=stop)
+    fresh.train("apple", resume=True)
+    _, resumed = load(fresh.trainings.checkpoint("apple"))
+    _, straight = load(trained.trainings.checkpoint("apple"))
+    assert resumed.keys() == straight.keys()
+    for key, value in straight.items():
+        assert torch.equal(resumed[key].nan_to_num(), value.nan_to_num()), key
+
+
+def _examples(data: Path):
+    from niwfctl.training.data import read_examples
+
+    return read_examples([str(data)])
