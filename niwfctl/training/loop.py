@@ -72,7 +72,7 @@ class Trainer:
         self.bases, self.generator = _initial(adapter, self.options)
         self.coordinates = torch.full((len(training), adapter.coordinates.dim), math.nan)
         self._outcome: dict[str, Tensor] = {}
-        self.optimizer = torch.optim.AdamW(self._parameters(), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.0)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that goes into a checkpoint."""
@@ -128,7 +128,7 @@ class Trainer:
         saved, validation, speed = time.monotonic(), None, _Speed()
         while run.step < run.steps:
             started = time.monotonic()
-            run.loss, tokens = self._step()
+            run.loss, tokens = self.step()
             run.step, run.tokens = run.step + 1, run.tokens + tokens
             seconds = time.monotonic() - started
             run.seconds += seconds
@@ -150,10 +150,10 @@ class Trainer:
         self._measure()
         save(run, self.tensors())
 
-    def _step(self) -> tuple[float, int]:
+    def step(self) -> tuple[float, int]:
         """One optimizer step; returns the mean loss in nats a token, and tokens read."""
         run, options = self.run, self.options
-        rows = self._rows(run.step)
+        rows = self.rows_of(run.step)
         answers = sum(len(self.training[index].answer) for index in rows)
         total = 0.0
         for batch in batched(rows, options.batch_size):
@@ -162,7 +162,7 @@ class Trainer:
             (loss / answers).backward()
             total += loss.item()
             self.coordinates[list(batch)] = self.adapter.z.cpu()
-        parameters = self._parameters()
+        parameters = self.parameters()
         norm = torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
         if not math.isfinite(total) or not torch.isfinite(norm):
             raise TrainingError(
@@ -176,7 +176,7 @@ class Trainer:
         self.optimizer.zero_grad()
         return total / answers, sum(len(self.training[index]) for index in rows)
 
-    def _rows(self, step: int) -> list[int]:
+    def rows_of(self, step: int) -> list[int]:
         """The rows of a step: each epoch is a new order, which depends on the seed alone."""
         size, count = self.options.batch_size * self.options.grad_accum, len(self.training)
         places = range(step * size, (step + 1) * size)
@@ -212,7 +212,8 @@ class Trainer:
         """The same without gradients: computes what the committed region will compute."""
         return self._field()
 
-    def _parameters(self) -> list[Tensor]:
+    def parameters(self) -> list[Tensor]:
+        """All that is optimized, float32."""
         of_bases = [tensor for basis in self.bases for tensor in basis.tensors().values()]
         return [*of_bases, *self.generator.parameters()]
 

@@ -1,0 +1,138 @@
+"""What the benchmarks share: the machine, the data, plain PEFT LoRA, and where results go."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+from niwfctl.backbone.batch import batched, pad
+from niwfctl.backbone.load import Backbone, load, resolve
+from niwfctl.backbone.platform import current_platform
+from niwfctl.backbone.prompts import Tokens, encode
+from niwfctl.training.data import read_examples
+from niwfctl.training.loop import LARGEST_GRADIENT, learning_rate
+from niwfctl.training.run import TrainingOptions
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+LONGEST = 256  # tokens; longer rows are left out on both sides
+HELD_OUT = 200  # last rows of each file of shared data
+MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def machine() -> dict[str, object]:
+    """Where and when a figure was measured."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": current_platform(torch.device("cpu"))["device"],
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "peft", "niwfctl")},
+    }
+
+
+def write_results(name: str, results: dict[str, object], table: str) -> None:
+    """Keeps figures as docs/results/NAME.json, and a table of them as NAME.md."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    where = machine()
+    (RESULTS / f"{name}.json").write_text(
+        json.dumps({"machine": where, **results}, indent=1, ensure_ascii=False) + "\n"
+    )
+    made = ", ".join(f"{key} {value}" for key, value in where.items())
+    (RESULTS / f"{name}.md").write_text(
+        f"{table.strip()}\n\nMade by `benchmarks/{name}.py`: {made}.\n"
+    )
+    print(table)
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def embedded() -> Backbone:
+    """The embedded backbone in bf16."""
+    return load(resolve("smollm2"))
+
+
+def task_rows(backbone: Backbone, file: Path) -> tuple[list[Tokens], list[Tokens]]:
+    """(rows to learn from, held-out rows) of one file, none longer than LONGEST."""
+    examples = read_examples([str(file)])
+    rows = [encode(backbone.tokenizer, example) for example in examples]
+    training = [row for row in rows[:-HELD_OUT] if len(row) <= LONGEST]
+    return training, [row for row in rows[-HELD_OUT:] if len(row) <= LONGEST]
+
+
+class PeftTrainer:
+    """Plain PEFT LoRA with the usual loop: padded batches, labels, the model's own loss."""
+
+    def __init__(self, model: nn.Module, options: TrainingOptions, rank: int, first: int) -> None:
+        """
+        Args:
+            rank: of the LoRA.
+            first: lowest adapted layer; 0 adapts all.
+        """
+        torch.manual_seed(options.seed)
+        layers = list(range(first, model.config.num_hidden_layers)) if first else None
+        scale = options.alpha / options.rank
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=scale * rank,
+            target_modules=MODULES,
+            layers_to_transform=layers,
+            task_type="CAUSAL_LM",
+        )
+        self.model, self.options = get_peft_model(model, config), options
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.0)
+
+    def step(self, rows: Sequence[Tokens], step: int, steps: int) -> float:
+        """One optimizer step; returns the loss."""
+        loss = self.model(**collate(rows)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
+        rate = learning_rate(step, steps, self.options.lr, self.options.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+    @torch.no_grad()
+    def perplexity(self, rows: Sequence[Tokens]) -> float:
+        """On the answers' tokens."""
+        return perplexity(self.model, rows)
+
+
+@torch.no_grad()
+def perplexity(model: nn.Module, rows: Sequence[Tokens]) -> float:
+    """Perplexity of the answers' tokens, from the model's own loss."""
+    total, count = 0.0, 0
+    for batch in batched(sorted(rows, key=len), 8):
+        answers = sum(len(row.answer) for row in batch)
+        total += model(**collate(batch)).loss.item() * answers
+        count += answers
+    return math.exp(total / count)
+
+
+def collate(rows: Sequence[Tokens]) -> dict[str, Tensor]:
+    """A padded batch as PEFT's users make it."""
+    tokens = pad([row.prompt + row.answer for row in rows])
+    labels = torch.full_like(tokens, -100)
+    mask = torch.zeros_like(tokens)
+    for index, row in enumerate(rows):
+        labels[index, len(row.prompt) : len(row)] = torch.tensor(row.answer)
+        mask[index, : len(row)] = 1
+    return {"input_ids": tokens, "attention_mask": mask, "labels": labels}

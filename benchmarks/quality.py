@@ -1,0 +1,108 @@
+"""Held-out perplexity after the same steps, data and order: niwfctl against plain PEFT LoRA.
+
+    python benchmarks/quality.py DATA_DIR [--tasks instruct code shell] [--steps 60] [--seeds 0]
+
+DATA_DIR holds TASK.jsonl files; the last 200 rows of each are held out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from pathlib import Path
+
+from common import PeftTrainer, embedded, markdown, task_rows, write_results
+
+from niwfctl.backbone.adapter import FieldAdapter
+from niwfctl.backbone.calibration import calibrate
+from niwfctl.backbone.sites import find_sites
+from niwfctl.training.loop import Trainer
+from niwfctl.training.run import Run, TrainingOptions
+
+TAP_LAYER, DIM = 8, 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--tasks", nargs="+", default=["instruct", "code", "shell"])
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments = parser.parse_args()
+    results = []
+    for task in arguments.tasks:
+        for seed in arguments.seeds:
+            options = TrainingOptions(steps=arguments.steps, seed=seed)
+            results.append(compare(arguments.data / f"{task}.jsonl", options))
+            print(results[-1], flush=True)
+    table = markdown(
+        ["task", "seed", "base", "niwfctl", "PEFT, all layers", "PEFT, layers 8 up", "ratio"],
+        [
+            [
+                row["task"],
+                row["seed"],
+                *(f"{row[key]:.3f}" for key in ("base", "niwfctl", "peft_all", "peft_upper")),
+                f"{row['niwfctl'] / row['peft_all']:.3f}",
+            ]
+            for row in results
+        ],
+    )
+    sizes = results[0]["parameters"]
+    table += (
+        f"\n\nTrained parameters: niwfctl {sizes['niwfctl']:,} (2 bases of rank 8, layers 8 up), "
+        f"PEFT {sizes['peft_all']:,} (rank 12, all layers) and {sizes['peft_upper']:,} (rank 16, "
+        f"layers 8 up). {arguments.steps} steps of 8 rows. The ratio is to PEFT on all layers."
+    )
+    write_results("quality", {"steps": arguments.steps, "results": results}, table)
+
+
+def compare(file: Path, options: TrainingOptions) -> dict[str, object]:
+    """One task, one seed, all sides."""
+    trainer, row = train_niwfctl(file, options)
+    order = [trainer.rows_of(step) for step in range(options.steps)]
+    training, held_out = trainer.training, trainer.held_out
+    del trainer
+    for name, rank, first in (("peft_all", 12, 0), ("peft_upper", 16, TAP_LAYER)):
+        gc.collect()
+        peft = PeftTrainer(embedded().model, options, rank, first)
+        for step, rows in enumerate(order):
+            peft.step([training[index] for index in rows], step, options.steps)
+        row[name] = peft.perplexity(held_out)
+        row["parameters"][name] = sum(p.numel() for p in peft.parameters)
+    return row
+
+
+def train_niwfctl(file: Path, options: TrainingOptions) -> tuple[Trainer, dict]:
+    """Trains our side as `niwfctl train` does; returns its held-out perplexity with the base's."""
+    backbone = embedded()
+    coordinates, _, skip = calibrate(backbone, TAP_LAYER, DIM, lambda done, total: None)
+    adapter = FieldAdapter(backbone.model, find_sites(backbone.model, TAP_LAYER), coordinates)
+    training, held_out = task_rows(backbone, file)
+    run = Run(
+        id="benchmark",
+        name=file.stem,
+        sources=[],
+        data_hash="",
+        rows=len(training),
+        held_out_rows=len(held_out),
+        options=options,
+        backbone=backbone.identity,
+        coordinates="",
+        versions={},
+        steps=options.steps,
+    )
+    trainer = Trainer(adapter, skip, run, training, held_out)
+    trainer.fit(lambda progress: None, lambda run, tensors: None, lambda: False)
+    count = sum(p.numel() for p in trainer.parameters())
+    return trainer, {
+        "task": file.stem,
+        "seed": options.seed,
+        "held_out_rows": len(held_out),
+        "base": run.base_perplexity,
+        "niwfctl": run.perplexity,
+        "parameters": {"niwfctl": count},
+    }
+
+
+if __name__ == "__main__":
+    main()

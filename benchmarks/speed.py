@@ -1,0 +1,240 @@
+"""Training, decoding and switching against plain PEFT LoRA and the bare backbone, as ratios.
+
+    python benchmarks/speed.py DATA_FILE [--rounds 5]
+
+Sides take turns in every round, so that a busy machine slows all of them alike; the figure is the
+median of the rounds' ratios. Peak memory is that of a process which does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from common import PeftTrainer, embedded, markdown, task_rows, write_results
+from quality import DIM, TAP_LAYER
+from torch import nn
+from transformers import GenerationConfig
+
+from niwfctl.backbone.adapter import FieldAdapter
+from niwfctl.backbone.calibration import calibrate
+from niwfctl.backbone.prompts import Tokens
+from niwfctl.backbone.sites import find_sites
+from niwfctl.repository import Repository
+from niwfctl.training.loop import Trainer
+from niwfctl.training.run import Run, TrainingOptions
+
+RANK = 16  # of PEFT, and of the two bases of rank 8 together
+STEPS = 4  # training steps a round
+DECODED = 48  # tokens a round
+OPTIONS = TrainingOptions(steps=1000, seed=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=["niwfctl", "peft"], help="peak memory of one side")
+    arguments = parser.parse_args()
+    if arguments.only:
+        print(json.dumps(peak_memory(arguments.data, arguments.only)))
+        return
+    results = {
+        "training": training(arguments.data, arguments.rounds),
+        "decoding": decoding(arguments.rounds),
+        "switching": switching(),
+        "memory": {side: measured_apart(arguments.data, side) for side in ("niwfctl", "peft")},
+    }
+    write_results("speed", results, table_of(results))
+
+
+def training(file: Path, rounds: int) -> dict[str, object]:
+    """Tokens a second of both sides on the same batches."""
+    ours, rows = our_trainer(file)
+    theirs = PeftTrainer(embedded().model, OPTIONS, RANK, 0)
+    batches = iter(
+        [[rows[index] for index in ours.rows_of(step)] for step in range((rounds + 1) * STEPS)]
+    )
+    speeds: list[tuple[float, float]] = []
+    for number in range(rounds + 1):
+        chunk = [next(batches) for _ in range(STEPS)]
+        tokens = sum(len(row) for batch in chunk for row in batch)
+        mine = seconds(lambda: our_steps(ours))
+        other = seconds(lambda chunk=chunk: their_steps(theirs, chunk))
+        if number:  # the first round warms up
+            speeds.append((tokens / mine, tokens / other))
+    return {
+        "niwfctl_tokens_per_second": statistics.median(speed for speed, _ in speeds),
+        "peft_tokens_per_second": statistics.median(speed for _, speed in speeds),
+        "ratio": statistics.median(mine / other for mine, other in speeds),
+        "rounds": [mine / other for mine, other in speeds],
+    }
+
+
+def decoding(rounds: int) -> dict[str, object]:
+    """Seconds of greedy generation, over the bare backbone's."""
+    from peft import LoraConfig, get_peft_model
+
+    bare = embedded().model
+    peft = get_peft_model(
+        embedded().model,
+        LoraConfig(r=RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        model = small_repository(Path(folder)).load("first")
+        tokens = torch.randint(0, 40000, (1, 64), generator=torch.Generator().manual_seed(0))
+        mask = torch.ones_like(tokens, dtype=torch.bool)
+
+        def field() -> None:
+            with model.adapter.prompts(mask):
+                decode(model.backbone.model, tokens)
+
+        sides = {"niwfctl": field, "peft": lambda: decode(peft, tokens)}
+        ratios: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(rounds + 1):
+            reference = seconds(lambda: decode(bare, tokens))
+            for name, side in sides.items():
+                ratio = seconds(side) / reference
+                if number:
+                    ratios[name].append(ratio)
+    return {
+        "ratio": {name: statistics.median(found) for name, found in ratios.items()},
+        "rounds": ratios,
+    }
+
+
+def switching(times: int = 1000) -> dict[str, float]:
+    """Seconds to switch between two resident capabilities."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = small_repository(Path(folder)).load("first")
+        model.use("second")
+        elapsed = seconds(lambda: [model.use(n) for _ in range(times) for n in ("first", "second")])
+    return {"seconds": elapsed / (2 * times)}
+
+
+def peak_memory(file: Path, side: str) -> dict[str, float]:
+    """Peak of this process over a few training steps, in MiB."""
+    if side == "niwfctl":
+        trainer, _ = our_trainer(file)
+        loaded = peak()
+        our_steps(trainer)
+    else:
+        backbone = embedded()
+        rows, _ = task_rows(backbone, file)
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+        trainer = PeftTrainer(backbone.model, OPTIONS, RANK, 0)
+        loaded = peak()
+        batches = [[rows[i] for i in order[n * 8 : n * 8 + 8]] for n in range(STEPS)]
+        their_steps(trainer, batches)
+    return {"peak_mib": peak(), "training_mib": peak() - loaded}
+
+
+def measured_apart(file: Path, side: str) -> dict[str, float]:
+    command = [sys.executable, __file__, str(file), "--only", side]
+    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+def our_trainer(file: Path) -> tuple[Trainer, Sequence[Tokens]]:
+    backbone = embedded()
+    coordinates, _, skip = calibrate(backbone, TAP_LAYER, DIM, lambda done, total: None)
+    adapter = FieldAdapter(backbone.model, find_sites(backbone.model, TAP_LAYER), coordinates)
+    rows, held_out = task_rows(backbone, file)
+    run = Run(
+        id="benchmark",
+        name=file.stem,
+        sources=[],
+        data_hash="",
+        rows=len(rows),
+        held_out_rows=len(held_out),
+        options=OPTIONS,
+        backbone=backbone.identity,
+        coordinates="",
+        versions={},
+        steps=OPTIONS.steps,
+    )
+    return Trainer(adapter, skip, run, rows, held_out), rows
+
+
+def our_steps(trainer: Trainer) -> None:
+    for _ in range(STEPS):
+        trainer.step()
+        trainer.run.step += 1
+
+
+def their_steps(trainer: PeftTrainer, batches: Sequence[Sequence[Tokens]]) -> None:
+    for number, batch in enumerate(batches):
+        trainer.step(batch, number, OPTIONS.steps)
+
+
+def small_repository(folder: Path) -> Repository:
+    """Two capabilities of one step each: enough to switch between and to decode with."""
+    data = folder / "data.jsonl"
+    data.write_text('{"prompt": "Say yes.", "completion": "yes"}\n' * 4)
+    repository = Repository.init(folder / "repository")
+    for name in ("first", "second"):
+        repository.train(name, [data], TrainingOptions(steps=1, val_split=0.5))
+    repository.commit(message="Two")
+    return repository
+
+
+def decode(model: nn.Module, tokens: torch.Tensor) -> None:
+    options = GenerationConfig(
+        max_new_tokens=DECODED, min_new_tokens=DECODED, do_sample=False, pad_token_id=2
+    )
+    with torch.no_grad():
+        model.generate(
+            input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=options
+        )
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def table_of(results: dict) -> str:
+    train, decode, memory = results["training"], results["decoding"]["ratio"], results["memory"]
+    rows = [
+        [
+            "training, tokens/s",
+            f"{train['niwfctl_tokens_per_second']:.0f}",
+            f"{train['peft_tokens_per_second']:.0f}",
+            f"{train['ratio']:.2f} times PEFT",
+        ],
+        [
+            "decoding over the bare backbone",
+            f"{decode['niwfctl']:.2f}",
+            f"{decode['peft']:.2f}",
+            "",
+        ],
+        [
+            "peak memory of training, MiB",
+            f"{memory['niwfctl']['peak_mib']:.0f}",
+            f"{memory['peft']['peak_mib']:.0f}",
+            f"{memory['niwfctl']['peak_mib'] / memory['peft']['peak_mib']:.2f} times PEFT",
+        ],
+        ["switching, µs", f"{results['switching']['seconds'] * 1e6:.1f}", "", ""],
+    ]
+    note = (
+        "PEFT: LoRA of rank 16 on all linears of all layers, unmerged. niwfctl: 2 bases of rank 8 "
+        "on all linears of layers 8 up. SmolLM2-135M-Instruct, bf16, 8 rows of at most 256 tokens."
+    )
+    return markdown(["", "niwfctl", "PEFT", ""], rows) + "\n\n" + note
+
+
+if __name__ == "__main__":
+    main()
