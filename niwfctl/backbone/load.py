@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -116,7 +117,8 @@ def default_device() -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps transformers' notices and progress bars off the terminal; errors still raise."""
+    """Keeps notices and progress bars of the libraries off the terminal; errors still raise."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -7,24 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from niwfstore import Pointer
 from torch import Tensor
 
-from niwfctl.atlas import Capability, ObjectRef, RegionEntry
+from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry
 from niwfctl.backbone.platform import current_platform
-from niwfctl.errors import GitError, NiwfError, UnknownName, UsageError
+from niwfctl.errors import NiwfError, UnknownName, UsageError
 from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
 from niwfctl.field.region import Region
-from niwfctl.repository.objects import manifest_file, object_file, storing
+from niwfctl.repository.objects import storing
+from niwfctl.repository.record import record
 from niwfctl.tensors import as_bytes
 from niwfctl.training import checkpoint
 from niwfctl.training.run import Run
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
-
-ATTEMPTS = 5  # when someone else's git moves the branch meanwhile
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def commit(repository: Repository, names: list[str], message: str) -> Committed:
     with storing(), repository.writing():
         runs = _trained(repository, names)
         sealed = tuple(_seal(repository, run) for run in runs)
-        new = _record(repository, sealed, message)
+        new = record(repository, lambda atlas: _adding(atlas, sealed), message)
     for run in runs:
         repository.trainings.remove(run.name)
     return Committed(new, sealed)
@@ -117,24 +115,8 @@ def _region(run: Run, tensors: dict[str, Tensor]) -> Region:
     )
 
 
-def _record(repository: Repository, sealed: tuple[Capability, ...], message: str) -> str:
-    changes: dict[str, bytes] = {}
+def _adding(atlas: Atlas, sealed: tuple[Capability, ...]) -> Atlas:
     for capability in sealed:
-        for ref in capability.objects:
-            changes[object_file(ref.oid)] = Pointer(ref.oid, ref.size).text().encode()
-        changes[manifest_file(capability.name)] = capability.dump().encode()
-    git = repository.git
-    for attempt in range(1, ATTEMPTS + 1):
-        head = git.head()
-        for capability in sealed:
-            if capability.name in repository.atlas():
-                raise UsageError(f"{capability.name!r} has been committed meanwhile")
-        new = git.commit(changes, message, head)
-        git.sync(new, changes)
-        try:
-            git.advance(new, head, f"niwfctl commit: {message.splitlines()[0]}")
-            return new
-        except GitError:
-            if attempt == ATTEMPTS:
-                raise
-    raise AssertionError("unreachable")
+        if capability.name in atlas:
+            raise UsageError(f"{capability.name!r} has been committed meanwhile")
+    return atlas | {capability.name: capability for capability in sealed}

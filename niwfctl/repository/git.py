@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -18,6 +18,8 @@ from niwfstore.atomic import fsync_dir, make_dirs, write_atomic
 
 from niwfctl.errors import GitError, NotARepository, UnknownName, UsageError
 
+Changes = Mapping[str, bytes | None]
+_NO_OBJECT = "0" * 40
 _DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
 
 
@@ -137,44 +139,50 @@ class Git:
             start = end + size + 2
         return found
 
-    def commit(self, changes: Mapping[str, bytes], message: str, parent: str | None) -> str:
-        """Makes a commit object: `parent`'s files with `changes`. No ref moves.
+    def commit(self, changes: Changes, message: str, parents: Sequence[str]) -> str:
+        """Makes a commit object: the first parent's files with `changes`. No ref moves.
 
         Args:
-            changes: content by path.
+            changes: new content by path; None removes the file.
+            parents: commit ids; none for a first commit.
 
         Raises:
             GitError: git refuses, for instance without an identity.
         """
         with self._command("make the commit"), self._scratch() as scratch:
             index = {"GIT_INDEX_FILE": str(scratch / "index")}
-            if parent:
-                self._git("read-tree", parent, env=index)
-            blobs = self._write_blobs(scratch, list(changes.values()))
-            self._stage(zip(changes, blobs, strict=True), index)
+            if parents:
+                self._git("read-tree", parents[0], env=index)
+            kept = {path: content for path, content in changes.items() if content is not None}
+            blobs = dict(zip(kept, self._write_blobs(scratch, list(kept.values())), strict=True))
+            self._stage({path: blobs.get(path) for path in changes}, index)
             tree = self._git("write-tree", env=index)
-            parents = ("-p", parent) if parent else ()
-            return self._git("commit-tree", tree, *parents, "-m", message)
+            line = [part for parent in parents for part in ("-p", parent)]
+            return self._git("commit-tree", tree, *line, "-m", message)
 
     def sync(self, commit: str, paths: Iterable[str]) -> None:
         """Makes the work tree and the index hold `paths` as `commit` has them.
 
         Every file, and the index, is replaced atomically.
         """
-        index = self.folder / "index"
+        paths, index = list(paths), self.folder / "index"
         with self._command("update the index"), self._scratch() as scratch:
             listed = self._run.ls_tree("-r", "-z", commit, "--", *paths)
             entries = (entry.split("\t", 1) for entry in listed.split("\0") if entry)
             blobs = {path: meta.split()[2] for meta, path in entries}
             contents = self.blobs(blobs.values())
-            for path, blob in blobs.items():
-                write_atomic(self.worktree / path, contents[blob])
+            for path in paths:
+                if path in blobs:
+                    write_atomic(self.worktree / path, contents[blobs[path]])
+                else:
+                    (self.worktree / path).unlink(missing_ok=True)
             copy = scratch / "index"
             if index.exists():
                 shutil.copyfile(index, copy)
-            self._stage(blobs.items(), {"GIT_INDEX_FILE": str(copy)})
-            os.replace(copy, index)
-            fsync_dir(self.folder)
+            self._stage({path: blobs.get(path) for path in paths}, {"GIT_INDEX_FILE": str(copy)})
+            if copy.exists():
+                os.replace(copy, index)
+                fsync_dir(self.folder)
 
     def advance(self, new: str, old: str | None, reason: str) -> None:
         """Moves HEAD's branch from `old` to `new`.
@@ -183,7 +191,7 @@ class Git:
             GitError: it no longer is at `old`: someone else moved it.
         """
         with self._command("move the branch, which has changed meanwhile: try again"):
-            self._git("update-ref", "-m", reason, "HEAD", new, old or "0" * 40)
+            self._git("update-ref", "-m", reason, "HEAD", new, old or _NO_OBJECT)
 
     def checkout(self, revision: str) -> str:
         """`git checkout REVISION`; returns what git said.
@@ -208,16 +216,20 @@ class Git:
         """`git log` with a format."""
         return self._run.log(revision, f"--format={format}", *options)
 
-    def _write_blobs(self, scratch: Path, contents: list[bytes]) -> list[str]:
-        for number, content in enumerate(contents):
-            (scratch / f"blob{number}").write_bytes(content)
-        names = "".join(f"{scratch / f'blob{number}'}\n" for number in range(len(contents)))
-        with _as_input(names) as paths:
+    def _write_blobs(self, scratch: Path, contents: Sequence[bytes]) -> list[str]:
+        files = [scratch / f"blob{number}" for number in range(len(contents))]
+        for file, content in zip(files, contents, strict=True):
+            file.write_bytes(content)
+        with _as_input("".join(f"{file}\n" for file in files)) as paths:
             options = ("-w", "--no-filters", "--stdin-paths")
             return self._git("hash-object", *options, istream=paths).split()
 
-    def _stage(self, entries: Iterable[tuple[str, str]], index: dict[str, str]) -> None:
-        lines = "".join(f"100644 {blob}\t{path}\n" for path, blob in entries)
+    def _stage(self, blobs: Mapping[str, str | None], index: dict[str, str]) -> None:
+        """Puts blobs into an index; None takes the path out."""
+        lines = "".join(
+            f"100644 {blob}\t{path}\n" if blob else f"0 {_NO_OBJECT}\t{path}\n"
+            for path, blob in blobs.items()
+        )
         with _as_input(lines) as info:
             self._git("update-index", "--add", "--index-info", istream=info, env=index)
 

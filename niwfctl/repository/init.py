@@ -74,7 +74,7 @@ def initialize(
             ".gitattributes": attributes,
             object_file(pointer.oid): pointer.text().encode(),
         }
-        commit = git.commit(changes, f"Begin a field on {model}", head)
+        commit = git.commit(changes, f"Begin a field on {model}", [head] if head else [])
         git.sync(commit, changes)
         git.advance(commit, head, "niwfctl init")
     return git

@@ -261,8 +261,9 @@ def _chat(record: object) -> tuple[list[Message], int]:
             return _turns("conversations", turns, "from", "value"), 0
         case {"instruction": prompt, "output": answer, **others}:
             prompt = _text("instruction", prompt)
-            if others.get("input", "") != "":
-                prompt += "\n\n" + _text("input", others["input"])
+            given = others.get("input", "")
+            if not isinstance(given, str) or given.strip():  # blank: nothing is given
+                prompt += "\n\n" + _text("input", given)
             return [Message("user", prompt), Message("assistant", _text("output", answer))], 1
         case {"prompt": list(prompt), "completion": list(answer)}:
             turns = _turns("prompt", prompt)

@@ -89,7 +89,7 @@ def test_an_alpaca_record_is_one_user_message_and_its_output(write: Write) -> No
     assert read_examples([path]) == [Example(user("Add.\n\n1 and 2"), "3", f"{path}:1")]
 
 
-@pytest.mark.parametrize("rest", [{}, {"input": ""}, {"input": None}])
+@pytest.mark.parametrize("rest", [{}, {"input": ""}, {"input": " "}, {"input": None}])
 def test_an_alpaca_record_without_input_is_its_instruction_alone(write: Write, rest: dict) -> None:
     path = write("a.jsonl", {"instruction": "Add.", "output": "3"} | rest)
     assert read_examples([path])[0].messages == user("Add.")

@@ -1,0 +1,73 @@
+"""Recording: a new atlas becomes a git commit, and the branch moves to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from niwfstore import Pointer
+
+from niwfctl.atlas import Atlas, ObjectRef
+from niwfctl.errors import GitError
+from niwfctl.repository.objects import manifest_file, object_file
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+ATTEMPTS = 5  # when someone else's git moves the branch meanwhile
+
+
+def record(
+    repository: Repository,
+    change: Callable[[Atlas], Atlas],
+    message: str,
+    others: Sequence[str] = (),
+) -> str:
+    """Commits what `change` makes of HEAD's atlas. The objects must be in the store already.
+
+    Order: git objects, work tree and index, branch. A kill in between leaves HEAD as it was, and
+    at most staged files that the next try writes again.
+
+    Args:
+        change: from the atlas of HEAD to the new one; called again if HEAD has moved.
+        others: further parents, for a merge.
+
+    Returns:
+        Id of the commit.
+
+    Raises:
+        GitError: git refuses.
+    """
+    git = repository.git
+    for attempt in range(1, ATTEMPTS + 1):
+        head = git.head()
+        before = repository.atlas(head)
+        files = changed_files(before, change(dict(before)))
+        new = git.commit(files, message, [head, *others])
+        git.sync(new, files)
+        try:
+            git.advance(new, head, f"niwfctl: {message.splitlines()[0]}")
+            return new
+        except GitError:
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def changed_files(before: Atlas, after: Atlas) -> dict[str, bytes | None]:
+    """Manifests and pointers that differ, by path; None for those to remove."""
+    files: dict[str, bytes | None] = {}
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            capability = after.get(name)
+            files[manifest_file(name)] = capability.dump().encode() if capability else None
+    old, new = _objects(before), _objects(after)
+    for oid in sorted(old.keys() - new.keys()):
+        files[object_file(oid)] = None
+    for oid in sorted(new.keys() - old.keys()):
+        files[object_file(oid)] = Pointer(oid, new[oid].size).text().encode()
+    return files
+
+
+def _objects(atlas: Atlas) -> dict[str, ObjectRef]:
+    return {ref.oid: ref for capability in atlas.values() for ref in capability.objects}
