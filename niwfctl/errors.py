@@ -88,3 +88,23 @@ class TrainingInterrupted(NiwfError):
             f"training of {name!r} stopped at step {step} of {steps} and is saved: go on with "
             f"`niwfctl train {name} --resume`"
         )
+
+
+class Conflict(NiwfError):
+    """Both sides of a merge changed the same capabilities."""
+
+    exit_code = 13
+
+    def __init__(self, names: list[str]) -> None:
+        some = names[0]
+        super().__init__(
+            f"both sides changed {', '.join(map(repr, names))}: say which to take with --ours or "
+            f"--theirs, or keep both with `--rename {some}=NEW`"
+        )
+        self.names = names
+
+
+class RemoteError(NiwfError):
+    """A remote that cannot be reached or refuses, or git-lfs is missing."""
+
+    exit_code = 14

@@ -1,4 +1,4 @@
-"""verify, doctor: is everything what it should be?"""
+"""verify, fsck, gc, doctor: is everything what it should be?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from niwfctl.cli.main import app
 from niwfctl.cli.make import AsJson
-from niwfctl.cli.output import emit_json, err, out
+from niwfctl.cli.output import emit_json, err, out, size
 
 
 @app.command()
@@ -40,6 +40,45 @@ def verify(
         failed = sum(not check.ok for check in report.checks)
         out.print(f"{failed} of {len(report.checks)} checks failed" if failed else "all hold")
     raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def fsck(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Check every object of every reachable commit, and git's own."""
+    from niwfctl.repository import Repository
+    from niwfctl.repository.upkeep import check_all
+
+    with err.status("checking"):
+        count, damage = check_all(Repository.open(ctx.obj))
+    if as_json:
+        emit_json({"objects": count, "damage": [asdict(one) for one in damage]})
+    else:
+        for one in damage:
+            out.print(f"{one.subject}: {one.problem}", style="red", markup=False)
+        out.print(f"{count} objects checked, {len(damage)} problems")
+    raise typer.Exit(1 if damage else 0)
+
+
+@app.command()
+def gc(
+    ctx: typer.Context,
+    keep: Annotated[
+        float, typer.Option(min=0.0, metavar="DAYS", help="Younger objects stay.")
+    ] = 14.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove objects that no branch, tag, reflog entry, stash or work tree can reach."""
+    from niwfctl.repository import Repository
+    from niwfctl.repository.upkeep import collect
+
+    done = collect(Repository.open(ctx.obj), keep, dry_run)
+    if as_json:
+        objects = [{"oid": oid, "bytes": count} for oid, count in done.objects]
+        emit_json({"dry_run": dry_run, "bytes": done.size, "objects": objects})
+    else:
+        verb = "would remove" if dry_run else "removed"
+        out.print(f"{verb} {len(done.objects)} objects, {size(done.size)}")
 
 
 @app.command()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from niwfctl.atlas import Capability
 from niwfctl.repository.history import Commit
+from niwfctl.repository.merge import Merged
+from niwfctl.repository.operations import Operation
 from niwfctl.training.run import Run
 
 Json = dict[str, object]
@@ -66,3 +68,23 @@ def commit_json(commit: Commit) -> Json:
             for change in commit.changes
         ],
     }
+
+
+def operation_json(operation: Operation) -> Json:
+    """An entry of the operation log."""
+    return {
+        "id": operation.id,
+        "time": operation.time,
+        "command": operation.command,
+        "branch": operation.branch,
+        "before": operation.before,
+        "after": operation.after,
+        "trainings_removed": operation.removed,
+        "trainings_added": operation.added,
+    }
+
+
+def merged_json(merged: Merged) -> Json:
+    """The outcome of a merge."""
+    lists = {kind: list(getattr(merged, kind)) for kind in ("added", "changed", "removed")}
+    return {"commit": merged.commit, "kind": merged.kind, **lists}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from niwfctl.atlas import Capability
 from niwfctl.cli.output import err, number, out, size
 from niwfctl.repository.history import Commit
+from niwfctl.repository.merge import Merged
 from niwfctl.training.run import Run
 
 if TYPE_CHECKING:
@@ -124,3 +125,11 @@ def _change(capability: Capability) -> str:
         f"{run.options.rank}, {size(capability.size)}, data {run.data_hash[:14]}, perplexity "
         f"{number(run.base_perplexity)} → {number(run.perplexity)}"
     )
+
+
+def show_merged(merged: Merged) -> None:
+    """The outcome of a merge."""
+    out.print(f"{merged.kind}: {merged.commit[:12]}")
+    for kind in ("added", "changed", "removed"):
+        for name in getattr(merged, kind):
+            out.print(f"  {kind:<8} {name}", markup=False)

@@ -16,6 +16,7 @@ from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
 from niwfctl.field.region import Region
 from niwfctl.repository.objects import storing
+from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.tensors import as_bytes
 from niwfctl.training import checkpoint
@@ -41,9 +42,11 @@ def commit(repository: Repository, names: list[str], message: str) -> Committed:
     with storing(), repository.writing():
         runs = _trained(repository, names)
         sealed = tuple(_seal(repository, run) for run in runs)
-        new = record(repository, lambda atlas: _adding(atlas, sealed), message)
-    for run in runs:
-        repository.trainings.remove(run.name)
+        with repository.operations.recording(command_line()) as operation:
+            new = record(repository, lambda atlas: _adding(atlas, sealed), message)
+            for run in runs:
+                repository.operations.set_aside(operation, run.name)
+    repository.git.tell_hook("post-commit")
     return Committed(new, sealed)
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -139,26 +139,34 @@ class Git:
             start = end + size + 2
         return found
 
-    def commit(self, changes: Changes, message: str, parents: Sequence[str]) -> str:
-        """Makes a commit object: the first parent's files with `changes`. No ref moves.
+    def commit(
+        self, changes: Changes, message: str, parents: Sequence[str], onto: str | None = None
+    ) -> str:
+        """Makes a commit object: the files of `onto` with `changes`. No ref moves.
+
+        The pre-commit hook is asked, and the commit is signed where git is configured so.
 
         Args:
             changes: new content by path; None removes the file.
             parents: commit ids; none for a first commit.
+            onto: tree or commit to begin with; the first parent by default.
 
         Raises:
-            GitError: git refuses, for instance without an identity.
+            GitError: git refuses, for instance without an identity, or a hook does.
         """
+        onto = onto or (parents[0] if parents else None)
         with self._command("make the commit"), self._scratch() as scratch:
             index = {"GIT_INDEX_FILE": str(scratch / "index")}
-            if parents:
-                self._git("read-tree", parents[0], env=index)
+            if onto:
+                self._git("read-tree", onto, env=index)
             kept = {path: content for path, content in changes.items() if content is not None}
             blobs = dict(zip(kept, self._write_blobs(scratch, list(kept.values())), strict=True))
             self._stage({path: blobs.get(path) for path in changes}, index)
+            self.ask_hook("pre-commit", env=index)
             tree = self._git("write-tree", env=index)
             line = [part for parent in parents for part in ("-p", parent)]
-            return self._git("commit-tree", tree, *line, "-m", message)
+            sign = ["-S"] if self._setting("commit.gpgSign") == "true" else []
+            return self._git("commit-tree", tree, *line, *sign, "-m", message)
 
     def sync(self, commit: str, paths: Iterable[str]) -> None:
         """Makes the work tree and the index hold `paths` as `commit` has them.
@@ -193,17 +201,98 @@ class Git:
         with self._command("move the branch, which has changed meanwhile: try again"):
             self._git("update-ref", "-m", reason, "HEAD", new, old or _NO_OBJECT)
 
-    def checkout(self, revision: str) -> str:
-        """`git checkout REVISION`; returns what git said.
+    def move(self, old: str, new: str, reason: str) -> None:
+        """Moves HEAD's branch, index and work tree from one commit to another.
+
+        Raises:
+            UsageError: local changes would be lost.
+            GitError: the branch is no longer at `old`.
+        """
+        index = self.folder / "index"
+        with self._scratch() as scratch:
+            copy = scratch / "index"
+            if index.exists():
+                shutil.copyfile(index, copy)
+            env = {"GIT_INDEX_FILE": str(copy)}
+            try:
+                # The index knows no file times for what `sync` put there.
+                self._git("update-index", "-q", "--refresh", env=env, with_exceptions=False)
+                self._git("read-tree", "-m", "-u", old, new, env=env)
+            except git.GitCommandError as error:
+                raise UsageError(f"local changes would be lost: {_reason(error)}") from error
+            os.replace(copy, index)
+            fsync_dir(self.folder)
+        self.advance(new, old, reason)
+
+    def merge_base(self, one: str, other: str) -> str | None:
+        """The best common ancestor; None if the histories have nothing in common."""
+        try:
+            return self._run.merge_base(one, other)
+        except git.GitCommandError:
+            return None
+
+    def merge_tree(self, ours: str, theirs: str) -> tuple[str, list[str]]:
+        """(tree of the merged files, paths in conflict), as `git merge` would have it."""
+        status, text, error = self._git(
+            "merge-tree",
+            "--write-tree",
+            "--name-only",
+            "--no-messages",
+            "-z",
+            "--allow-unrelated-histories",
+            ours,
+            theirs,
+            with_extended_output=True,
+            with_exceptions=False,
+        )
+        if status not in (0, 1):
+            raise GitError(f"git could not merge: {error}")
+        tree, *paths = text.rstrip("\0").split("\0")
+        return tree, paths
+
+    def check(self) -> None:
+        """`git fsck`.
+
+        Raises:
+            GitError: an object is missing or damaged.
+        """
+        with self._command("find its own objects whole"):
+            self._git("fsck", "--strict", "--no-dangling", "--no-progress")
+
+    def ask_hook(self, name: str, env: dict[str, str] | None = None) -> None:
+        """Runs a hook if there is one.
+
+        Raises:
+            GitError: it says no.
+        """
+        try:
+            self._git("hook", "run", "--ignore-missing", name, env=env)
+        except git.GitCommandError as error:
+            raise GitError(f"the {name} hook says no: {_reason(error)}") from error
+
+    def tell_hook(self, name: str, *arguments: str) -> None:
+        """Runs a hook if there is one, after the fact: as with git, its failure changes nothing."""
+        with suppress(git.GitCommandError):
+            self._git("hook", "run", "--ignore-missing", name, "--", *arguments)
+
+    def plain(self, *arguments: str) -> str:
+        """Runs a git command that does by itself what is wanted; returns its output.
+
+        Raises:
+            UsageError: git refuses; the message is git's.
+        """
+        try:
+            return self._git(*arguments)
+        except git.GitCommandError as error:
+            raise UsageError(f"git says: {_reason(error)}") from error
+
+    def checkout(self, revision: str) -> None:
+        """`git checkout REVISION`.
 
         Raises:
             UsageError: git refuses, because local changes would be lost.
         """
-        try:
-            status = self._run.checkout(revision, with_extended_output=True)
-        except git.GitCommandError as error:
-            raise UsageError(f"git cannot check out {revision!r}: {_reason(error)}") from error
-        return status[2]
+        self.plain("checkout", "--quiet", revision)
 
     def changes(self, *paths: str) -> list[str]:
         """Lines of `git status --short` for paths of the work tree."""
@@ -245,8 +334,13 @@ class Git:
             "blob", name, stdout_as_string=False, strip_newline_in_stdout=False
         )
 
-    def _git(self, *arguments: str, **options: object) -> str:
-        return self._run.execute(["git", *_DURABLE, *arguments], **options)
+    def _setting(self, name: str) -> str:
+        return self._run.config("--get", "--default", "", name)
+
+    def _git(self, *arguments: str, env: dict[str, str] | None = None, **options: object) -> str:
+        # Objects stay in the store; a work tree needs their pointers only.
+        env = {"GIT_LFS_SKIP_SMUDGE": "1", **(env or {})}
+        return self._run.execute(["git", *_DURABLE, *arguments], env=env, **options)
 
     @contextmanager
     def _command(self, purpose: str) -> Iterator[None]:

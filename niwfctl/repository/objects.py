@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from niwfctl.errors import StorageError
 
+OURS = ("capabilities/", "objects/")  # what a commit's atlas determines
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -18,10 +18,13 @@ from niwfctl.errors import NotARepository, ObjectError, UnknownName, UsageError
 from niwfctl.repository.git import Git
 from niwfctl.repository.history import History
 from niwfctl.repository.lock import lock
+from niwfctl.repository.operations import Operations
+from niwfctl.repository.remote import Remotes
 from niwfctl.repository.trainings import Trainings
 
 if TYPE_CHECKING:
     from niwfctl.repository.commit import Committed
+    from niwfctl.repository.merge import Merged, Resolution
     from niwfctl.repository.model import Model
     from niwfctl.repository.verify import Report
     from niwfctl.training.loop import Progress
@@ -45,6 +48,8 @@ class Repository:
         self.store = ObjectStore(git.common / "lfs" / "objects", self.private / "cache")
         self.trainings = Trainings(self.private / "training")
         self.history = History(git)
+        self.operations = Operations(self)
+        self.remotes = Remotes(self)
         self._atlases: dict[str, Atlas] = {}
 
     @classmethod
@@ -246,6 +251,56 @@ class Repository:
 
         return commit(self, list(names), message)
 
+    def merge(
+        self, revision: str, resolution: Resolution | None = None, message: str | None = None
+    ) -> Merged:
+        """Merges a branch: the union of both atlases, exact, without retraining.
+
+        Args:
+            revision: what to merge into HEAD.
+            resolution: what to do with capabilities that both sides changed.
+            message: of the merge commit.
+
+        Raises:
+            Conflict: both sides changed a capability, and nothing says which to take.
+            UsageError: another backbone or coordinate map, or local changes would be lost.
+        """
+        from niwfctl.repository.merge import Resolution, merge
+
+        return merge(self, revision, resolution or Resolution(), message)
+
+    def rollback(
+        self, name: str | None = None, to: str | None = None, dry_run: bool = False
+    ) -> tuple[str | None, Atlas]:
+        """Brings back a capability, or the whole atlas, as it was: a new commit, bit for bit.
+
+        Args:
+            name: of the capability; None for the whole atlas.
+            to: revision; by default the last one in which the capability was different.
+            dry_run: only say what would be.
+
+        Returns:
+            Id of the commit (None with `dry_run`), and the atlas it has or would have.
+
+        Raises:
+            UnknownName, UsageError: there is nothing such to bring back.
+        """
+        from niwfctl.repository.rewrite import rollback
+
+        return rollback(self, name, to, dry_run)
+
+    def remove(self, name: str, message: str | None = None) -> str:
+        """Commits an atlas without a capability; history keeps it. Returns the commit's id."""
+        from niwfctl.repository.rewrite import remove
+
+        return remove(self, name, message)
+
+    def rename(self, old: str, new: str, message: str | None = None) -> str:
+        """Commits an atlas in which a capability has another name. Returns the commit's id."""
+        from niwfctl.repository.rewrite import rename
+
+        return rename(self, old, new, message)
+
     def load(self, capability: str | None = None) -> Model:
         """The backbone, with a capability active.
 
@@ -290,15 +345,17 @@ class Repository:
         return self.git.changes(FILE, MANIFESTS, "objects")
 
     def object_path(self, oid: str, size: int | None = None) -> Path:
-        """Path of an object whose bytes are what its name says.
+        """Path of an object whose bytes are what its name says; fetched first if a remote has it.
 
         Raises:
             ObjectError: it is missing or corrupt.
         """
         try:
+            if oid not in self.store:
+                self.remotes.fetch_object(oid)
             return self.store.get(oid, size)
         except MissingObject as error:
-            raise ObjectError(f"{error}: fetch it with `git lfs fetch`") from error
+            raise ObjectError(f"{error}, nor at a remote: see `niwfctl fsck`") from error
         except StoreError as error:
             raise ObjectError(f"{error}: remove it and fetch it again from a remote") from error
 

@@ -1,0 +1,194 @@
+"""branch, tag, merge, rollback, rm, mv, undo: history, rewritten only forwards."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from niwfctl.atlas import Atlas
+from niwfctl.cli.main import app
+from niwfctl.cli.make import AsJson
+from niwfctl.cli.output import emit_json, out
+from niwfctl.cli.schema import merged_json, operation_json
+from niwfctl.cli.show import show_merged
+from niwfctl.errors import UsageError
+
+Message = Annotated[str | None, typer.Option("-m", "--message", help="Of the commit.")]
+
+
+@app.command()
+def branch(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="A new branch; without it, list them.")] = None,
+    start: Annotated[str, typer.Argument(help="Where it begins.")] = "HEAD",
+    delete: Annotated[bool, typer.Option("-d", "--delete", help="Delete a merged branch.")] = False,
+) -> None:
+    """List, make or delete branches."""
+    from niwfctl.repository import Repository
+
+    git = Repository.open(ctx.obj).git
+    if name is None:
+        out.print(git.plain("branch", "--list", "-v"), markup=False)
+    elif delete:
+        out.print(git.plain("branch", "--delete", name), markup=False)
+    else:
+        git.plain("branch", name, git.resolve(start))
+
+
+@app.command()
+def tag(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="A new tag; without it, list them.")] = None,
+    revision: Annotated[str, typer.Argument(help="What to tag.")] = "HEAD",
+    message: Annotated[
+        str | None, typer.Option("-m", "--message", help="Make an annotated tag.")
+    ] = None,
+    delete: Annotated[bool, typer.Option("-d", "--delete", help="Delete a tag.")] = False,
+) -> None:
+    """List, make or delete tags."""
+    from niwfctl.repository import Repository
+
+    git = Repository.open(ctx.obj).git
+    if name is None:
+        out.print(git.plain("tag", "--list", "-n1"), markup=False)
+    elif delete:
+        out.print(git.plain("tag", "--delete", name), markup=False)
+    else:
+        annotated = ("-m", message) if message else ()
+        git.plain("tag", *annotated, name, git.resolve(revision))
+
+
+@app.command()
+def merge(
+    ctx: typer.Context,
+    revision: Annotated[str, typer.Argument(metavar="BRANCH", help="What to merge into HEAD.")],
+    ours: Annotated[bool, typer.Option("--ours", help="Where both changed, take ours.")] = False,
+    theirs: Annotated[bool, typer.Option("--theirs", help="Where both changed, theirs.")] = False,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=NEW", help="Keep both, theirs under a new name."),
+    ] = None,
+    message: Message = None,
+    as_json: AsJson = False,
+) -> None:
+    """Merge a branch: the union of the capabilities of both, exactly as they are."""
+    from niwfctl.repository import Repository
+    from niwfctl.repository.merge import Resolution
+
+    if ours and theirs:
+        raise UsageError("--ours and --theirs exclude each other: give one of them")
+    side = "ours" if ours else "theirs" if theirs else None
+    resolution = Resolution(side, tuple(_pair(one) for one in rename or []))
+    merged = Repository.open(ctx.obj).merge(revision, resolution, message)
+    if as_json:
+        emit_json(merged_json(merged))
+    else:
+        show_merged(merged)
+
+
+@app.command()
+def rollback(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(help="A capability; without it, everything.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="REV", help="By default, its version before this one.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring back a capability, or everything, as it was: a new commit, bit for bit."""
+    from niwfctl.repository import Repository
+
+    repository = Repository.open(ctx.obj)
+    before = repository.atlas()
+    commit, after = repository.rollback(name, to, dry_run)
+    changes = _changes(before, after)
+    if as_json:
+        emit_json({"commit": commit, "dry_run": dry_run, "changes": changes})
+        return
+    out.print("would change:" if dry_run else f"rolled back: {commit[:12]}")
+    for kind, names in changes.items():
+        for one in names:
+            out.print(f"  {kind:<8} {one}", markup=False)
+
+
+@app.command()
+def rm(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="The capability.")],
+    message: Message = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a capability in a new commit; history keeps it."""
+    from niwfctl.repository import Repository
+
+    _made(Repository.open(ctx.obj).remove(name, message), f"removed {name}", as_json)
+
+
+@app.command()
+def mv(
+    ctx: typer.Context,
+    old: Annotated[str, typer.Argument(help="The capability.")],
+    new: Annotated[str, typer.Argument(help="Its new name.")],
+    message: Message = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rename a capability in a new commit."""
+    from niwfctl.repository import Repository
+
+    _made(Repository.open(ctx.obj).rename(old, new, message), f"renamed {old} to {new}", as_json)
+
+
+@app.command()
+def undo(
+    ctx: typer.Context,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="Show what was done, newest last.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take back the last operation; once more takes back the taking back."""
+    from niwfctl.repository import Repository
+
+    operations = Repository.open(ctx.obj).operations
+    if not show_list:
+        undone = operations.undo()
+        if as_json:
+            emit_json(operation_json(undone))
+        else:
+            out.print(f"took back: {undone.command}", markup=False)
+        return
+    done = operations.list()
+    if as_json:
+        emit_json([operation_json(operation) for operation in done])
+        return
+    for operation in done:
+        moved = f"{(operation.before or '')[:7]} → {(operation.after or '')[:7]}"
+        where = moved if operation.before != operation.after else ""
+        out.print(f"{operation.time}  {operation.command}  {where}".rstrip(), markup=False)
+
+
+def _made(commit: str, what: str, as_json: bool) -> None:
+    if as_json:
+        emit_json({"commit": commit})
+    else:
+        out.print(f"[{commit[:7]}] {what}", markup=False)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, new = text.partition("=")
+    if not (name and equals and new):
+        raise UsageError(f"--rename {text}: expected NAME=NEW")
+    return name, new
+
+
+def _changes(before: Atlas, after: Atlas) -> dict[str, list[str]]:
+    both = before.keys() & after.keys()
+    return {
+        "added": sorted(after.keys() - before.keys()),
+        "changed": sorted(name for name in both if before[name] != after[name]),
+        "removed": sorted(before.keys() - after.keys()),
+    }

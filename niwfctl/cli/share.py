@@ -1,0 +1,141 @@
+"""remote, push, fetch, pull, clone, bundle: capabilities between people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from niwfctl.cli.main import app
+from niwfctl.cli.make import AsJson
+from niwfctl.cli.output import emit_json, out
+from niwfctl.cli.schema import merged_json
+from niwfctl.cli.show import show_merged
+
+Remote = Annotated[str, typer.Argument(help="Name of the remote.")]
+Lazy = Annotated[bool, typer.Option("--lazy", help="Get objects when a command needs them.")]
+
+bundle = typer.Typer(no_args_is_help=True, help="Capabilities as one file, without a remote.")
+app.add_typer(bundle, name="bundle")
+
+
+@app.command()
+def remote(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="A new remote; else list them.")] = None,
+    url: Annotated[str | None, typer.Argument(help="Where it is.")] = None,
+    delete: Annotated[bool, typer.Option("-d", "--delete", help="Forget a remote.")] = False,
+) -> None:
+    """List, add or forget remotes."""
+    from niwfctl.errors import UsageError
+    from niwfctl.repository import Repository
+
+    git = Repository.open(ctx.obj).git
+    if name is None:
+        out.print(git.plain("remote", "--verbose"), markup=False)
+    elif delete:
+        git.plain("remote", "remove", name)
+    elif url is None:
+        raise UsageError(f"say where {name!r} is: `niwfctl remote {name} URL`")
+    else:
+        git.plain("remote", "add", name, url)
+
+
+@app.command()
+def push(
+    ctx: typer.Context,
+    remote: Remote = "origin",
+    refs: Annotated[
+        list[str] | None, typer.Argument(help="Branches and tags; the current branch by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Push branches or tags: objects first, then refs."""
+    from niwfctl.repository import Repository
+
+    sent = Repository.open(ctx.obj).remotes.push(remote, refs or [])
+    if as_json:
+        emit_json({"remote": remote, "objects": sent})
+    else:
+        out.print(f"pushed to {remote}; {sent} objects were checked and went first")
+
+
+@app.command()
+def fetch(
+    ctx: typer.Context,
+    remote: Remote = "origin",
+    everything: Annotated[bool, typer.Option("--all", help="Objects of all history.")] = False,
+    lazy: Lazy = False,
+) -> None:
+    """Fetch branches and the objects of their newest commits."""
+    from niwfctl.repository import Repository
+
+    Repository.open(ctx.obj).remotes.fetch(remote, everything, lazy)
+
+
+@app.command()
+def pull(
+    ctx: typer.Context, remote: Remote = "origin", lazy: Lazy = False, as_json: AsJson = False
+) -> None:
+    """Fetch, and merge the remote's branch of the same name."""
+    from niwfctl.repository import Repository
+
+    merged = Repository.open(ctx.obj).remotes.pull(remote, lazy)
+    if as_json:
+        emit_json(merged_json(merged))
+    else:
+        show_merged(merged)
+
+
+@app.command()
+def clone(
+    ctx: typer.Context,
+    url: Annotated[str, typer.Argument(help="Of the repository.")],
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where.")] = None,
+    lazy: Lazy = False,
+) -> None:
+    """Clone a repository."""
+    from niwfctl.repository import Repository
+    from niwfctl.repository.remote import clone as copy
+
+    target = ctx.obj / (folder or Path(url.rstrip("/")).name.removesuffix(".git"))
+    copy(url, target)
+    repository = Repository.open(target)
+    if not lazy:
+        repository.remotes.fetch("origin")
+    out.print(f"{', '.join(sorted(repository.atlas())) or 'no capabilities yet'}", markup=False)
+
+
+@bundle.command("create")
+def bundle_create(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="To write.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="All capabilities by default.")
+    ] = None,
+    revision: Annotated[str, typer.Option("--rev", help="Where to take them from.")] = "HEAD",
+) -> None:
+    """Write capabilities, their history and their objects to one file."""
+    from niwfctl.repository import Repository
+    from niwfctl.repository.bundle import create
+
+    atlas = create(Repository.open(ctx.obj), ctx.obj / file, revision, names or [])
+    out.print(f"{file}: {', '.join(sorted(atlas))}", markup=False)
+
+
+@bundle.command("apply")
+def bundle_apply(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="To read.", exists=True, dir_okay=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Check a bundle's objects and merge its history."""
+    from niwfctl.repository import Repository
+    from niwfctl.repository.bundle import apply
+
+    merged = apply(Repository.open(ctx.obj), ctx.obj / file)
+    if as_json:
+        emit_json(merged_json(merged))
+    else:
+        show_merged(merged)

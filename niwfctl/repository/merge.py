@@ -1,0 +1,149 @@
+"""Merging: the union of two atlases. Regions are immutable, so nothing is retrained or averaged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from niwfctl.atlas import Atlas, Capability, check_name
+from niwfctl.config import FILE, Config
+from niwfctl.errors import Conflict, UsageError
+from niwfctl.repository.objects import OURS, storing
+from niwfctl.repository.operations import command_line
+from niwfctl.repository.record import changed_files
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What to do with a capability that both sides changed.
+
+    Attributes:
+        side: `ours`, `theirs`, or None to refuse.
+        rename: new name for theirs, by capability; ours keeps its own.
+    """
+
+    side: str | None = None
+    rename: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The outcome of a merge.
+
+    Attributes:
+        commit: where the branch is now.
+        kind: `up to date`, `fast-forward` or `merge`.
+        added, changed, removed: names of capabilities, against our side before.
+    """
+
+    commit: str
+    kind: str
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+def merge(
+    repository: Repository, revision: str, resolution: Resolution, message: str | None
+) -> Merged:
+    """Does what `Repository.merge` says."""
+    git = repository.git
+    git.require_identity(repository.path)
+    with storing(), repository.writing(), repository.operations.recording(command_line()):
+        ours, theirs = git.resolve("HEAD"), git.resolve(revision)
+        _same_field(repository, revision, theirs)
+        base = git.merge_base(ours, theirs)
+        before = repository.atlas(ours)
+        if base == theirs:
+            return Merged(ours, "up to date", (), (), ())
+        if base == ours:
+            git.move(ours, theirs, f"niwfctl merge {revision}: fast-forward")
+            return _report(theirs, "fast-forward", before, repository.atlas(theirs))
+        atlas = united(
+            repository.atlas(base) if base else {}, before, repository.atlas(theirs), resolution
+        )
+        commit = _commit(repository, ours, theirs, atlas, message or f"Merge {revision}")
+        git.move(ours, commit, f"niwfctl merge {revision}")
+        git.tell_hook("post-merge", "0")
+        return _report(commit, "merge", before, atlas)
+
+
+def united(base: Atlas, ours: Atlas, theirs: Atlas, resolution: Resolution) -> Atlas:
+    """The three-way union: what one side changed is taken; what both changed needs a resolution.
+
+    Without conflicts it is the same whichever side is ours.
+
+    Raises:
+        Conflict: both sides changed a capability, and nothing says which to take.
+    """
+    renames = dict(resolution.rename)
+    atlas: Atlas = {}
+    conflicts = []
+    for name in sorted(ours.keys() | theirs.keys()):
+        before, mine, other = base.get(name), ours.get(name), theirs.get(name)
+        if mine == other or other == before:
+            taken: Capability | None = mine
+        elif mine == before:
+            taken = other
+        elif name in renames and mine and other:
+            taken = mine
+            new = check_name(renames[name])
+            if new in ours or new in theirs:
+                raise UsageError(f"--rename {name}={new}: {new!r} is taken already")
+            atlas[new] = other.model_copy(update={"name": new})
+        elif resolution.side:
+            taken = mine if resolution.side == "ours" else other
+        else:
+            conflicts.append(name)
+            continue
+        if taken:
+            atlas[name] = taken
+    if conflicts:
+        raise Conflict(conflicts)
+    return dict(sorted(atlas.items()))
+
+
+def _same_field(repository: Repository, revision: str, commit: str) -> None:
+    content = repository.git.blob(commit, FILE)
+    if content is None:
+        raise UsageError(f"{revision} is not a niwfctl revision: it has no {FILE}")
+    there, here = Config.parse(content.decode()), repository.config
+    if there.backbone.identity != here.backbone.identity:
+        raise UsageError(
+            f"{revision} stands on another backbone ({there.backbone.model}, "
+            f"{there.backbone.identity[:19]}) than this branch ({here.backbone.identity[:19]}): "
+            "capabilities of one do nothing sensible on the other"
+        )
+    if there.field != here.field or there.backbone.quant != here.backbone.quant:
+        raise UsageError(
+            f"{revision} has another coordinate map, tap layer or quantization than this branch: "
+            "begin both from one `niwfctl init`"
+        )
+
+
+def _commit(repository: Repository, ours: str, theirs: str, atlas: Atlas, message: str) -> str:
+    git = repository.git
+    tree, paths = git.merge_tree(ours, theirs)
+    foreign = [path for path in paths if not path.startswith(OURS)]
+    if foreign:
+        raise UsageError(
+            f"both sides changed {', '.join(foreign)}: merge these with `git merge`, then "
+            "`niwfctl verify`"
+        )
+    files = changed_files(repository.atlas(ours) | repository.atlas(theirs), {})
+    files |= changed_files({}, atlas)
+    return git.commit(files, message, [ours, theirs], onto=tree)
+
+
+def _report(commit: str, kind: str, before: Atlas, after: Atlas) -> Merged:
+    both = before.keys() & after.keys()
+    return Merged(
+        commit,
+        kind,
+        tuple(sorted(after.keys() - before.keys())),
+        tuple(sorted(name for name in both if before[name] != after[name])),
+        tuple(sorted(before.keys() - after.keys())),
+    )

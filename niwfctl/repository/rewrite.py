@@ -1,0 +1,113 @@
+"""Commits that change the atlas without training: rollback, rm, mv."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from niwfctl.atlas import Atlas, Capability, check_name
+from niwfctl.errors import UnknownName, UsageError
+from niwfctl.repository.operations import command_line
+from niwfctl.repository.record import record
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+
+def remove(repository: Repository, name: str, message: str | None) -> str:
+    """A commit without a capability; objects that others use stay in the tree.
+
+    Returns:
+        Id of the commit.
+
+    Raises:
+        UnknownName: there is no such capability.
+    """
+
+    def without(atlas: Atlas) -> Atlas:
+        _there(atlas, name)
+        return {other: capability for other, capability in atlas.items() if other != name}
+
+    return _recorded(repository, without, message or f"Remove {name}")
+
+
+def rename(repository: Repository, old: str, new: str, message: str | None) -> str:
+    """A commit in which a capability has another name.
+
+    Returns:
+        Id of the commit.
+
+    Raises:
+        UnknownName: there is no such capability.
+        UsageError: the new name is taken, or no name.
+    """
+    check_name(new)
+
+    def renamed(atlas: Atlas) -> Atlas:
+        capability = _there(atlas, old)
+        if new in atlas:
+            raise UsageError(f"{new!r} is a capability already: remove or rename it first")
+        atlas = {name: other for name, other in atlas.items() if name != old}
+        return atlas | {new: capability.model_copy(update={"name": new})}
+
+    return _recorded(repository, renamed, message or f"Rename {old} to {new}")
+
+
+def rollback(
+    repository: Repository, name: str | None, revision: str | None, dry_run: bool
+) -> tuple[str | None, Atlas]:
+    """A commit in which a capability, or the whole atlas, is as it was.
+
+    Args:
+        name: of the capability; None for the whole atlas.
+        revision: where to take it from; by default the last commit in which it was different.
+
+    Returns:
+        Id of the commit, None with `dry_run`; and the atlas it has, or would have.
+
+    Raises:
+        UnknownName: there is no such revision, or no such capability there.
+        UsageError: it is so already.
+    """
+    if name is None and revision is None:
+        raise UsageError("say what to bring back: a capability, `--to REV`, or both")
+    commit = repository.git.resolve(revision) if revision else _before(repository, name)
+    then = repository.atlas(commit)
+    if name is not None and name not in then:
+        raise UnknownName(f"there was no capability {name!r} at {revision or commit[:12]}")
+
+    def brought_back(atlas: Atlas) -> Atlas:
+        return dict(then) if name is None else atlas | {name: then[name]}
+
+    now = repository.atlas()
+    after = brought_back(dict(now))
+    if after == now:
+        raise UsageError(f"{name or 'everything'} is as it was at {commit[:12]} already")
+    if dry_run:
+        return None, after
+    message = f"Roll back {name or 'everything'} to {commit[:12]}"
+    return _recorded(repository, brought_back, message), after
+
+
+def _before(repository: Repository, name: str) -> str:
+    """The newest commit in which a capability was, and was not what it is now."""
+    now: Capability | None = repository.atlas().get(name)
+    for commit in repository.history.log():
+        then = repository.atlas(commit.id).get(name)
+        if then is not None and then != now:
+            return commit.id
+    raise UnknownName(
+        f"{name!r} has no earlier version in this history: see `niwfctl log`, and give --to"
+    )
+
+
+def _there(atlas: Atlas, name: str) -> Capability:
+    if name not in atlas:
+        there = ", ".join(sorted(atlas)) or "none yet"
+        raise UnknownName(f"no capability is called {name!r}: there are {there}")
+    return atlas[name]
+
+
+def _recorded(repository: Repository, change, message: str) -> str:
+    repository.git.require_identity(repository.path)
+    with repository.writing(), repository.operations.recording(command_line()):
+        return record(repository, change, message)
