@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -61,14 +62,12 @@ class ActiveField:
         ranks: rank of each basis; a gate is repeated over the rows of its basis.
         scale: α/r.
         factors: the bases.
-        decoding: the bases for passes of a single token.
     """
 
     gates: Callable[[Tensor], Tensor]
     ranks: tuple[int, ...]
     scale: float
     factors: Factors
-    decoding: Factors
 
     @classmethod
     def of(
@@ -78,21 +77,24 @@ class ActiveField:
         gates: Callable[[Tensor], Tensor],
         scale: float,
     ) -> ActiveField:
-        """A field over trainable bases, which only ever sees whole sequences."""
-        factors = Factors.stack(groups, bases)
-        return cls(gates, tuple(basis.rank for basis in bases), scale, factors, factors)
+        """A field over bases, trainable or not."""
+        ranks = tuple(basis.rank for basis in bases)
+        return cls(gates, ranks, scale, Factors.stack(groups, bases))
 
     @classmethod
     def of_region(cls, groups: Sequence[SiteGroup], region: Region) -> ActiveField:
-        """The field of a sealed region, ready to generate.
+        """The field of a sealed region."""
+        return cls.of(groups, region.bases, region.gates, region.scale)
+
+    @cached_property
+    def decoding(self) -> Factors:
+        """The bases for passes of a single token, made when the first such pass comes.
 
         On a CPU, bf16 products of a single token spend 18 µs on dispatch where float32 ones take
-        4 in all, so decoding gets float32 copies.
+        4 in all.
         """
-        field = cls.of(groups, region.bases, region.gates, region.scale)
-        if field.factors.down[0].device.type == "cpu":
-            field.decoding = field.factors.float()
-        return field
+        on_cpu = self.factors.down[0].device.type == "cpu"
+        return self.factors.float() if on_cpu else self.factors
 
     def row_gates(self, z: Tensor) -> Tensor:
         """Scaled gates, float32 [layers, batch, 1, Σ ranks]."""

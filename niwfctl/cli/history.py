@@ -11,7 +11,7 @@ from niwfctl.cli.main import app
 from niwfctl.cli.make import AsJson
 from niwfctl.cli.output import emit_json, out
 from niwfctl.cli.schema import capability_json, commit_json, run_json
-from niwfctl.cli.show import run_line, show_capability, show_commit
+from niwfctl.cli.show import run_line, show_capability, show_commit, show_graph_line
 
 
 @app.command()
@@ -57,12 +57,18 @@ def log(
     revision: Annotated[str, typer.Argument(help="Where to begin.")] = "HEAD",
     limit: Annotated[int | None, typer.Option("-n", "--max-count", help="At most so many.")] = None,
     oneline: Annotated[bool, typer.Option("--oneline", help="One line a commit.")] = False,
+    graph: Annotated[bool, typer.Option("--graph", help="Draw how branches meet.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the history, in terms of capabilities."""
     from niwfctl.repository import Repository
 
-    commits = Repository.open(ctx.obj).history.log(revision, limit)
+    history = Repository.open(ctx.obj).history
+    if graph and not as_json:
+        for drawn, commit in history.graph(revision, limit):
+            show_graph_line(drawn, commit)
+        return
+    commits = history.log(revision, limit)
     if as_json:
         emit_json([commit_json(commit) for commit in commits])
     elif oneline:

@@ -117,6 +117,18 @@ def show_commit(commit: Commit) -> None:
         out.print()
 
 
+def show_graph_line(drawn: str, commit: Commit | None) -> None:
+    """A line of git's graph, with what its commit did."""
+    out.print(drawn, markup=False, end="")
+    if commit:
+        refs = f" ({', '.join(commit.refs)})" if commit.refs else ""
+        out.print(f"{commit.id[:7]}{refs} ", style="yellow", markup=False, end="")
+        out.print(commit.message.split("\n", 1)[0], markup=False, end="")
+        names = (f" {_SIGNS[one.kind]} {one.capability.name}" for one in commit.changes)
+        out.print("".join(names), end="")
+    out.print()
+
+
 def _change(capability: Capability) -> str:
     entry = capability.regions[-1]
     run = entry.run

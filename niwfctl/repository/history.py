@@ -58,6 +58,20 @@ class History:
         contents = self._git.blobs(blob for _, changes in parsed for _, blob, _ in changes)
         return [Commit(*fields, tuple(_changes(changes, contents))) for fields, changes in parsed]
 
+    def graph(
+        self, revision: str = "HEAD", limit: int | None = None
+    ) -> list[tuple[str, Commit | None]]:
+        """Lines of git's graph, each with the commit it shows, or None between commits.
+
+        Raises:
+            UnknownName: there is no such revision.
+        """
+        commits = {commit.id: commit for commit in self.log(revision, limit)}
+        options = ["--graph", *([f"--max-count={limit}"] if limit is not None else [])]
+        text = self._git.log(self._git.resolve(revision), "%x1e%H", *options)
+        lines = (line.partition("\x1e") for line in text.split("\n"))
+        return [(drawn, commits.get(commit)) for drawn, _, commit in lines]
+
 
 def _parse(record: str) -> tuple[tuple, list[tuple[str, str, str]]]:
     """The fields of a commit, and (kind, blob, path) of each manifest it changed."""
