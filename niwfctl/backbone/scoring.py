@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,8 +64,13 @@ class Scorer:
         return torch.nn.functional.cross_entropy(logits, targets, reduction="sum"), len(row_of)
 
     @torch.no_grad()
-    def score(self, rows: Sequence[Tokens], batch_size: int) -> Score:
-        """Perplexity over all rows."""
+    def score(
+        self,
+        rows: Sequence[Tokens],
+        batch_size: int,
+        between: Callable[[], None] = lambda: None,
+    ) -> Score:
+        """Perplexity over all rows; `between` is called after every batch and may raise."""
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # less padding
         total, count = 0.0, 0
         coordinates: list[Tensor] = []
@@ -73,6 +78,7 @@ class Scorer:
             loss, tokens = self.loss([rows[index] for index in batch])
             total, count = total + loss.item(), count + tokens
             coordinates.append(self.adapter.z.cpu())
+            between()
         in_order = torch.empty(len(rows), coordinates[0].shape[1])
         in_order[order] = torch.cat(coordinates)
         return Score(math.exp(min(total / count, 700.0)), count, in_order)

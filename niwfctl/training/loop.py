@@ -113,7 +113,7 @@ class Trainer:
         Args:
             report: called after every step.
             save: called with the record and tensors of a checkpoint.
-            stop: asked after every step; True saves and ends.
+            stop: asked after every step and measured batch; True saves and ends.
             save_seconds: time between checkpoints.
 
         Raises:
@@ -121,10 +121,16 @@ class Trainer:
             TrainingError: loss or gradient is not finite; the last checkpoint is kept.
         """
         run = self.run
+
+        def pause_if_asked() -> None:
+            if stop():
+                save(run, self.tensors())
+                raise TrainingInterrupted(run.name, run.step, run.steps)
+
         if run.base_perplexity is None:
             report(Progress("measuring the base", run.step, run.steps))
             self.adapter.active = None
-            run.base_perplexity = self._score(self.held_out).perplexity
+            run.base_perplexity = self._score(self.held_out, pause_if_asked).perplexity
         saved, validation, speed = time.monotonic(), None, _Speed()
         while run.step < run.steps:
             started = time.monotonic()
@@ -135,19 +141,18 @@ class Trainer:
             speed.add(tokens, seconds)
             if run.step % max(run.steps // GLANCES, 1) == 0 and run.step < run.steps:
                 self.adapter.active = self._sealed()
-                validation = self._score(self.held_out[:GLANCE_ROWS]).perplexity
+                glance = self._score(self.held_out[:GLANCE_ROWS], lambda: None)
+                validation = glance.perplexity
             left = speed.seconds * (run.steps - run.step)
             report(
                 Progress("training", run.step, run.steps, run.loss, validation, speed.rate, left)
             )
-            stopping = stop()
-            if stopping or run.step == run.steps or time.monotonic() - saved >= save_seconds:
+            pause_if_asked()
+            if run.step == run.steps or time.monotonic() - saved >= save_seconds:
                 save(run, self.tensors())
                 saved = time.monotonic()
-            if stopping:
-                raise TrainingInterrupted(run.name, run.step, run.steps)
         report(Progress("measuring", run.step, run.steps, run.loss))
-        self._measure()
+        self._measure(pause_if_asked)
         save(run, self.tensors())
 
     def step(self) -> tuple[float, int]:
@@ -188,9 +193,9 @@ class Trainer:
         }
         return [orders[place // count][place % count] for place in places]
 
-    def _measure(self) -> None:
+    def _measure(self, pause_if_asked: Callable[[], None]) -> None:
         self.adapter.active = self._sealed()
-        score = self._score(self.held_out)
+        score = self._score(self.held_out, pause_if_asked)
         witness = probe(self.adapter)
         self.run.perplexity = score.perplexity
         self.run.witness = Witness(
@@ -198,8 +203,8 @@ class Trainer:
         )
         self._outcome = {"held_out": score.coordinates, "probe": witness.sample}
 
-    def _score(self, rows: Sequence[Tokens]) -> Score:
-        return self.scorer.score(rows, self.options.batch_size)
+    def _score(self, rows: Sequence[Tokens], between: Callable[[], None]) -> Score:
+        return self.scorer.score(rows, self.options.batch_size, between)
 
     def _field(self) -> ActiveField:
         """The field as it is trained: float32 parameters, computed with in the model's dtype."""
