@@ -119,6 +119,15 @@ class Model:
             found += self._answers(prompts, max_new_tokens, 0.0, None)
         return found
 
+    @torch.no_grad()
+    def coordinate(self, prompt: str) -> Tensor:
+        """z of a prompt, float32 [dim]."""
+        row = prompt_tokens(self.backbone.tokenizer, [Message("user", prompt)])
+        tokens = torch.tensor([row], device=self.backbone.model.device)
+        with self.adapter.prompts(prompt_mask([len(row)], len(row), self.skip).to(tokens.device)):
+            self.backbone.model.get_decoder()(tokens, use_cache=False)
+        return self.adapter.z[0].cpu()
+
     def score(self, examples: Sequence[Example], batch_size: int = 8) -> Score:
         """Perplexity on the answers' tokens, with what is active.
 
