@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import save_tiny, write_data
 from typer.testing import CliRunner, Result
 
@@ -18,7 +19,8 @@ QUICK = TrainingOptions(steps=3, batch_size=4, rank=2, val_split=0.2, lr=0.01)
 
 @pytest.fixture(scope="session", autouse=True)
 def _private_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A cache and a git identity of the tests' own."""
+    """A cache and a git identity of the tests' own; one thread, since tiny products gain by it."""
+    torch.set_num_threads(1)
     home = tmp_path_factory.mktemp("home")
     config = home / "gitconfig"
     config.write_text("[user]\n\tname = Ada\n\temail = ada@example.org\n")

@@ -11,11 +11,18 @@ from niwfstore import write_atomic
 
 from niwfctl.errors import BackboneError
 
-_DEFINING = ("*.safetensors", "*.gguf", "config.json")
+_DEFINING = (
+    "*.safetensors",
+    "*.gguf",
+    "config.json",
+    "tokenizer*.json",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
 
 
 def files_identity(path: Path, cache: Path) -> str:
-    """`sha256:…` over a model folder's weight files and configuration, or over one GGUF file.
+    """`sha256:…` over a folder's weights, configuration and tokenizer, or over a GGUF file.
 
     Args:
         path: the folder or file.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -103,7 +104,7 @@ def load(source: Source, quant: str = "none") -> Backbone:
             model = AutoModelForCausalLM.from_pretrained(
                 source.folder, revision=source.revision, **options
             )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BackboneError(f"the backbone {source.folder} cannot be loaded: {reason}") from error
     _keep_gradients_right(model)

@@ -125,11 +125,7 @@ def train(
     """Train a capability. Ctrl-C saves; `--resume` goes on."""
     from niwfctl.repository import Repository
 
-    given = {
-        key
-        for key in ctx.params
-        if ctx.get_parameter_source(key) == click.core.ParameterSource.COMMANDLINE
-    }
+    given = {key for key in ctx.params if ctx.get_parameter_source(key).name == "COMMANDLINE"}
     if resume and given & (set(TrainingOptions.model_fields) | {"data", "restart"}):
         raise UsageError(
             "--resume goes on with the options the training began with: give no others"

@@ -5,8 +5,8 @@ A kill can leave no index.lock behind, since none is taken, and everything git w
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import IO
 
 import git
-from niwfstore.atomic import fsync_dir, make_dirs, write_atomic
+from niwfstore.atomic import make_dirs, write_atomic
 
 from niwfctl.errors import GitError, NotARepository, UnknownName, UsageError
+from niwfctl.repository.index import rewrite_index
 
 Changes = Mapping[str, bytes | None]
+_DISK_FULL = (os.strerror(errno.ENOSPC), "Out of diskspace")  # as the system and as git say it
 _NO_OBJECT = "0" * 40
 _DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
 
@@ -173,7 +175,7 @@ class Git:
 
         Every file, and the index, is replaced atomically.
         """
-        paths, index = list(paths), self.folder / "index"
+        paths = list(paths)
         with self._command("update the index"), self._scratch() as scratch:
             listed = self._run.ls_tree("-r", "-z", commit, "--", *paths)
             entries = (entry.split("\t", 1) for entry in listed.split("\0") if entry)
@@ -181,16 +183,16 @@ class Git:
             contents = self.blobs(blobs.values())
             for path in paths:
                 if path in blobs:
-                    write_atomic(self.worktree / path, contents[blobs[path]])
+                    # Through a temporary file that is no part of the work tree: a kill leaves it.
+                    write_atomic(self.worktree / path, contents[blobs[path]], scratch=scratch)
                 else:
                     (self.worktree / path).unlink(missing_ok=True)
-            copy = scratch / "index"
-            if index.exists():
-                shutil.copyfile(index, copy)
-            self._stage({path: blobs.get(path) for path in paths}, {"GIT_INDEX_FILE": str(copy)})
-            if copy.exists():
-                os.replace(copy, index)
-                fsync_dir(self.folder)
+            staged = {path: blobs.get(path) for path in paths}
+            rewrite_index(
+                self.folder,
+                scratch,
+                lambda index: self._stage(staged, {"GIT_INDEX_FILE": str(index)}),
+            )
 
     def advance(self, new: str, old: str | None, reason: str) -> None:
         """Moves HEAD's branch from `old` to `new`.
@@ -208,20 +210,18 @@ class Git:
             UsageError: local changes would be lost.
             GitError: the branch is no longer at `old`.
         """
-        index = self.folder / "index"
-        with self._scratch() as scratch:
-            copy = scratch / "index"
-            if index.exists():
-                shutil.copyfile(index, copy)
-            env = {"GIT_INDEX_FILE": str(copy)}
-            try:
-                # The index knows no file times for what `sync` put there.
-                self._git("update-index", "-q", "--refresh", env=env, with_exceptions=False)
-                self._git("read-tree", "-m", "-u", old, new, env=env)
-            except git.GitCommandError as error:
-                raise UsageError(f"local changes would be lost: {_reason(error)}") from error
-            os.replace(copy, index)
-            fsync_dir(self.folder)
+
+        def read(index: Path) -> None:
+            env = {"GIT_INDEX_FILE": str(index)}
+            # The index knows no file times for what `sync` put there.
+            self._git("update-index", "-q", "--refresh", env=env, with_exceptions=False)
+            self._git("read-tree", "-m", "-u", old, new, env=env)
+
+        try:
+            with self._scratch() as scratch:
+                rewrite_index(self.folder, scratch, read)
+        except git.GitCommandError as error:
+            raise UsageError(f"local changes would be lost: {_reason(error)}") from error
         self.advance(new, old, reason)
 
     def merge_base(self, one: str, other: str) -> str | None:
@@ -347,6 +347,8 @@ class Git:
         try:
             yield
         except git.GitCommandError as error:
+            if any(words in str(error.stderr) for words in _DISK_FULL):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise GitError(f"git could not {purpose}: {_reason(error)}") from error
 
 

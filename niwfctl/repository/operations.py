@@ -7,7 +7,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,16 +81,18 @@ class Operations:
         finally:
             operation.after = git.head()
             if not operation.empty:
-                self._append(operation)
+                # A full disk must not make what is done look undone; only `undo` is lost.
+                with suppress(OSError):
+                    self._append(operation)
 
     def set_aside(self, operation: Operation, name: str) -> None:
-        """Moves a training out of the way, to where `undo` finds it."""
+        """Moves a training out of the way, to where `undo` finds it, as far as the disk allows."""
         source = self._repository.trainings.root / name
-        if source.is_dir():
-            target = self._folder / operation.id / name
+        target = self._folder / operation.id / name
+        with suppress(OSError):
             target.parent.mkdir(parents=True, exist_ok=True)
-            operation.removed.append(name)
             source.replace(target)
+            operation.removed.append(name)
 
     def undo(self) -> Operation:
         """Takes back the last operation; done twice, it takes back the taking back.

@@ -55,12 +55,15 @@ def publish(file: IO[bytes], temporary: Path, target: Path, mode: int) -> None:
     fsync_dir(target.parent)
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o644, scratch: Path | None = None) -> None:
     """Writes a whole file atomically and durably.
+
+    Args:
+        scratch: folder in the same file system for the temporary file; beside `path` by default.
 
     Raises:
         OSError: the disk is full or read-only; `path` is then as it was.
     """
-    with temporary_file(path.parent) as (file, temporary):
+    with temporary_file(scratch or path.parent) as (file, temporary):
         file.write(data)
         publish(file, temporary, path, mode)

@@ -1,0 +1,74 @@
+"""git's index, rewritten without a lock that a kill could leave behind.
+
+git takes `index.lock` to change its index, and whoever is killed meanwhile leaves it. Here a copy
+is changed and put in place by one rename. A git command that read the index before that rename
+and writes it after would undo it, so such a command is waited for, and the change made again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from niwfstore.atomic import fsync_dir
+
+from niwfctl.errors import GitError
+
+PATIENCE = 10.0  # seconds after which another's lock counts as left behind by a kill
+ATTEMPTS = 50
+
+
+def rewrite_index(folder: Path, scratch: Path, change: Callable[[Path], None]) -> None:
+    """Changes the index of the repository at `folder`.
+
+    Args:
+        folder: the git folder.
+        scratch: folder in the same file system for the copy.
+        change: changes an index file in place, or makes it; may be called again.
+
+    Raises:
+        GitError: others change the index all the time.
+    """
+    index, copy = folder / "index", scratch / "index"
+    for _ in range(ATTEMPTS):
+        abandoned = not _released(folder)
+        before = _stamp(index)
+        copy.unlink(missing_ok=True)
+        if before:
+            shutil.copyfile(index, copy)
+        change(copy)
+        ours = _stamp(copy)
+        if ours is None:
+            return
+        if (_locked(folder) and not abandoned) or _stamp(index) != before:
+            continue
+        os.replace(copy, index)
+        fsync_dir(folder)
+        if abandoned or (not _locked(folder) and _stamp(index) == ours):
+            return
+    raise GitError("git's index is being changed all the time: wait for that to end and try again")
+
+
+def _released(folder: Path) -> bool:
+    """Waits until no git command holds the index; whether that came to pass."""
+    deadline = time.monotonic() + PATIENCE
+    while _locked(folder):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _locked(folder: Path) -> bool:
+    return (folder / "index.lock").exists()
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

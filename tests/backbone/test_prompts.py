@@ -1,0 +1,233 @@
+"""Behaviour of prompts as tokens, of padded batches, and of scores on answers."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_model, tiny_tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from niwfctl.backbone.adapter import ActiveField, FieldAdapter
+from niwfctl.backbone.batch import batched, pad, prompt_mask
+from niwfctl.backbone.load import resolve
+from niwfctl.backbone.prompts import Tokens, common_prefix, encode, prompt_tokens, render
+from niwfctl.backbone.scoring import Scorer
+from niwfctl.backbone.sites import find_sites
+from niwfctl.errors import DataError
+from niwfctl.field.basis import Basis
+from niwfctl.field.coordinates import CoordinateMap
+from niwfctl.field.generator import Generator
+from niwfctl.training.data import Example, Message
+
+ADD = Example((Message("user", "Add 1 and 2."),), "3", "sums.jsonl:7")
+BRIEF = Example((Message("system", "Be brief."), *ADD.messages), "3", "sums.jsonl:8")
+TALK = Example(
+    (Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye")), "Farewell", "x"
+)
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}"
+    "{% endif %}[{{ m.content }}]{% endfor %}"
+)
+# Writes the thoughts of the last turn only, so that an answer changes what was before it.
+REWRITING = (
+    "{% for m in messages %}{{ '<think>' if loop.last else '' }}{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}|{% endif %}"
+)
+token_rows = st.lists(st.integers(0, 255), min_size=1, max_size=12)
+rows_to_score = st.lists(st.builds(Tokens, token_rows, token_rows), min_size=1, max_size=6)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny products gain nothing from threads, and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def chatml() -> PreTrainedTokenizerBase:
+    """The embedded backbone's tokenizer, with ChatML as its template."""
+    return AutoTokenizer.from_pretrained(resolve("smollm2").folder)
+
+
+@pytest.fixture
+def plain() -> PreTrainedTokenizerBase:
+    return tiny_tokenizer()
+
+
+@pytest.mark.parametrize("example", [ADD, BRIEF, TALK])
+def test_a_backbones_own_template_is_used_and_the_answer_ends_with_the_turn(
+    chatml: PreTrainedTokenizerBase, example: Example
+) -> None:
+    tokens = encode(chatml, example)
+    assert chatml.decode(tokens.answer) == f"{example.answer}<|im_end|>"
+    assert tokens.answer.count(chatml.eos_token_id) == 1
+    prompt = chatml.decode(tokens.prompt)
+    assert prompt.endswith(
+        f"<|im_start|>user\n{example.messages[-1].content}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert tokens.prompt == prompt_tokens(chatml, example.messages)
+    assert len(tokens) == len(tokens.prompt) + len(tokens.answer)
+
+
+def test_a_system_message_takes_the_place_of_the_templates_own(
+    chatml: PreTrainedTokenizerBase,
+) -> None:
+    assert render(chatml, BRIEF.messages).startswith("<|im_start|>system\nBe brief.<|im_end|>")
+    assert "Be brief." not in render(chatml, ADD.messages)
+
+
+def test_a_backbone_without_a_template_gets_the_documented_one(
+    plain: PreTrainedTokenizerBase,
+) -> None:
+    tokens = encode(plain, BRIEF)
+    assert plain.decode(tokens.prompt) == (
+        "<s>Be brief.\n\n### Instruction:\nAdd 1 and 2.\n\n### Response:\n"
+    )
+    assert tokens.prompt[0] == plain.bos_token_id
+    assert plain.decode(tokens.answer) == "3</s>"
+    assert tokens.answer[-1] == plain.eos_token_id
+
+
+def test_earlier_turns_are_part_of_the_prompt(plain: PreTrainedTokenizerBase) -> None:
+    tokens = encode(plain, TALK)
+    assert plain.decode(tokens.prompt) == (
+        "<s>### Instruction:\nHi\n\n### Response:\nHello</s>\n\n"
+        "### Instruction:\nBye\n\n### Response:\n"
+    )
+    assert plain.decode(tokens.answer) == "Farewell</s>"
+
+
+def test_a_template_that_rewrites_the_prompt_still_gives_the_answer_and_its_end(
+    plain: PreTrainedTokenizerBase,
+) -> None:
+    plain.chat_template = REWRITING
+    tokens = encode(plain, ADD)
+    assert plain.decode(tokens.prompt) == "<think>Add 1 and 2.|"
+    assert plain.decode(tokens.answer) == "3</s>"
+
+
+def test_a_conversation_that_the_template_refuses_is_named_by_its_origin(
+    plain: PreTrainedTokenizerBase,
+) -> None:
+    plain.chat_template = NO_SYSTEM
+    assert plain.decode(encode(plain, ADD).prompt) == "[Add 1 and 2.]"
+    with pytest.raises(DataError, match=r"^sums\.jsonl:8: .*\(no system role\)") as error:
+        encode(plain, BRIEF)
+    assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="no system role"):
+        prompt_tokens(plain, BRIEF.messages)
+
+
+@given(answer=st.text(st.characters(codec="utf-8"), min_size=1))
+def test_prompt_and_answer_are_the_whole_conversation(answer: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokens = encode(tokenizer, Example(ADD.messages, answer, "x"))
+    whole = render(tokenizer, ADD.messages) + answer + "</s>"
+    assert tokens.prompt + tokens.answer == tokenizer(whole, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "length"),
+    [([[1, 2, 3], [1, 2, 4]], 2), ([[1, 2], [1, 2, 4]], 2), ([[1], [2]], 0), ([[1, 2]], 2)],
+)
+def test_the_common_prefix_is_what_all_rows_begin_with(rows: list, length: int) -> None:
+    assert common_prefix(rows) == length
+
+
+def test_rows_are_padded_on_either_side() -> None:
+    assert pad([[1, 2, 3], [4]]).tolist() == [[1, 2, 3], [4, 0, 0]]
+    assert pad([[1, 2, 3], [4]], left=True).tolist() == [[1, 2, 3], [0, 0, 4]]
+
+
+def test_batches_are_runs_of_at_most_so_many_rows() -> None:
+    assert list(batched([1, 2, 3, 4, 5], 2)) == [[1, 2], [3, 4], [5]]
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"), [(False, ["0110", "1000", "0111"]), (True, ["0011", "0001", "0111"])]
+)
+def test_the_mask_leaves_out_the_prefix_but_never_a_rows_last_token(
+    left: bool, expected: list[str]
+) -> None:
+    lengths, skip = [3, 1, 4], 1
+    mask = prompt_mask(lengths, 4, skip, left=left)
+    assert ["".join(map(str, row)) for row in mask.int().tolist()] == expected
+    assert prompt_mask(lengths, 4, 99, left=left).sum(1).tolist() == [1, 1, 1]
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), skip=st.integers(0, 9))
+def test_the_mask_of_rows_at_the_right_edge_is_that_at_the_left_edge_moved(
+    lengths: list[int], skip: int
+) -> None:
+    begun, ended = (prompt_mask(lengths, 9, skip, left=left) for left in (False, True))
+    for length, one, other in zip(lengths, begun, ended, strict=True):
+        assert one[:length].tolist() == other[9 - length :].tolist()
+        assert 1 <= one.sum() == other.sum()
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    """Scores with an active field whose gates differ from prompt to prompt."""
+    model = tiny_model()
+    sites = find_sites(model, 2)
+    random = torch.Generator().manual_seed(3)
+    states = torch.randn(50, 64, generator=random) * 0.1
+    adapter = FieldAdapter(model, sites, CoordinateMap.fit(states, 4))
+    basis = Basis.initial(sites, 2, random)
+    for up in basis.up.values():
+        up.normal_(std=0.3, generator=random)
+    generator = Generator(4, 2, 1).requires_grad_(False)
+    torch.nn.init.normal_(generator.outer.weight, generator=random)
+    adapter.active = ActiveField.of(adapter.groups, [basis], generator, 1.0)
+    return Scorer(adapter, skip=1)
+
+
+@torch.no_grad()
+def plain_loss(scorer: Scorer, row: Tokens) -> float:
+    """The row's loss, from the logits of all its tokens."""
+    tokens = torch.tensor([row.prompt + row.answer])
+    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    mask[0, min(1, len(row.prompt) - 1) : len(row.prompt)] = True
+    with scorer.adapter.prompts(mask):
+        logits = scorer.adapter.model(tokens).logits[0]
+    begin = len(row.prompt)
+    return torch.nn.functional.cross_entropy(
+        logits[begin - 1 : -1], tokens[0, begin:], reduction="sum"
+    ).item()
+
+
+@settings(deadline=None, max_examples=25)
+@given(rows=rows_to_score, batch_size=st.integers(1, 4))
+def test_a_score_is_the_plain_cross_entropy_of_the_answers(
+    scorer: Scorer, rows: list[Tokens], batch_size: int
+) -> None:
+    score = scorer.score(rows, batch_size)
+    assert score.tokens == sum(len(row.answer) for row in rows)
+    expected = math.exp(sum(plain_loss(scorer, row) for row in rows) / score.tokens)
+    assert score.perplexity == pytest.approx(expected, rel=1e-4)
+
+
+@settings(deadline=None, max_examples=25)
+@given(rows=rows_to_score)
+def test_rows_of_different_lengths_are_scored_together_as_if_alone(
+    scorer: Scorer, rows: list[Tokens]
+) -> None:
+    with torch.no_grad():
+        together, count = scorer.loss(rows)
+        alone = [scorer.loss([row]) for row in rows]
+    assert count == sum(tokens for _, tokens in alone)
+    torch.testing.assert_close(together, sum(loss for loss, _ in alone), atol=1e-3, rtol=1e-4)
+
+
+@settings(deadline=None, max_examples=10)
+@given(rows=rows_to_score)
+def test_coordinates_come_in_the_order_of_the_rows(scorer: Scorer, rows: list[Tokens]) -> None:
+    coordinates = scorer.score(rows, 2).coordinates
+    for row, z in zip(rows, coordinates, strict=True):
+        torch.testing.assert_close(scorer.score([row], 1).coordinates[0], z, atol=1e-4, rtol=1e-4)

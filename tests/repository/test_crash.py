@@ -1,0 +1,345 @@
+"""G5: a kill at any instant, a full disk, or several writers leave every commit intact."""
+
+import ctypes
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import git
+import pytest
+import torch
+
+from niwfctl.errors import GitError, NiwfError, StorageError, UsageError
+from niwfctl.repository import Repository
+from niwfctl.training import checkpoint
+
+NAMES = {"apple", "plum", "pear"}
+WRITING = {"hash-object", "read-tree", "update-index", "write-tree", "commit-tree", "update-ref"}
+KILLED = -signal.SIGKILL
+PAGE = 4096
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A forked process has none of its parent's threads, and must not wait for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory: pytest.TempPathFactory, _trained: Path) -> Path:
+    """A repository with `apple` committed, and finished trainings of `plum` and `pear`."""
+    path = shutil.copytree(_trained, tmp_path_factory.mktemp("waiting") / "repository")
+    repository = Repository.open(path)
+    add_trainings(repository, "apple", ["plum", "pear"])
+    repository.commit(["apple"], "Apples")
+    return path
+
+
+def add_trainings(repository: Repository, like: str, names: list[str]) -> None:
+    """More finished trainings like a given one, each with weights of its own."""
+    run, tensors = checkpoint.load(repository.trainings.checkpoint(like))
+    for number, name in enumerate(names, start=1):
+        own = {k: v + number if k.startswith("bases.") else v for k, v in tensors.items()}
+        record = run.model_copy(update={"name": name, "id": f"{name:x>12}"})
+        checkpoint.save(repository.trainings.checkpoint(name), record, own)
+
+
+def start(work: Callable[[], object]) -> int:
+    """Begins `work` in a forked process, which is faster to start than a new one."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(code)
+
+
+def ended(child: int) -> int:
+    """Waits for a process; its exit code, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_at(moment: int) -> None:
+    """Makes this process kill itself around one of its steps towards the disk."""
+    left = moment
+
+    def pass_by() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def deadly(call: Callable, counts: Callable[..., bool] = lambda *_: True) -> Callable:
+        def wrapped(*arguments: object, **options: object) -> object:
+            if not counts(*arguments):
+                return call(*arguments, **options)
+            pass_by()
+            result = call(*arguments, **options)
+            if call is not fsync:  # after a kill, what was synced looks like what was not
+                pass_by()
+            return result
+
+        return wrapped
+
+    fsync = os.fsync
+    os.fsync, os.replace, os.rename = map(deadly, (fsync, os.replace, os.rename))
+    git.Git.execute = deadly(git.Git.execute, lambda _, command: bool(WRITING & set(command)))
+
+
+def run_git(path: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(path), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def intact(path: Path) -> Repository:
+    """Opens a repository and proves it valid."""
+    run_git(path, "fsck", "--strict")
+    assert not (path / ".git" / "index.lock").exists()
+    repository = Repository.open(path)
+    report = repository.verify()
+    assert report.ok, report
+    return repository
+
+
+def settled(path: Path, names: set[str]) -> None:
+    """The repository is valid, has these capabilities, and nothing is left to commit."""
+    repository = intact(path)
+    assert set(repository.atlas()) == names
+    assert repository.uncommitted() == []
+    assert run_git(path, "status", "--porcelain") == ""
+
+
+def test_a_kill_at_any_step_of_a_commit_leaves_the_old_state_or_the_new(
+    waiting: Path, tmp_path: Path
+) -> None:
+    old = Repository.open(waiting).git.head()
+    for moment in count(1):
+        path = shutil.copytree(waiting, tmp_path / str(moment))
+
+        def commit(path: Path = path, moment: int = moment) -> None:
+            kill_at(moment)
+            Repository.open(path).commit([], "Fruit")
+
+        code = ended(start(commit))
+        assert code in (0, KILLED)
+        repository = intact(path)
+        if repository.git.head() == old:
+            assert set(repository.atlas()) == {"apple"}
+            assert {run.name for run in repository.uncommitted()} == {"plum", "pear"}
+            repository.commit([], "Fruit")
+        else:
+            assert repository.git.resolve("HEAD~1") == old
+            assert set(repository.atlas()) == NAMES
+            with pytest.raises(NiwfError, match="nothing to commit"):
+                repository.commit([], "Fruit")
+        settled(path, NAMES)
+        shutil.rmtree(path)
+        if code == 0:
+            break
+    assert moment > 50
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_kill_at_any_step_of_saving_leaves_the_old_checkpoint_or_the_new(
+    waiting: Path, tmp_path: Path, again: bool
+) -> None:
+    run, tensors = checkpoint.load(Repository.open(waiting).trainings.checkpoint("plum"))
+    old, new = tmp_path / "old", tmp_path / "new"
+    checkpoint.save(old, run.model_copy(update={"step": 1}), {k: v + 1 for k, v in tensors.items()})
+    checkpoint.save(new, run, tensors)
+    for moment in count(1):
+        path = tmp_path / str(moment) / "checkpoint"
+        if again:
+            path.parent.mkdir()
+            shutil.copyfile(old, path)
+
+        def save(path: Path = path, moment: int = moment) -> None:
+            kill_at(moment)
+            checkpoint.save(path, run, tensors)
+
+        code = ended(start(save))
+        assert code in (0, KILLED)
+        if again or path.exists():
+            checkpoint.load(path)
+            assert path.read_bytes() in (old.read_bytes(), new.read_bytes())
+        if code == 0:
+            break
+    assert path.read_bytes() == new.read_bytes()
+    assert moment > 4
+
+
+def test_a_git_killed_while_it_moves_the_branch_loses_nothing(waiting: Path, tmp_path) -> None:
+    path = shutil.copytree(waiting, tmp_path / "repository")
+    repository = Repository.open(path)
+    old = repository.git.head()
+    hook = path / ".git" / "hooks" / "reference-transaction"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nif [ $1 = prepared ]; then kill -9 $PPID; fi\n")
+    hook.chmod(0o755)
+    with pytest.raises(GitError):
+        repository.commit([], "Fruit")
+    assert intact(path).git.head() == old
+    hook.unlink()
+    left = [str(lock) for lock in (path / ".git").rglob("*.lock") if "niwf" not in lock.parts]
+    assert left
+    with pytest.raises(GitError, match=r"\.lock") as error:
+        repository.commit([], "Fruit")
+    assert "\n" not in str(error.value)
+    for lock in left:
+        os.unlink(lock)
+    repository.commit([], "Fruit")
+    settled(path, NAMES)
+
+
+def small_disk(folder: Path) -> None:
+    """Gives this process, and no other, a disk of 64 MB at `folder`."""
+    user, group = os.getuid(), os.getgid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x10020000):  # new user and mount namespaces
+        raise OSError(ctypes.get_errno(), "unshare")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    if libc.mount(b"none", bytes(folder), b"tmpfs", 0, b"size=64m"):
+        raise OSError(ctypes.get_errno(), "mount")
+
+
+def test_a_full_disk_at_any_write_of_a_commit_loses_nothing(waiting: Path, tmp_path: Path) -> None:
+    path, ballast = tmp_path / "repository", tmp_path / "ballast"
+
+    def run_out_of_space() -> None:
+        small_disk(tmp_path)
+        for free in count(0, PAGE):
+            repository = Repository.open(shutil.copytree(waiting, path))
+            old = repository.git.head()
+            space = os.statvfs(tmp_path)
+            with ballast.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_bsize - free)
+            try:
+                repository.commit([], "Fruit")
+                break
+            except StorageError:
+                repository = intact(path)
+            assert repository.git.head() == old
+            assert {run.name for run in repository.uncommitted()} == {"plum", "pear"}
+            ballast.unlink()
+            repository.commit([], "Fruit")
+            settled(path, NAMES)
+            shutil.rmtree(path)
+        settled(path, NAMES)
+        assert free > 10 * PAGE
+
+    if ended(start(lambda: small_disk(tmp_path))):
+        pytest.skip("this machine lets no process mount a disk of its own")
+    assert ended(start(run_out_of_space)) == 0
+
+
+def test_a_disk_that_refuses_any_write_to_be_durable_loses_nothing(
+    waiting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+    for moment in count(1):
+        path = shutil.copytree(waiting, tmp_path / str(moment))
+        repository = Repository.open(path)
+        calls = count(1)
+
+        def full(descriptor: int, calls: Iterator[int] = calls, moment: int = moment) -> None:
+            if next(calls) == moment:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            fsync(descriptor)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            try:
+                repository.commit([], "Fruit")
+            except StorageError:
+                assert set(intact(path).atlas()) == {"apple"}
+                patch.undo()
+                repository.commit([], "Fruit")
+        settled(path, NAMES)
+        shutil.rmtree(path)
+        if next(calls) <= moment:
+            break
+    assert moment > 20
+
+
+def test_eight_writers_at_once_lose_nothing(waiting: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(waiting, tmp_path / "repository")
+    names = [f"writer-{number}" for number in range(8)]
+    add_trainings(Repository.open(path), "plum", names)
+    Repository.open(path).commit(["plum", "pear"], "Fruit")
+    before = int(run_git(path, "rev-list", "--count", "HEAD"))
+    children = [
+        start(lambda name=name: Repository.open(path).commit([name], f"Add {name}"))
+        for name in names
+    ]
+    assert [ended(child) for child in children] == [0] * 8
+    settled(path, NAMES | set(names))
+    assert int(run_git(path, "rev-list", "--count", "HEAD")) == before + 8
+
+
+def test_plain_commits_racing_with_ours_lose_nothing(waiting: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(waiting, tmp_path / "repository")
+    names = [f"racer-{number}" for number in range(6)]
+    add_trainings(Repository.open(path), "plum", names)
+    Repository.open(path).commit(["plum", "pear"], "Fruit")
+
+    def ours() -> None:
+        for name in names:
+            for _ in range(20):  # a plain commit may be quicker, or take along what is staged
+                if name not in Repository.open(path).atlas():
+                    with suppress(GitError, UsageError):
+                        Repository.open(path).commit([name], f"Add {name}")
+
+    child = start(ours)
+    notes = [f"note-{number}.txt" for number in range(20)]
+    for note in notes:
+        (path / note).write_text(note)
+        command = f"git add {note} && git commit --quiet -m {note}"
+        for _ in range(50):  # git gives up where someone else was quicker
+            if not subprocess.run(command, cwd=path, shell=True, capture_output=True).returncode:
+                break
+        time.sleep(0.05)
+    assert ended(child) == 0
+    settled(path, NAMES | set(names))
+    assert set(notes) <= set(run_git(path, "ls-tree", "--name-only", "HEAD").splitlines())
+
+
+def test_a_plain_add_under_way_during_a_commit_loses_nothing(waiting: Path, tmp_path) -> None:
+    path = shutil.copytree(waiting, tmp_path / "repository")
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    (path / "note.txt").write_text("A note\n")
+    (path / ".git" / "info").mkdir(exist_ok=True)
+    (path / ".git" / "info" / "attributes").write_text("note.txt filter=slow\n")
+    slow = f"filter.slow.clean=touch {begun}; while [ ! -e {go} ]; do sleep 0.02; done; cat"
+    adding = subprocess.Popen(["git", "-C", path, "-c", slow, "add", "note.txt"])
+    while not begun.exists():
+        assert adding.poll() is None
+        time.sleep(0.01)
+    committing = start(lambda: Repository.open(path).commit([], "Fruit"))
+    time.sleep(0.7)  # git holds the index still, while ours goes as far as it can
+    go.touch()
+    assert adding.wait() == 0
+    if ended(committing):
+        Repository.open(path).commit([], "Fruit")
+    run_git(path, "commit", "-m", "A note")
+    settled(path, NAMES)
+    assert "note.txt" in run_git(path, "ls-tree", "--name-only", "HEAD")
