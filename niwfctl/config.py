@@ -39,6 +39,19 @@ class FieldConfig(BaseModel):
     coordinates: str = _Oid
 
 
+class Gate(BaseModel):
+    """What a capability must fulfil to be shipped; `niwfctl check` measures it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    data: str = Field(description="data file, relative to the repository")
+    max_perplexity: float | None = Field(None, gt=0)
+    max_regression: float | None = Field(
+        None, ge=0, description="largest rise of perplexity over `--against`, as a share"
+    )
+    min_exact_match: float | None = Field(None, ge=0, le=1)
+
+
 class Config(BaseModel):
     """The whole file."""
 
@@ -47,6 +60,7 @@ class Config(BaseModel):
     format: int = FORMAT
     backbone: BackboneConfig
     field: FieldConfig
+    gates: dict[str, Gate] = Field(default_factory=dict, description="by capability")
 
     def dump(self) -> str:
         """The file's text."""

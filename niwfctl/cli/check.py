@@ -1,15 +1,21 @@
-"""verify, fsck, gc, doctor: is everything what it should be?"""
+"""verify, check, fsck, gc, doctor: is everything what it should be?"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from niwfstore import write_atomic
 
 from niwfctl.cli.main import app
 from niwfctl.cli.make import AsJson
 from niwfctl.cli.output import emit_json, err, out, size
+
+if TYPE_CHECKING:
+    from niwfctl.repository.verify import Check
 
 
 @app.command()
@@ -33,13 +39,35 @@ def verify(
         checks = [asdict(check) for check in report.checks]
         emit_json({"ok": report.ok, "revision": report.revision, "checks": checks})
     else:
-        for check in report.checks:
-            mark = "[green]ok[/]    " if check.ok else "[red]FAILED[/]"
-            out.print(f"{mark} {check.subject:<16} {check.check:<9} ", end="")
-            out.print(check.detail, markup=False)
-        failed = sum(not check.ok for check in report.checks)
-        out.print(f"{failed} of {len(report.checks)} checks failed" if failed else "all hold")
+        _show_checks(report.checks)
     raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def check(
+    ctx: typer.Context,
+    against: Annotated[
+        str | None, typer.Option(metavar="REV", help="For regressions; HEAD's parent by default.")
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write JUnit XML as well.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Verify HEAD and measure the gates of niwf.toml, for pipelines."""
+    from niwfctl.repository import Repository
+    from niwfctl.repository import check as gates
+
+    with err.status("checking"):
+        checks = gates.check(Repository.open(ctx.obj), against)
+    ok = all(check.ok for check in checks)
+    if junit:
+        write_atomic(ctx.obj / junit, gates.junit(checks))
+    if as_json:
+        emit_json({"ok": ok, "checks": [asdict(check) for check in checks]})
+    else:
+        _show_checks(checks)
+    raise typer.Exit(0 if ok else 1)
 
 
 @app.command()
@@ -99,3 +127,12 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
             out.print(f"{marks[finding.state]} {finding.name:<14} ", end="")
             out.print(finding.detail, markup=False)
     raise typer.Exit(1 if any(finding.state == "missing" for finding in findings) else 0)
+
+
+def _show_checks(checks: Sequence[Check]) -> None:
+    for check in checks:
+        mark = "[green]ok[/]    " if check.ok else "[red]FAILED[/]"
+        out.print(f"{mark} {check.subject:<16} {check.check:<11} ", end="")
+        out.print(check.detail, markup=False)
+    failed = sum(not check.ok for check in checks)
+    out.print(f"{failed} of {len(checks)} checks failed" if failed else "all hold")

@@ -25,7 +25,7 @@ TRAINING = {
 COMMANDS = [
     "init", "train", "commit", "checkout", "status", "log", "show", "diff", "run", "eval",
     "branch", "tag", "merge", "rollback", "rm", "mv", "undo", "remote", "push", "fetch", "pull",
-    "clone", "export", "verify", "fsck", "gc", "doctor",
+    "clone", "export", "verify", "check", "fsck", "gc", "doctor",
 ]  # fmt: skip
 
 
