@@ -26,6 +26,7 @@ from niwfctl.training.run import TrainingOptions
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 LONGEST = 256  # tokens; longer rows are left out on both sides
 HELD_OUT = 200  # last rows of each file of shared data
+MEASURED = 96  # of these
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -72,26 +73,19 @@ def task_rows(backbone: Backbone, file: Path) -> tuple[list[Tokens], list[Tokens
     examples = read_examples([str(file)])
     rows = [encode(backbone.tokenizer, example) for example in examples]
     training = [row for row in rows[:-HELD_OUT] if len(row) <= LONGEST]
-    return training, [row for row in rows[-HELD_OUT:] if len(row) <= LONGEST]
+    return training, [row for row in rows[-HELD_OUT:] if len(row) <= LONGEST][:MEASURED]
 
 
 class PeftTrainer:
     """Plain PEFT LoRA with the usual loop: padded batches, labels, the model's own loss."""
 
-    def __init__(self, model: nn.Module, options: TrainingOptions, rank: int, first: int) -> None:
-        """
-        Args:
-            rank: of the LoRA.
-            first: lowest adapted layer; 0 adapts all.
-        """
+    def __init__(self, model: nn.Module, options: TrainingOptions, rank: int) -> None:
+        """A LoRA of some rank on all linears of all layers, scaled as the field is."""
         torch.manual_seed(options.seed)
-        layers = list(range(first, model.config.num_hidden_layers)) if first else None
-        scale = options.alpha / options.rank
         config = LoraConfig(
             r=rank,
-            lora_alpha=scale * rank,
+            lora_alpha=options.alpha / options.rank * rank,
             target_modules=MODULES,
-            layers_to_transform=layers,
             task_type="CAUSAL_LM",
         )
         self.model, self.options = get_peft_model(model, config), options

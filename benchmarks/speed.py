@@ -60,7 +60,7 @@ def main() -> None:
 def training(file: Path, rounds: int) -> dict[str, object]:
     """Tokens a second of both sides on the same batches."""
     ours, rows = our_trainer(file)
-    theirs = PeftTrainer(embedded().model, OPTIONS, RANK, 0)
+    theirs = PeftTrainer(embedded().model, OPTIONS, RANK)
     batches = iter(
         [[rows[index] for index in ours.rows_of(step)] for step in range((rounds + 1) * STEPS)]
     )
@@ -131,7 +131,7 @@ def peak_memory(file: Path, side: str) -> dict[str, float]:
         backbone = embedded()
         rows, _ = task_rows(backbone, file)
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
-        trainer = PeftTrainer(backbone.model, OPTIONS, RANK, 0)
+        trainer = PeftTrainer(backbone.model, OPTIONS, RANK)
         loaded = peak()
         batches = [[rows[i] for i in order[n * 8 : n * 8 + 8]] for n in range(STEPS)]
         their_steps(trainer, batches)
@@ -231,7 +231,7 @@ def table_of(results: dict) -> str:
     ]
     note = (
         "PEFT: LoRA of rank 16 on all linears of all layers, unmerged. niwfctl: 2 bases of rank 8 "
-        "on all linears of layers 8 up. SmolLM2-135M-Instruct, bf16, 8 rows of at most 256 tokens."
+        "on all linears of layers 6 up. SmolLM2-135M-Instruct, bf16, 8 rows of at most 256 tokens."
     )
     return markdown(["", "niwfctl", "PEFT", ""], rows) + "\n\n" + note
 
