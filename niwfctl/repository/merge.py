@@ -88,7 +88,7 @@ def united(base: Atlas, ours: Atlas, theirs: Atlas, resolution: Resolution) -> A
             taken: Capability | None = mine
         elif mine == before:
             taken = other
-        elif name in renames and mine and other:
+        elif name in renames and mine is not None and other is not None:
             taken = mine
             new = check_name(renames[name])
             if new in ours or new in theirs:
@@ -99,7 +99,7 @@ def united(base: Atlas, ours: Atlas, theirs: Atlas, resolution: Resolution) -> A
         else:
             conflicts.append(name)
             continue
-        if taken:
+        if taken is not None:
             atlas[name] = taken
     if conflicts:
         raise Conflict(conflicts)
