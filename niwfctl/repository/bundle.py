@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niwfstore import StoreError
+from niwfstore import CorruptObject, StoreError, check_tensors
 
 from niwfctl.atlas import Atlas
 from niwfctl.errors import FormatError, ObjectError, UnknownName
@@ -76,10 +77,16 @@ def apply(repository: Repository, file: Path) -> Merged:
 
 
 def _take_objects(repository: Repository, folder: Path) -> None:
-    for path in sorted(folder.iterdir()):
-        try:
-            pointer = repository.store.put_file(path)
-        except StoreError as error:
-            raise ObjectError(f"the bundle's object {path.name} is corrupt: {error}") from error
-        if pointer.oid != path.name:
-            raise ObjectError(f"the bundle's object {path.name} is corrupt: it is {pointer.oid}")
+    """Stores a bundle's objects, once all of them are known to be whole."""
+    paths = sorted(folder.iterdir())
+    try:
+        for path in paths:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != path.name:
+                raise CorruptObject(path.name, f"its content hashes to {found}")
+            check_tensors(path)
+        for path in paths:
+            repository.store.put_file(path)
+    except StoreError as error:
+        raise ObjectError(f"the bundle is damaged, and nothing of it was taken: {error}") from error

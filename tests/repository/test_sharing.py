@@ -1,0 +1,194 @@
+"""Sharing with the real git and git-lfs, and by bundles."""
+
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+from tiny import write_data
+
+from niwfctl.errors import FormatError, NiwfError, ObjectError, RemoteError
+from niwfctl.repository import Repository
+from niwfctl.repository.bundle import apply, create
+from niwfctl.repository.remote import clone
+
+needs_lfs = pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs")
+
+
+def git(path: Path, *arguments: str) -> str:
+    return subprocess.check_output(["git", "-C", path, *arguments], text=True)
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    path = tmp_path / "remote.git"
+    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", path], check=True)
+    return path
+
+
+@pytest.fixture
+def shared(committed: Repository, remote: Path) -> Repository:
+    """A repository with a remote to push to."""
+    committed.git.plain("branch", "-M", "main")
+    committed.git.plain("remote", "add", "origin", str(remote))
+    return committed
+
+
+@pytest.fixture(params=[False, True], ids=["without the LFS filter", "with the LFS filter"])
+def lfs_filter(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch) -> bool:
+    if request.param:
+        config = tmp_path / "gitconfig"
+        shutil.copy(os.environ["GIT_CONFIG_GLOBAL"], config)
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+        subprocess.run(["git", "lfs", "install", "--skip-repo"], check=True, capture_output=True)
+    return request.param
+
+
+@needs_lfs
+def test_what_niwfctl_pushes_plain_git_clones_and_niwfctl_uses(
+    shared: Repository, remote: Path, tmp_path: Path, lfs_filter: bool
+) -> None:
+    assert shared.remotes.push("origin", []) == 4
+    assert not git(shared.path, "status", "--porcelain")
+    copy = tmp_path / "copy"
+    subprocess.run(["git", "clone", "-q", remote, copy], check=True)
+    repository = Repository.open(copy)
+    repository.remotes.fetch("origin")
+    assert repository.verify().ok
+    assert not git(copy, "status", "--porcelain")
+    subprocess.run(["git", "-C", copy, "lfs", "fsck"], check=True, capture_output=True)
+    subprocess.run(["git", "-C", copy, "fsck", "--strict"], check=True, capture_output=True)
+
+
+@needs_lfs
+def test_what_plain_git_lfs_pushes_niwfctl_clones(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    git(shared.path, "lfs", "push", "--all", "origin")
+    git(shared.path, "push", "-q", "origin", "main")
+    clone(str(remote), tmp_path / "copy")
+    repository = Repository.open(tmp_path / "copy")
+    repository.remotes.fetch("origin")
+    assert repository.atlas() == shared.atlas()
+    assert repository.verify().ok
+
+
+@needs_lfs
+def test_a_lazy_clone_gets_objects_when_they_are_needed(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    shared.remotes.push("origin", [])
+    clone(str(remote), tmp_path / "copy")
+    repository = Repository.open(tmp_path / "copy")
+    assert not list(repository.store)
+    assert repository.load("apple").generate("Say apple 3.", max_new_tokens=2) is not None
+    assert len(list(repository.store)) == 4
+
+
+@needs_lfs
+@pytest.mark.parametrize("damage", ["missing", "flipped"])
+def test_nothing_is_pushed_when_an_object_is_not_whole(
+    shared: Repository, remote: Path, damage: str
+) -> None:
+    path = shared.store.path(shared.capability("apple").regions[0].bases[0].oid)
+    content = bytearray(path.read_bytes())
+    path.unlink()
+    if damage == "flipped":
+        content[-1] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(ObjectError):
+        shared.remotes.push("origin", [])
+    assert not git(remote, "for-each-ref")
+
+
+def test_a_missing_git_lfs_is_one_sentence(shared: Repository, tmp_path: Path, monkeypatch) -> None:
+    only_git = tmp_path / "bin"
+    only_git.mkdir()
+    (only_git / "git").symlink_to(shutil.which("git"))
+    monkeypatch.setenv("PATH", str(only_git))
+    with pytest.raises(RemoteError, match="git-lfs is not installed"):
+        shared.remotes.push("origin", [])
+
+
+@needs_lfs
+def test_pull_merges_what_another_pushed(shared: Repository, remote: Path, tmp_path: Path) -> None:
+    from conftest import QUICK
+
+    shared.remotes.push("origin", [])
+    clone(str(remote), tmp_path / "copy")
+    other = Repository.open(tmp_path / "copy")
+    other.remotes.fetch("origin")
+    other.train("plum", [write_data(tmp_path / "plum.jsonl", word="plum")], QUICK)
+    other.commit(["plum"], "Plums")
+    other.remotes.push("origin", [])
+    shared.rename("apple", "apples")
+    merged = shared.remotes.pull("origin")
+    assert merged.added == ("plum",)
+    assert sorted(shared.atlas()) == ["apples", "plum"]
+    assert shared.verify().ok
+
+
+@pytest.fixture
+def bundle(committed: Repository, tmp_path: Path) -> Path:
+    create(committed, tmp_path / "apple.niwf", "HEAD", ["apple"])
+    return tmp_path / "apple.niwf"
+
+
+def test_a_bundle_carries_a_capability_without_a_remote(
+    fresh: Repository, committed: Repository, bundle: Path
+) -> None:
+    merged = apply(fresh, bundle)
+    assert merged.added == ("apple",)
+    assert fresh.atlas() == committed.atlas()
+    assert fresh.verify().ok
+
+
+def rewritten(bundle: Path, change) -> None:
+    """Writes the bundle again, each member as `change(name, content)` says."""
+    with tarfile.open(bundle) as archive:
+        members = [(m.name, archive.extractfile(m).read()) for m in archive.getmembers()]
+    with tarfile.open(bundle, "w") as archive:
+        for name, content in (change(*member) for member in members):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def flipped(name: str, content: bytes) -> tuple[str, bytes]:
+    return name, content[:-1] + bytes([content[-1] ^ 1]) if "objects/" in name else content
+
+
+def huge_header(name: str, content: bytes) -> tuple[str, bytes]:
+    return name, b"\xff" * 7 + b"\x7f" + content[8:] if "objects/" in name else content
+
+
+def escaping(name: str, content: bytes) -> tuple[str, bytes]:
+    return name.replace("objects/", "../outside/"), content
+
+
+def absolute(name: str, content: bytes) -> tuple[str, bytes]:
+    return name.replace("objects/", "/tmp/niwfctl-outside/"), content
+
+
+def newer(name: str, content: bytes) -> tuple[str, bytes]:
+    return name, content.replace(b'"format": 1', b'"format": 9')
+
+
+@pytest.mark.parametrize("change", [flipped, huge_header, escaping, absolute, newer])
+def test_a_bundle_that_is_not_whole_changes_nothing(
+    fresh: Repository, bundle: Path, change
+) -> None:
+    rewritten(bundle, change)
+    before = fresh.git.head(), list(fresh.store)
+    with pytest.raises(NiwfError):
+        apply(fresh, bundle)
+    assert (fresh.git.head(), list(fresh.store)) == before
+
+
+def test_a_truncated_bundle_is_refused(fresh: Repository, bundle: Path) -> None:
+    bundle.write_bytes(bundle.read_bytes()[:-20_000])
+    with pytest.raises(FormatError, match="not a niwfctl bundle"):
+        apply(fresh, bundle)
