@@ -38,9 +38,9 @@ CONFIGS: dict[str, type[PretrainedConfig]] = {
 }
 
 
-def tiny_model(kind: str = "mistral", seed: int = 0) -> PreTrainedModel:
+def tiny_model(kind: str = "mistral", seed: int = 0, **sizes: int) -> PreTrainedModel:
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(CONFIGS[kind](**SIZES)).eval()
+    return AutoModelForCausalLM.from_config(CONFIGS[kind](**(SIZES | sizes))).eval()
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -53,9 +53,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
-def save_tiny(folder: Path, kind: str = "mistral", seed: int = 0) -> Path:
+def save_tiny(folder: Path, kind: str = "mistral", seed: int = 0, **sizes: int) -> Path:
     """A backbone folder as `niwfctl init --model` takes it."""
-    tiny_model(kind, seed).save_pretrained(folder)
+    tiny_model(kind, seed, **sizes).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 
