@@ -74,6 +74,20 @@ def compare(file: Path, options: TrainingOptions) -> dict[str, object]:
 
 def train_niwfctl(file: Path, options: TrainingOptions) -> tuple[Trainer, dict]:
     """Trains our side as `niwfctl train` does; returns its held-out perplexity with the base's."""
+    trainer = new_trainer(file, options)
+    trainer.fit(lambda progress: None, lambda run, tensors: None, lambda: False)
+    return trainer, {
+        "task": file.stem,
+        "seed": options.seed,
+        "held_out_rows": len(trainer.held_out),
+        "base": trainer.run.base_perplexity,
+        "niwfctl": trainer.run.perplexity,
+        "parameters": {"niwfctl": sum(p.numel() for p in trainer.parameters())},
+    }
+
+
+def new_trainer(file: Path, options: TrainingOptions) -> Trainer:
+    """Our side on the embedded backbone, before its first step."""
     backbone = embedded()
     coordinates, _, skip = calibrate(backbone, TAP_LAYER, DIM, lambda done, total: None)
     adapter = FieldAdapter(backbone.model, find_sites(backbone.model, TAP_LAYER), coordinates)
@@ -91,17 +105,7 @@ def train_niwfctl(file: Path, options: TrainingOptions) -> tuple[Trainer, dict]:
         versions={},
         steps=options.steps,
     )
-    trainer = Trainer(adapter, skip, run, training, held_out)
-    trainer.fit(lambda progress: None, lambda run, tensors: None, lambda: False)
-    count = sum(p.numel() for p in trainer.parameters())
-    return trainer, {
-        "task": file.stem,
-        "seed": options.seed,
-        "held_out_rows": len(held_out),
-        "base": run.base_perplexity,
-        "niwfctl": run.perplexity,
-        "parameters": {"niwfctl": count},
-    }
+    return Trainer(adapter, skip, run, training, held_out)
 
 
 if __name__ == "__main__":

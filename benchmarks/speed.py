@@ -21,17 +21,14 @@ from pathlib import Path
 
 import torch
 from common import PeftTrainer, embedded, markdown, task_rows, write_results
-from quality import DIM, TAP_LAYER
+from quality import new_trainer
 from torch import nn
 from transformers import GenerationConfig
 
-from niwfctl.backbone.adapter import FieldAdapter
-from niwfctl.backbone.calibration import calibrate
 from niwfctl.backbone.prompts import Tokens
-from niwfctl.backbone.sites import find_sites
 from niwfctl.repository import Repository
 from niwfctl.training.loop import Trainer
-from niwfctl.training.run import Run, TrainingOptions
+from niwfctl.training.run import TrainingOptions
 
 RANK = 16  # of PEFT, and of the two bases of rank 8 together
 STEPS = 4  # training steps a round
@@ -59,7 +56,8 @@ def main() -> None:
 
 def training(file: Path, rounds: int) -> dict[str, object]:
     """Tokens a second of both sides on the same batches."""
-    ours, rows = our_trainer(file)
+    ours = new_trainer(file, OPTIONS)
+    rows = ours.training
     theirs = PeftTrainer(embedded().model, OPTIONS, RANK)
     batches = iter(
         [[rows[index] for index in ours.rows_of(step)] for step in range((rounds + 1) * STEPS)]
@@ -124,7 +122,7 @@ def switching(times: int = 1000) -> dict[str, float]:
 def peak_memory(file: Path, side: str) -> dict[str, float]:
     """Peak of this process over a few training steps, in MiB."""
     if side == "niwfctl":
-        trainer, _ = our_trainer(file)
+        trainer = new_trainer(file, OPTIONS)
         loaded = peak()
         our_steps(trainer)
     else:
@@ -141,27 +139,6 @@ def peak_memory(file: Path, side: str) -> dict[str, float]:
 def measured_apart(file: Path, side: str) -> dict[str, float]:
     command = [sys.executable, __file__, str(file), "--only", side]
     return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-
-
-def our_trainer(file: Path) -> tuple[Trainer, Sequence[Tokens]]:
-    backbone = embedded()
-    coordinates, _, skip = calibrate(backbone, TAP_LAYER, DIM, lambda done, total: None)
-    adapter = FieldAdapter(backbone.model, find_sites(backbone.model, TAP_LAYER), coordinates)
-    rows, held_out = task_rows(backbone, file)
-    run = Run(
-        id="benchmark",
-        name=file.stem,
-        sources=[],
-        data_hash="",
-        rows=len(rows),
-        held_out_rows=len(held_out),
-        options=OPTIONS,
-        backbone=backbone.identity,
-        coordinates="",
-        versions={},
-        steps=OPTIONS.steps,
-    )
-    return Trainer(adapter, skip, run, rows, held_out), rows
 
 
 def our_steps(trainer: Trainer) -> None:

@@ -6,9 +6,9 @@ import json
 import re
 
 from niwfstore import Pointer
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from niwfctl.config import check_format, describe
+from niwfctl.config import validated
 from niwfctl.errors import FormatError, UsageError
 from niwfctl.training.run import Run
 
@@ -92,11 +92,7 @@ class Capability(BaseModel):
             plain = json.loads(text)
         except ValueError as error:
             raise FormatError(f"{file} is not valid JSON: {error}") from error
-        check_format(file, plain, FORMAT)
-        try:
-            return cls.model_validate(plain)
-        except ValidationError as error:
-            raise FormatError(f"{file} is wrong: {describe(error)}") from error
+        return validated(cls, file, plain, FORMAT)
 
 
 Atlas = dict[str, Capability]

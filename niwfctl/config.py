@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from typing import Literal
+from typing import Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -77,18 +77,21 @@ class Config(BaseModel):
             plain = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise FormatError(f"{FILE} is not valid TOML: {error}") from error
-        check_format(FILE, plain, FORMAT)
-        try:
-            return cls.model_validate(plain)
-        except ValidationError as error:
-            raise FormatError(f"{FILE} is wrong: {describe(error)}") from error
+        return validated(cls, FILE, plain, FORMAT)
 
 
-def check_format(name: str, plain: object, newest: int) -> None:
-    """Refuses what a newer niwfctl wrote, before anything else of it is looked at.
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(kind: type[Model], name: str, plain: object, newest: int) -> Model:
+    """Plain data as a model; what a newer niwfctl wrote is refused before anything else.
+
+    Args:
+        name: of the file, for messages.
+        newest: the latest format that this version reads.
 
     Raises:
-        FormatError: the format is newer than `newest`, or none is stated.
+        FormatError: a newer format, or none is stated, or an entry is wrong or missing.
     """
     found = plain.get("format") if isinstance(plain, dict) else None
     if not isinstance(found, int):
@@ -97,9 +100,9 @@ def check_format(name: str, plain: object, newest: int) -> None:
         raise FormatError(
             f"{name} is of format {found}, and this niwfctl reads up to {newest}: upgrade niwfctl"
         )
-
-
-def describe(error: ValidationError) -> str:
-    """The first thing that is wrong, as `entry: why`."""
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    try:
+        return kind.model_validate(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        entry = ".".join(map(str, first["loc"]))
+        raise FormatError(f"{name} is wrong: {entry}: {first['msg']}") from error

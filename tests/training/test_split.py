@@ -1,0 +1,89 @@
+"""Behaviour of splitting and hashing examples."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from niwfctl.errors import DataError
+from niwfctl.training.data import Example, Message, data_hash, split
+
+
+def user(text: str) -> tuple[Message, ...]:
+    return (Message("user", text),)
+
+
+def examples_of(*sizes: int) -> list[Example]:
+    """Records with the given numbers of answers."""
+    return [
+        Example(user(f"{record}.{turn}"), "yes", f"file:{record}")
+        for record, size in enumerate(sizes)
+        for turn in range(size)
+    ]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 3), min_size=2, max_size=30),
+    share=st.floats(0, 1, exclude_min=True, exclude_max=True),
+    seed=st.integers(0, 2**32),
+)
+def test_a_split_parts_the_records_in_order_and_by_seed(
+    sizes: list[int], share: float, seed: int
+) -> None:
+    examples = examples_of(*sizes)
+    training, held_out = split(examples, share, seed)
+    assert training and held_out
+    assert {e.origin for e in training}.isdisjoint(e.origin for e in held_out)
+    assert sorted(training + held_out, key=examples.index) == examples
+    assert training == [e for e in examples if e in training]
+    assert held_out == [e for e in examples if e in held_out]
+    assert split(examples, share, seed) == (training, held_out)
+
+
+def test_a_split_holds_out_its_share_of_the_records() -> None:
+    training, held_out = split(examples_of(*[1] * 100), 0.1, seed=0)
+    assert (len(training), len(held_out)) == (90, 10)
+
+
+def test_another_seed_splits_otherwise() -> None:
+    examples = examples_of(*[1] * 100)
+    assert split(examples, 0.5, seed=0) != split(examples, 0.5, seed=1)
+
+
+def test_a_split_is_the_same_on_every_machine() -> None:
+    _, held_out = split(examples_of(*[1] * 10), 0.3, seed=0)
+    assert [example.origin for example in held_out] == ["file:3", "file:5", "file:7"]
+
+
+@pytest.mark.parametrize("sizes", [[], [1], [3]])
+def test_fewer_than_two_records_cannot_be_split(sizes: list[int]) -> None:
+    with pytest.raises(DataError, match=f"^{len(sizes)} records cannot be split: expected 2"):
+        split(examples_of(*sizes), 0.5, seed=0)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan")])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(DataError, match=f"a share of {share} cannot be held out"):
+        split(examples_of(1, 1), share, seed=0)
+
+
+def test_any_change_of_the_examples_changes_the_hash() -> None:
+    prompt = (Message("system", "a"), Message("user", "b"))
+    variants = [
+        [],
+        [Example(prompt, "c", "o")],
+        [Example(prompt, "d", "o")],
+        [Example(prompt[1:], "c", "o")],
+        [Example((*prompt[:1], Message("tool", "b")), "c", "o")],
+        [Example((*prompt[:1], Message("user", "c")), "b", "o")],
+        [Example(prompt, "c", "o"), Example(prompt, "d", "o")],
+        [Example(prompt, "d", "o"), Example(prompt, "c", "o")],
+    ]
+    assert len({data_hash(variant) for variant in variants}) == len(variants)
+
+
+def test_the_hash_is_that_of_the_canonical_form() -> None:
+    example = Example(user("Why π?"), "Because.", "anywhere")
+    # printf '%s\n' '[[["user","Why \u03c0?"]],"Because."]' | sha256sum
+    assert data_hash([example]) == (
+        "sha256:578d11034d4e10cf86273d17b2698c98fafe299c48d8c64fbf46ddb0a00f66c7"
+    )
