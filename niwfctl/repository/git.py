@@ -29,7 +29,6 @@ class Git:
     """One git repository and its main work tree."""
 
     def __init__(self, repo: git.Repo) -> None:
-        self._repo = repo
         self._run = repo.git
         self.worktree = Path(repo.working_tree_dir)
         self.folder = Path(repo.git_dir)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from niwfctl.errors import RemoteError, UsageError
-from niwfctl.repository.upkeep import Damage
 
 if TYPE_CHECKING:
     from niwfctl.repository.merge import Merged
@@ -88,11 +87,6 @@ class Remotes:
             if oid in self._repository.store:
                 return True
         return False
-
-    def missing(self, refs: list[str]) -> list[Damage]:
-        """Objects of refs that are not here."""
-        oids = self._objects(refs)
-        return [Damage(oid, "not here") for oid in oids if oid not in self._repository.store]
 
     def _outgoing(self, remote: str, refs: list[str]) -> list[str]:
         return self._objects([*refs, "--not", f"--remotes={remote}"])

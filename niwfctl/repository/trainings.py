@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +32,6 @@ class Trainings:
     def runs(self) -> list[Run]:
         """All trainings, by name."""
         return [read_run(path) for path in sorted(self.root.glob("*/checkpoint.safetensors"))]
-
-    def remove(self, name: str) -> None:
-        """Removes a training; the checkpoint goes first, so that no half can pass for a whole."""
-        self.checkpoint(name).unlink(missing_ok=True)
-        shutil.rmtree(self.root / name, ignore_errors=True)
 
     @contextmanager
     def training(self) -> Iterator[None]:
