@@ -91,7 +91,7 @@ def fsck(ctx: typer.Context, as_json: AsJson = False) -> None:
 def gc(
     ctx: typer.Context,
     keep: Annotated[
-        float, typer.Option(min=0.0, metavar="DAYS", help="Younger objects stay.")
+        float, typer.Option(min=0.0, max=36500.0, metavar="DAYS", help="Younger objects stay.")
     ] = 14.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
     as_json: AsJson = False,

@@ -151,6 +151,8 @@ def _compared_json(compared: Compared) -> dict[str, object]:
 def _plot(compared: Compared, file: Path) -> None:
     if file.suffix not in (".png", ".svg"):
         raise UsageError(f"--plot {file.name}: expected a name that ends in .png or .svg")
+    if not file.parent.is_dir():
+        raise UsageError(f"--plot {file}: there is no folder {file.parent}")
     import matplotlib
 
     matplotlib.use("Agg")

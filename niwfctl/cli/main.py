@@ -23,7 +23,7 @@ class _Commands(TyperGroup):
         except NiwfError as error:
             if ctx.params.get("debug"):
                 raise
-            err.print(f"niwfctl: {error}", markup=False)
+            err.print("niwfctl:", *str(error).splitlines(), markup=False)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt:
             err.print("niwfctl: interrupted")

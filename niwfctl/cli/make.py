@@ -160,7 +160,8 @@ def train(
         f"{number(run.perplexity)}, {run.steps} steps, {run.rows} rows, {run.seconds:.0f} s"
     )
     if run.skipped_rows:
-        out.print(f"  {run.skipped_rows} rows longer than {max_length} tokens were left out")
+        longest = run.options.max_length
+        out.print(f"  {run.skipped_rows} rows longer than {longest} tokens were left out")
     out.print(f"  commit it with: niwfctl commit {name} -m MESSAGE", markup=False)
 
 
@@ -179,7 +180,7 @@ def commit(
 
     repository = Repository.open(ctx.obj)
     if message is None:
-        message = click.edit("") if out.is_terminal else None
+        message = _edited() if out.is_terminal else None
     done = repository.commit(names or [], message or "")
     if as_json:
         emit_json(
@@ -234,6 +235,13 @@ def stopping() -> Iterator:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _edited() -> str | None:
+    try:
+        return click.edit("")
+    except click.ClickException as error:
+        raise UsageError(f"{error.message.rstrip('.')}: give the message with -m") from error
 
 
 def _options(**given: object) -> TrainingOptions:

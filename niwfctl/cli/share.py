@@ -12,6 +12,7 @@ from niwfctl.cli.make import AsJson
 from niwfctl.cli.output import emit_json, out
 from niwfctl.cli.schema import merged_json
 from niwfctl.cli.show import show_merged
+from niwfctl.errors import UsageError
 
 Remote = Annotated[str, typer.Argument(help="Name of the remote.")]
 Lazy = Annotated[bool, typer.Option("--lazy", help="Get objects when a command needs them.")]
@@ -28,7 +29,6 @@ def remote(
     delete: Annotated[bool, typer.Option("-d", "--delete", help="Forget a remote.")] = False,
 ) -> None:
     """List, add or forget remotes."""
-    from niwfctl.errors import UsageError
     from niwfctl.repository import Repository
 
     git = Repository.open(ctx.obj).git
@@ -151,13 +151,15 @@ def bundle_create(
 @bundle.command("apply")
 def bundle_apply(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(help="To read.", exists=True, dir_okay=False)],
+    file: Annotated[Path, typer.Argument(help="To read.")],
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle's objects and merge its history."""
     from niwfctl.repository import Repository
     from niwfctl.repository.bundle import apply
 
+    if not (ctx.obj / file).is_file():
+        raise UsageError(f"{file} is not a file: give one that `niwfctl bundle create` wrote")
     merged = apply(Repository.open(ctx.obj), ctx.obj / file)
     if as_json:
         emit_json(merged_json(merged))

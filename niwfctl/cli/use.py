@@ -30,7 +30,7 @@ def run(
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")
     ] = 0.0,
-    seed: Annotated[int | None, typer.Option(help="Of the sampling.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of the sampling.")] = None,
     stream: Annotated[
         bool | None, typer.Option("--stream/--no-stream", help="Show words as they come.")
     ] = None,
@@ -41,8 +41,12 @@ def run(
 
     if base and capability:
         raise UsageError("--base and --capability exclude each other: give one of them")
-    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
-        prompt = sys.stdin.read().strip()
+    try:
+        if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+            prompt = sys.stdin.read().strip()
+        (prompt or "").encode()
+    except UnicodeError as error:
+        raise UsageError("the prompt is not UTF-8: convert it, for instance with iconv") from error
     if prompt is not None and not prompt.strip():
         raise UsageError("the prompt is empty: give one, or `-` and text on standard input")
     repository = Repository.open(ctx.obj)

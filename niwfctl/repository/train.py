@@ -80,6 +80,8 @@ def _previous(repository: Repository, name: str, resume: bool, restart: bool) ->
             f"{name!r} is committed, and a committed capability never changes: train under "
             "another name"
         )
+    if restart and not resume:
+        return None  # not even read: it may be damaged
     found = repository.trainings.get(name)
     if resume:
         if found is None:
@@ -87,7 +89,7 @@ def _previous(repository: Repository, name: str, resume: bool, restart: bool) ->
         if found.finished:
             raise UsageError(f"the training of {name!r} is finished: `niwfctl commit {name}`")
         return found
-    if found and not restart:
+    if found:
         way = "commit it" if found.finished else f"go on with `niwfctl train {name} --resume`"
         raise UsageError(
             f"{name!r} has an uncommitted training at step {found.step} of {found.steps}: {way}, "
