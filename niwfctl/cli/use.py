@@ -61,10 +61,8 @@ def run(
     answer = model.generate(prompt, stream=_write if live else None, **settings)
     if as_json:
         emit_json({"capability": chosen, "prompt": prompt, "answer": answer})
-    elif live:
-        _write("\n")
     else:
-        out.print(answer, markup=False)
+        _write("\n" if live else f"{answer}\n")  # as it is: rich would make spaces of tabs
 
 
 @app.command("eval")

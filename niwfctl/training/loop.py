@@ -72,7 +72,7 @@ class Trainer:
         self.bases, self.generator = _initial(adapter, self.options)
         self.coordinates = torch.full((len(training), adapter.coordinates.dim), math.nan)
         self._outcome: dict[str, Tensor] = {}
-        self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.0)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that goes into a checkpoint."""
@@ -176,7 +176,7 @@ class Trainer:
             )
         rate = learning_rate(run.step, run.steps, options.lr, options.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
+            group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total / answers, sum(len(self.training[index]) for index in rows)
@@ -219,16 +219,8 @@ class Trainer:
 
     def parameters(self) -> list[Tensor]:
         """All that is optimized, float32."""
-        return [parameter for group in self._groups() for parameter in group["params"]]
-
-    def _groups(self) -> list[dict[str, object]]:
-        """Parameters by learning rate: B learns faster than A (LoRA+, Hayou et al., 2024)."""
-        down = [tensor for basis in self.bases for tensor in basis.down.values()]
-        up = [tensor for basis in self.bases for tensor in basis.up.values()]
-        return [
-            {"params": [*down, *self.generator.parameters()], "factor": 1.0},
-            {"params": up, "factor": self.options.lr_ratio},
-        ]
+        of_bases = [tensor for basis in self.bases for tensor in basis.tensors().values()]
+        return [*of_bases, *self.generator.parameters()]
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:

@@ -1,0 +1,51 @@
+"""What it means that a command is refused."""
+
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from niwfctl.repository import Repository
+
+PROGRESS = re.compile(r"\S+: (loading the backbone|measuring the base|training step .*)")
+
+
+def state(path: Path) -> tuple:
+    """All that a refused command must leave alone."""
+
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(["git", "-C", path, *arguments], capture_output=True).stdout
+
+    kept = (path / ".git" / name for name in ("niwf-active", "niwf/training", "lfs"))
+    files = (file for place in kept for file in (place, *place.rglob("*")) if file.is_file())
+    stats = sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    return git("rev-parse", "HEAD"), git("for-each-ref"), git("status", "--porcelain"), stats
+
+
+@pytest.fixture
+def refused(niwfctl: Callable[..., Result]) -> Callable[..., None]:
+    """`refused(where, arguments, code, *words)`: asserts the code, one sentence, no change."""
+
+    def check(
+        where: Repository | Path,
+        arguments: Sequence[object],
+        code: int,
+        *words: object,
+        **options: object,
+    ) -> None:
+        path = where.path if isinstance(where, Repository) else where
+        before = state(path)
+        result = niwfctl("-C", path, *arguments, **options)
+        assert result.exit_code == code, (result.output, result.exception)
+        assert not result.stdout
+        lines = result.stderr.splitlines()
+        (message,) = (line for line in lines if not PROGRESS.fullmatch(line))
+        assert message == lines[-1] and message.startswith("niwfctl: ")
+        for word in words:
+            assert str(word) in message
+        assert state(path) == before
+
+    return check
