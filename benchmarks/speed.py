@@ -3,17 +3,13 @@
     python benchmarks/speed.py DATA_FILE [--rounds 5]
 
 Sides take turns in every round, so that a busy machine slows all of them alike; the figure is the
-median of the rounds' ratios. Peak memory is that of a process which does nothing else.
+median of the rounds' ratios.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -40,16 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=["niwfctl", "peft"], help="peak memory of one side")
     arguments = parser.parse_args()
-    if arguments.only:
-        print(json.dumps(peak_memory(arguments.data, arguments.only)))
-        return
     results = {
         "training": training(arguments.data, arguments.rounds),
         "decoding": decoding(arguments.rounds),
         "switching": switching(),
-        "memory": {side: measured_apart(arguments.data, side) for side in ("niwfctl", "peft")},
     }
     write_results("speed", results, table_of(results))
 
@@ -119,28 +110,6 @@ def switching(times: int = 1000) -> dict[str, float]:
     return {"seconds": elapsed / (2 * times)}
 
 
-def peak_memory(file: Path, side: str) -> dict[str, float]:
-    """Peak of this process over a few training steps, in MiB."""
-    if side == "niwfctl":
-        trainer = new_trainer(file, OPTIONS)
-        loaded = peak()
-        our_steps(trainer)
-    else:
-        backbone = embedded()
-        rows, _ = task_rows(backbone, file)
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
-        trainer = PeftTrainer(backbone.model, OPTIONS, RANK)
-        loaded = peak()
-        batches = [[rows[i] for i in order[n * 8 : n * 8 + 8]] for n in range(STEPS)]
-        their_steps(trainer, batches)
-    return {"peak_mib": peak(), "training_mib": peak() - loaded}
-
-
-def measured_apart(file: Path, side: str) -> dict[str, float]:
-    command = [sys.executable, __file__, str(file), "--only", side]
-    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-
-
 def our_steps(trainer: Trainer) -> None:
     for _ in range(STEPS):
         trainer.step()
@@ -179,12 +148,8 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def table_of(results: dict) -> str:
-    train, decode, memory = results["training"], results["decoding"]["ratio"], results["memory"]
+    train, decode = results["training"], results["decoding"]["ratio"]
     rows = [
         [
             "training, tokens/s",
@@ -197,12 +162,6 @@ def table_of(results: dict) -> str:
             f"{decode['niwfctl']:.2f}",
             f"{decode['peft']:.2f}",
             "",
-        ],
-        [
-            "peak memory of training, MiB",
-            f"{memory['niwfctl']['peak_mib']:.0f}",
-            f"{memory['peft']['peak_mib']:.0f}",
-            f"{memory['niwfctl']['peak_mib'] / memory['peft']['peak_mib']:.2f} times PEFT",
         ],
         ["switching, µs", f"{results['switching']['seconds'] * 1e6:.1f}", "", ""],
     ]

@@ -1,0 +1,76 @@
+"""Peak memory of training, niwfctl against plain PEFT LoRA, each in a process of its own.
+
+python benchmarks/memory.py DATA_FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from common import PeftTrainer, embedded, markdown, task_rows, write_results
+from quality import new_trainer
+from speed import OPTIONS, RANK, STEPS, our_steps, their_steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", choices=["niwfctl", "peft"], help="one side, in this process")
+    arguments = parser.parse_args()
+    if arguments.only:
+        print(json.dumps(peak_memory(arguments.data, arguments.only)))
+        return
+    found = {side: measured_apart(arguments.data, side) for side in ("niwfctl", "peft")}
+    ratio = found["niwfctl"]["peak_mib"] / found["peft"]["peak_mib"]
+    table = markdown(
+        ["peak of the process, MiB", "niwfctl", "PEFT", "ratio"],
+        [
+            [
+                f"{STEPS} training steps of 8 rows",
+                *(f"{found[side]['peak_mib']:.0f}" for side in ("niwfctl", "peft")),
+                f"{ratio:.2f}",
+            ]
+        ],
+    )
+    write_results("memory", {"ratio": ratio, "sides": found}, table)
+
+
+def peak_memory(file: Path, side: str) -> dict[str, float]:
+    """Peak of this process over a few training steps, in MiB."""
+    if side == "niwfctl":
+        trainer = new_trainer(file, OPTIONS)
+        loaded = peak()
+        our_steps(trainer)
+    else:
+        backbone = embedded()
+        rows, _ = task_rows(backbone, file)
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+        trainer = PeftTrainer(backbone.model, OPTIONS, RANK)
+        loaded = peak()
+        batches = [[rows[i] for i in order[n * 8 : n * 8 + 8]] for n in range(STEPS)]
+        their_steps(trainer, batches)
+    return {"peak_mib": peak(), "training_mib": peak() - loaded}
+
+
+def measured_apart(file: Path, side: str) -> dict[str, float]:
+    command = [sys.executable, __file__, str(file), "--only", side]
+    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+def peak() -> float:
+    """MiB. Not getrusage's figure, which a process inherits from a larger parent."""
+    (line,) = [
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    ]
+    return int(line.split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    main()
