@@ -133,7 +133,8 @@ def _commit(repository: Repository, ours: str, theirs: str, atlas: Atlas, messag
             f"both sides changed {', '.join(foreign)}: merge these with `git merge`, then "
             "`niwfctl verify`"
         )
-    files = changed_files(repository.atlas(ours) | repository.atlas(theirs), {})
+    # What either side has goes, then what is taken comes: git may have kept what is not.
+    files = changed_files(repository.atlas(ours), {}) | changed_files(repository.atlas(theirs), {})
     files |= changed_files({}, atlas)
     return git.commit(files, message, [ours, theirs], onto=tree)
 

@@ -1,0 +1,63 @@
+"""Many capabilities, cheaply: copies of one training, each with weights of its own."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from niwfctl.repository import Repository
+from niwfctl.repository.model import load_region
+from niwfctl.training.checkpoint import load, save
+
+Train = Callable[..., None]
+Add = Callable[..., str]
+Evidence = Callable[[Repository, str], dict[str, bytes]]
+
+
+@pytest.fixture(scope="session")
+def pattern(tmp_path_factory: pytest.TempPathFactory, _trained: Path) -> Path:
+    """The checkpoint that capabilities are made of."""
+    path = tmp_path_factory.mktemp("pattern") / "checkpoint.safetensors"
+    return Path(shutil.copy(Repository.open(_trained).trainings.checkpoint("apple"), path))
+
+
+@pytest.fixture(scope="session")
+def train(pattern: Path) -> Train:
+    """Puts finished trainings into a repository; equal shifts give equal bases."""
+
+    def put(repository: Repository, *names: str, shift: float = 0.0) -> None:
+        run, tensors = load(pattern)
+        tensors = {k: v + shift if k.startswith("bases.") else v for k, v in tensors.items()}
+        for name in names:
+            record = run.model_copy(update={"name": name, "id": f"{name}{shift}"})
+            save(repository.trainings.checkpoint(name), record, tensors)
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def add(train: Train) -> Add:
+    """Commits a capability; returns the commit's id."""
+
+    def commit(repository: Repository, name: str, shift: float = 0.0) -> str:
+        train(repository, name, shift=shift)
+        return repository.commit([name], f"Add {name}").commit
+
+    return commit
+
+
+@pytest.fixture(scope="session")
+def evidence() -> Evidence:
+    """The bits of a capability's gates at random coordinates, and of ΔW at one of them."""
+
+    def bits(repository: Repository, name: str) -> dict[str, bytes]:
+        (entry,) = repository.capability(name).regions
+        region = load_region(repository, entry)
+        z = torch.randn(200, region.cell.dim, generator=torch.Generator().manual_seed(3))
+        found: dict[str, Tensor] = {"gates": region.gates(z), **dict(region.weight_changes(z[0]))}
+        return {key: tensor.numpy().tobytes() for key, tensor in found.items()}
+
+    return bits

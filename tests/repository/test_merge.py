@@ -1,0 +1,256 @@
+"""Merging where histories are odd: any adds, removals and renames, by git's hand or by ours."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from niwfctl.atlas import Atlas, Capability
+from niwfctl.errors import FormatError, UsageError
+from niwfctl.repository import Repository
+from niwfctl.repository.merge import Resolution
+from niwfctl.repository.record import record
+from niwfctl.repository.upkeep import check_all
+
+Add = Callable[..., str]
+Evidence = Callable[[Repository, str], dict[str, bytes]]
+
+
+def on(repository: Repository, branch: str, start: str) -> None:
+    """Begins a branch, or begins it again."""
+    repository.git.plain("checkout", "--quiet", "-B", branch, start)
+
+
+def write(repository: Repository, name: str, text: str) -> None:
+    (repository.path / name).write_text(text)
+    repository.git.plain("add", name)
+    repository.git.plain("commit", "--quiet", "-m", f"Write {name}")
+
+
+def settled(repository: Repository) -> None:
+    """The work tree is HEAD's, and HEAD has the pointers of its capabilities and no other."""
+    assert repository.changes() == []
+    used = {ref.oid for capability in repository.atlas().values() for ref in capability.objects}
+    pointers = repository.git.files("HEAD", "objects")
+    assert {Path(path).stem for path in pointers} == used | {repository.config.field.coordinates}
+
+
+@pytest.fixture
+def diverged(fresh: Repository, add: Add) -> Repository:
+    """On `main`, with `left`; `side` has `right`; both have `base`."""
+    start = add(fresh, "base")
+    on(fresh, "side", start)
+    add(fresh, "right", 0.2)
+    on(fresh, "main", start)
+    add(fresh, "left", 0.1)
+    return fresh
+
+
+@pytest.fixture
+def conflicting(diverged: Repository, add: Add) -> Repository:
+    """`main` and `side` both have a capability `x`, and not the same."""
+    add(diverged, "x", 0.3)
+    diverged.git.checkout("side")
+    add(diverged, "x", 0.4)
+    diverged.git.checkout("main")
+    return diverged
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A repository to merge in, and capabilities to merge; some share their bases."""
+
+    repository: Repository
+    start: str
+    capabilities: tuple[Capability, ...]
+
+    def commit(self, branch: str, start: str, atlas: Atlas) -> None:
+        on(self.repository, branch, start)
+        if atlas != self.repository.atlas():
+            record(self.repository, lambda _: atlas, branch)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory, _fresh: Path, add: Add) -> Iterator[Pool]:
+    repository = Repository.open(shutil.copytree(_fresh, tmp_path_factory.mktemp("pool") / "r"))
+    start = repository.git.head()
+    for number in range(6):
+        add(repository, f"c{number}", (number // 2) / 10)
+    yield Pool(repository, start, tuple(repository.atlas().values()))
+
+
+fates = st.sampled_from(["kept", "removed", "renamed"])
+whose = st.sampled_from(["ours", "theirs", "both"])
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    changed=st.lists(st.tuples(fates, whose), min_size=4, max_size=4),
+    added=st.tuples(whose, whose),
+)
+def test_any_adds_removals_and_renames_merge_to_one_tree_whichever_side_is_ours(
+    pool: Pool, changed: list[tuple[str, str]], added: tuple[str, str]
+) -> None:
+    repository, four = pool.repository, {c.name: c for c in pool.capabilities[:4]}
+    sides: dict[str, Atlas] = {"ours": dict(four), "theirs": dict(four)}
+    for capability, (fate, side) in zip(pool.capabilities, changed, strict=False):
+        for one in sides if side == "both" else [side]:
+            if fate != "kept":
+                del sides[one][capability.name]
+            if fate == "renamed":
+                new = f"{capability.name}-renamed"
+                sides[one][new] = capability.model_copy(update={"name": new})
+    for capability, side in zip(pool.capabilities[4:], added, strict=True):
+        for one in sides if side == "both" else [side]:
+            sides[one][capability.name] = capability
+    pool.commit("base", pool.start, four)
+    for side, atlas in sides.items():
+        pool.commit(side, "base", atlas)
+    merged = []
+    for one, other in (("ours", "theirs"), ("theirs", "ours")):
+        on(repository, "merging", one)
+        repository.merge(other)
+        settled(repository)
+        merged.append((repository.atlas(), repository.git.plain("rev-parse", "HEAD^{tree}")))
+    assert merged[0] == merged[1]
+    assert set(merged[0][0]) == (
+        (sides["ours"].keys() & sides["theirs"].keys())
+        | (sides["ours"].keys() ^ sides["theirs"].keys()) - four.keys()
+    )
+
+
+def test_a_branch_that_is_ahead_is_taken_as_it_is_and_one_that_is_behind_changes_nothing(
+    diverged: Repository,
+) -> None:
+    diverged.git.checkout("side")
+    on(diverged, "behind", "side~1")
+    assert diverged.merge("side").kind == "fast-forward"
+    assert diverged.git.head() == diverged.git.resolve("side")
+    settled(diverged)
+    assert diverged.merge("side~1").kind == "up to date"
+    assert diverged.git.head() == diverged.git.resolve("side")
+
+
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_what_a_settled_conflict_leaves_out_leaves_no_pointer_behind(
+    conflicting: Repository, side: str
+) -> None:
+    conflicting.merge("side", Resolution(side=side))
+    settled(conflicting)
+
+
+def test_a_conflict_is_settled_alike_when_a_removal_meets_a_change(
+    conflicting: Repository,
+) -> None:
+    base = conflicting.git.resolve("side")
+    on(conflicting, "removing", base)
+    conflicting.remove("x")
+    on(conflicting, "changing", base)
+    other = conflicting.atlas("main")["x"]
+    record(conflicting, lambda atlas: atlas | {"x": other}, "Another x")
+    conflicting.merge("removing", Resolution(side="theirs"))
+    assert "x" not in conflicting.atlas()
+    settled(conflicting)
+
+
+def test_another_coordinate_map_is_refused(diverged: Repository) -> None:
+    diverged.git.checkout("side")
+    config = (diverged.path / "niwf.toml").read_text()
+    oid = diverged.config.field.coordinates
+    write(diverged, "niwf.toml", config.replace(oid, oid[::-1]))
+    diverged.git.checkout("main")
+    with pytest.raises(UsageError, match="another coordinate map"):
+        Repository.open(diverged.path).merge("side")
+
+
+def test_a_branch_of_something_else_is_refused(diverged: Repository) -> None:
+    diverged.git.plain("checkout", "--quiet", "--orphan", "else")
+    diverged.git.plain("rm", "-rfq", ".")
+    write(diverged, "README", "something else\n")
+    diverged.git.checkout("main")
+    with pytest.raises(UsageError, match=r"no niwf\.toml"):
+        diverged.merge("else")
+
+
+def test_histories_that_began_apart_merge_if_their_field_is_one(
+    diverged: Repository, evidence: Evidence
+) -> None:
+    before = evidence(diverged, "left")
+    diverged.git.checkout("side")
+    diverged.git.plain("checkout", "--quiet", "--orphan", "apart")
+    diverged.git.plain("commit", "--quiet", "-m", "Begin apart")
+    diverged.git.checkout("main")
+    assert diverged.git.merge_base("main", "apart") is None
+    assert diverged.merge("apart").added == ("right",)
+    assert sorted(diverged.atlas()) == ["base", "left", "right"]
+    assert evidence(diverged, "left") == before
+    assert diverged.verify().ok
+    settled(diverged)
+
+
+def test_a_plain_git_merge_gives_what_ours_gives(
+    diverged: Repository, evidence: Evidence
+) -> None:
+    before = evidence(diverged, "left")
+    on(diverged, "by-ours", "main")
+    diverged.merge("side")
+    on(diverged, "by-git", "main")
+    diverged.git.plain("merge", "--quiet", "side")
+    trees = diverged.git.plain("rev-parse", "by-ours^{tree}", "by-git^{tree}").split()
+    assert trees[0] == trees[1]
+    assert evidence(diverged, "left") == before
+    assert diverged.verify().ok and check_all(diverged)[1] == []
+
+
+def test_verify_tells_what_a_plain_git_merge_left_to_decide(
+    diverged: Repository, add: Add
+) -> None:
+    on(diverged, "twin", "side")
+    add(diverged, "twin", 0.2)  # shares its bases with `right`
+    on(diverged, "without", "side")
+    diverged.remove("right")
+    diverged.git.plain("merge", "--quiet", "twin")
+    report = diverged.verify(["twin"])
+    (failed,) = [check for check in report.checks if not check.ok]
+    assert failed.subject == "twin" and "is missing from commit" in failed.detail
+    on(diverged, "without", "without~1")
+    diverged.merge("twin")
+    assert sorted(diverged.atlas()) == ["base", "twin"]
+    assert diverged.verify().ok
+    settled(diverged)
+
+
+def test_a_conflict_that_git_was_left_with_and_committed_is_named(conflicting: Repository) -> None:
+    with pytest.raises(UsageError):
+        conflicting.git.plain("merge", "side")
+    conflicting.git.plain("commit", "--quiet", "-am", "Whatever")
+    with pytest.raises(FormatError, match=r"capabilities/x\.json"):
+        conflicting.atlas()
+
+
+@pytest.mark.parametrize("staged", [False, True], ids=["not staged", "staged"])
+def test_local_changes_are_kept_or_the_merge_is_refused(diverged: Repository, staged: bool) -> None:
+    diverged.git.checkout("side")
+    write(diverged, "shared.txt", "theirs\n")
+    diverged.git.checkout("main")
+    head = diverged.git.head()
+    local = {"own.txt": "my own\n", "shared.txt": "my own\n", "niwf.toml": "# my own\n"}
+    for name, text in local.items():
+        (diverged.path / name).write_text(text)
+    if staged:
+        diverged.git.plain("add", *local)
+    with pytest.raises(UsageError, match=r"local changes would be lost.*shared\.txt"):
+        diverged.merge("side")
+    assert diverged.git.head() == head
+    assert {name: (diverged.path / name).read_text() for name in local} == local
+    if staged:
+        diverged.git.plain("rm", "--quiet", "--cached", "shared.txt")
+    (diverged.path / "shared.txt").unlink()
+    assert diverged.merge("side").kind == "merge"
+    del local["shared.txt"]
+    assert {name: (diverged.path / name).read_text() for name in local} == local
+    assert (diverged.path / "shared.txt").read_text() == "theirs\n"
