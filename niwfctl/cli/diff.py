@@ -26,7 +26,7 @@ _SHADES = ("grey11", "grey23", "grey35", "yellow4", "dark_orange", "red1")
 def diff(
     ctx: typer.Context,
     a: Annotated[
-        str | None, typer.Argument(help="A revision, or NAME[@REV]; HEAD's parent by default.")
+        str | None, typer.Argument(help="A revision, NAME or NAME@REV; HEAD's parent by default.")
     ] = None,
     b: Annotated[str, typer.Argument(help="The other; HEAD by default.")] = "HEAD",
     stat: Annotated[bool, typer.Option("--stat", help="Only the summary.")] = False,

@@ -1,0 +1,225 @@
+"""A repository or a machine in a bad state: named, refused, and left as it is."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from niwfctl.repository import Repository
+from niwfctl.repository import repository as repository_module
+from niwfctl.repository.objects import manifest_file
+from niwfctl.training import checkpoint
+
+Command = Callable[..., Result]
+Refused = Callable[..., None]
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from niwfctl.repository.lock import lock
+with lock(Path(sys.argv[1]), "test"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def held(path: Path) -> Iterator[int]:
+    """Another process that holds a lock; yields its id."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        yield holder.pid
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def flip_a_bit(path: Path) -> None:
+    damaged = bytearray(path.read_bytes())
+    damaged[-5] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(damaged)
+
+
+def failed_checks(niwfctl: Command, repository: Repository) -> list[dict]:
+    result = niwfctl("-C", repository.path, "verify", "--json")
+    assert result.exit_code == 1, result.output
+    report = json.loads(result.stdout)
+    assert not report["ok"]
+    return [check for check in report["checks"] if not check["ok"]]
+
+
+def test_a_second_training_names_the_first(refused: Refused, fresh: Repository, data: Path) -> None:
+    with held(fresh.private / "training.lock") as process:
+        refused(fresh, ["train", "x", "--data", data], 9, f"process {process}")
+
+
+def test_a_second_commit_names_the_first(
+    refused: Refused, trained: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository_module, "COMMIT_PATIENCE", 0.1)
+    with held(trained.private / "commit.lock") as process:
+        refused(trained, ["commit", "-m", "x"], 9, f"process {process}")
+
+
+def test_a_lock_does_not_outlive_its_process(niwfctl: Command, trained: Repository) -> None:
+    with held(trained.private / "commit.lock"):
+        pass
+    assert niwfctl("-C", trained.path, "commit", "-m", "x").exit_code == 0
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, Path.unlink], ids=["a flipped bit", "removed"])
+@pytest.mark.parametrize("which", ["basis", "region", "coordinates"])
+def test_a_damaged_object_is_named_and_never_used(
+    niwfctl: Command,
+    refused: Refused,
+    committed: Repository,
+    damage: Callable[[Path], None],
+    which: str,
+) -> None:
+    (entry,) = committed.capability("apple").regions
+    oid = {
+        "basis": entry.bases[1].oid,
+        "region": entry.region.oid,
+        "coordinates": committed.config.field.coordinates,
+    }[which]
+    damage(committed.store.path(oid))
+    refused(committed, ["run", "hello", "--capability", "apple"], 8, oid)
+    if which != "coordinates":
+        refused(committed, ["export", "apple", "out"], 8, oid)
+    (failed,) = failed_checks(niwfctl, committed)
+    assert failed["subject"] == ("coordinates" if which == "coordinates" else "apple")
+    assert failed["check"] == "objects" and oid in failed["detail"]
+    assert oid in niwfctl("-C", committed.path, "verify").stdout
+
+
+def test_a_field_that_is_not_the_snapshots_is_found(
+    niwfctl: Command, committed: Repository
+) -> None:
+    from niwfctl.repository.record import record
+    from niwfctl.tensors import as_bytes, read_tensors
+
+    capability = committed.capability("apple")
+    (entry,) = capability.regions
+    tensors = read_tensors(committed.object_path(entry.region.oid))
+    tensors["snapshot"] = tensors["snapshot"].clone()
+    tensors["snapshot"][7, 1] += 1e-3
+    pointer = committed.store.put_tensors(as_bytes(tensors))
+    region = entry.region.model_copy(update={"oid": pointer.oid, "size": pointer.size})
+    entries = (entry.model_copy(update={"region": region}),)
+    forged = capability.model_copy(update={"regions": entries})
+    record(committed, lambda atlas: atlas | {"apple": forged}, "Forge")
+    (failed,) = failed_checks(niwfctl, committed)
+    assert failed["check"] == "anchors"
+    assert f"anchor 7 in layer {entry.layers[1]}" in failed["detail"]
+
+
+@pytest.mark.parametrize("file", ["niwf.toml", manifest_file("apple")])
+def test_a_repository_of_a_newer_format(refused: Refused, committed: Repository, file: str) -> None:
+    path = committed.path / file
+    newer = path.read_text().replace("format = 1", "format = 2", 1)
+    path.write_text(newer.replace('"format": 1', '"format": 2', 1))
+    committed.git.plain("commit", "-am", "newer")
+    for command in (
+        ["status"],
+        ["show", "apple"],
+        ["verify"],
+        ["run", "x", "--capability", "apple"],
+    ):
+        refused(committed, command, 11, file, "upgrade")
+
+
+def test_a_checkpoint_of_a_newer_format(refused: Refused, trained: Repository) -> None:
+    path = trained.trainings.checkpoint("apple")
+    run, tensors = checkpoint.load(path)
+    checkpoint.save(path, run.model_copy(update={"format": 2}), tensors)
+    refused(trained, ["status"], 11, path, "format 2")
+    refused(trained, ["commit", "-m", "x"], 11, path, "format 2")
+
+
+def test_a_damaged_checkpoint_is_named_and_can_be_thrown_away(
+    niwfctl: Command, refused: Refused, trained: Repository, data: Path
+) -> None:
+    path = trained.trainings.checkpoint("apple")
+    os.truncate(path, 5000)
+    for command in (["status"], ["commit", "-m", "x"], ["train", "apple", "--resume"]):
+        refused(trained, command, 11, path)
+    again = ("--data", data, "--restart", "--steps", 1, "--rank", 2)
+    assert niwfctl("-C", trained.path, "train", "apple", *again).exit_code == 0
+    assert niwfctl("-C", trained.path, "status").exit_code == 0
+
+
+def test_a_backbone_that_is_not_the_pinned_one(
+    niwfctl: Command,
+    refused: Refused,
+    committed: Repository,
+    backbone: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copy = shutil.copytree(backbone, tmp_path / "copy")
+    monkeypatch.setenv("NIWFCTL_BACKBONE", str(copy))
+    assert niwfctl("-C", committed.path, "run", "x", "--max-new-tokens", 1).exit_code == 0
+    flip_a_bit(copy / "model.safetensors")
+    for command in (["run", "x"], ["train", "x", "--data", data], ["eval", "--data", data]):
+        refused(committed, command, 7, copy, "pins", "NIWFCTL_BACKBONE")
+    assert [check["subject"] for check in failed_checks(niwfctl, committed)] == ["backbone"]
+
+
+def test_a_backbone_that_is_not_there(
+    niwfctl: Command,
+    refused: Refused,
+    committed: Repository,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NIWFCTL_BACKBONE", str(tmp_path / "gone"))
+    refused(committed, ["run", "x"], 7, tmp_path / "gone", "does not exist")
+    assert [check["subject"] for check in failed_checks(niwfctl, committed)] == ["backbone"]
+    (tmp_path / "gone").mkdir()
+    refused(committed, ["run", "x"], 7, tmp_path / "gone", "no model weights")
+    for command in (["status"], ["log"], ["show", "apple"], ["checkout", "apple"]):
+        assert niwfctl("-C", committed.path, *command).exit_code == 0
+
+
+def test_a_git_that_does_not_know_who_commits(
+    refused: Refused, trained: Repository, backbone: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    trained.git.plain("config", "user.useConfigOnly", "true")
+    refused(trained, ["commit", "-m", "x"], 10, "git config --global user.name")
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "user.useConfigOnly")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "true")
+    refused(tmp_path, ["init", "new", "--model", backbone], 10, "git config --global user.name")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.xfail(strict=True, reason="importing GitPython fails where there is no git")
+def test_a_machine_without_git_is_told_so(committed: Repository, tmp_path: Path) -> None:
+    program = "import sys; from niwfctl.cli.main import app; app(sys.argv[1:])"
+    for command, code in (("status", 10), ("doctor", 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "-C", committed.path, command],
+            env=os.environ | {"PATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert "Traceback" not in done.stderr
+        assert done.returncode == code and "install git" in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_repository_on_a_read_only_disk(refused: Refused, trained: Repository) -> None:
+    trained.store.root.chmod(0o555)
+    refused(trained, ["commit", "-m", "x"], 12, "cannot be written")

@@ -1,0 +1,139 @@
+"""What `--json` gives is, key by key and type by type, what docs/json.md says."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUICK
+from tiny import write_data
+from typer.main import get_command
+from typer.testing import Result
+
+from niwfctl.cli.main import app
+from niwfctl.repository import Repository
+from niwfctl.repository.bundle import create
+from niwfctl.tensors import as_bytes
+
+DOCS = (Path(__file__).parents[2] / "docs" / "json.md").read_text("utf-8")
+GIVEN = {
+    command: given
+    for commands, given in re.findall(r"^- (`.*`): (\[?\w+\]?)", DOCS, re.M)
+    for command in re.findall(r"`(.*?)`", commands)
+}
+KEYS = {
+    kind: dict(re.findall(r"`(\w+)`\s+(\[?[a-z]+\]?\??)", re.sub(r"(?s)\(.*?\)", "", text)))
+    for kind, text in re.findall(r"(?ms)^\*\*(.*?)\*\*(.*?)(?=\n\n|\Z)", DOCS)
+}
+PLAIN = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "object": dict}
+SOMETIMES = {"exact_match"}  # only where it is asked for
+
+Ask = Callable[..., object]
+
+
+def assert_documented(value: object, kind: str) -> None:
+    if kind.endswith("?"):
+        if value is not None:
+            assert_documented(value, kind[:-1])
+    elif kind.startswith("["):
+        assert isinstance(value, list)
+        for one in value:
+            assert_documented(one, kind[1:-1])
+    elif kind in PLAIN:
+        assert isinstance(value, PLAIN[kind]), (value, kind)
+        assert isinstance(value, bool) == (kind == "boolean")
+        assert kind != "number" or math.isfinite(value)
+    else:
+        documented = KEYS[kind]
+        assert documented.keys() - SOMETIMES <= value.keys() <= documented.keys(), kind
+        for key, one in value.items():
+            assert_documented(one, documented[key])
+
+
+@pytest.fixture
+def ask(niwfctl: Callable[..., Result], committed: Repository) -> Ask:
+    """Runs a command with `--json` in `committed`, and holds its answer against the docs."""
+
+    def run(command: str, *arguments: object, documented: str | None = None) -> object:
+        result = niwfctl("-C", committed.path, *command.split(), *arguments, "--json")
+        assert result.exit_code in (0, 1), (result.output, result.exception)
+        value = json.loads(result.stdout)
+        assert_documented(value, GIVEN[documented or command])
+        return value
+
+    return run
+
+
+def test_making(ask: Ask, backbone: Path, data: Path) -> None:
+    ask("init", "new", "--model", backbone, "--dim", 8)
+    ask("train", "plum", "--data", data, "--steps", 1, "--rank", 2)
+    assert ask("status")["uncommitted"]
+    assert ask("commit", "-m", "Plums")["capabilities"]
+
+
+def test_looking(ask: Ask, committed: Repository, tmp_path: Path) -> None:
+    committed.train("plum", [write_data(tmp_path / "plum.jsonl", word="plum")], QUICK)
+    committed.commit(["plum"], "Plums")
+    assert any(commit["changes"] for commit in ask("log"))
+    ask("show", "apple", documented="show NAME")
+    ask("show", "HEAD", documented="show REV")
+    assert ask("diff")
+    assert ask("diff", "apple", "plum", documented="diff NAME NAME")["sites"]
+
+
+def test_using(ask: Ask, committed: Repository, data: Path) -> None:
+    ask("run", "hello", "--max-new-tokens", 1)
+    options = ("--exact-match", "--max-new-tokens", 1)
+    assert len(ask("eval", "apple", "--data", data, *options)["results"]) == 2
+    ask("export", "apple", "out")
+
+
+def test_rewriting(ask: Ask, committed: Repository) -> None:
+    assert ask("mv", "apple", "pear").keys() == ask("rm", "pear").keys()
+    assert ask("rollback", "--to", "HEAD~2", "--dry-run")["changes"]["added"] == ["apple"]
+    assert ask("rollback", "--to", "HEAD~2")["commit"]
+    assert ask("undo")["command"]
+    assert len(ask("undo", "--list", documented="undo --list")) > 3
+    ask("merge", "HEAD~1")
+
+
+def test_examining(ask: Ask, committed: Repository) -> None:
+    ask("verify", "--deep")
+    ask("check")
+    ask("doctor")
+    assert not ask("fsck")["damage"]
+    committed.store.put_tensors(as_bytes({"unreachable": torch.ones(3)}))
+    assert ask("gc", "--keep", 0)["objects"]
+    committed.store.path(committed.capability("apple").regions[0].region.oid).unlink()
+    assert ask("fsck")["damage"]
+
+
+@pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs")
+def test_sharing(ask: Ask, committed: Repository, tmp_path: Path) -> None:
+    remote = tmp_path / "remote.git"
+    subprocess.run(["git", "init", "-q", "--bare", remote], check=True)
+    committed.git.plain("remote", "add", "origin", str(remote))
+    assert ask("push")["objects"]
+    ask("pull")
+    create(committed, tmp_path / "bundle", "HEAD", [])
+    ask("bundle apply", tmp_path / "bundle")
+
+
+def test_the_docs_explain_every_command_and_every_kind() -> None:
+    group = get_command(app)
+    bundle = {
+        f"bundle {name}": command for name, command in group.commands["bundle"].commands.items()
+    }
+    reporting = {
+        name
+        for name, command in (group.commands | bundle).items()
+        if any("--json" in parameter.opts for parameter in command.params)
+    }
+    assert reporting == {re.sub(r" (NAME|REV|--list)", "", command) for command in GIVEN}
+    used = {kind for keys in KEYS.values() for kind in keys.values()} | set(GIVEN.values())
+    assert {kind.strip("[]?") for kind in used} - PLAIN.keys() == KEYS.keys()
