@@ -166,7 +166,7 @@ class Git:
             self.ask_hook("pre-commit", env=index)
             tree = self._git("write-tree", env=index)
             line = [part for parent in parents for part in ("-p", parent)]
-            sign = ["-S"] if self._setting("commit.gpgSign") == "true" else []
+            sign = ["-S"] if self._is_set("commit.gpgSign") else []
             return self._git("commit-tree", tree, *line, *sign, "-m", message)
 
     def sync(self, commit: str, paths: Iterable[str]) -> None:
@@ -333,12 +333,12 @@ class Git:
             "blob", name, stdout_as_string=False, strip_newline_in_stdout=False
         )
 
-    def _setting(self, name: str) -> str:
-        return self._run.config("--get", "--default", "", name)
+    def _is_set(self, name: str) -> bool:
+        return self._git("config", "--type=bool", "--get", "--default=false", name) == "true"
 
     def _git(self, *arguments: str, env: dict[str, str] | None = None, **options: object) -> str:
-        # Objects stay in the store; a work tree needs their pointers only.
-        env = {"GIT_LFS_SKIP_SMUDGE": "1", **(env or {})}
+        # Objects stay in the store; a work tree needs their pointers only. Nobody sees an editor.
+        env = {"GIT_LFS_SKIP_SMUDGE": "1", "GIT_EDITOR": "false", **(env or {})}
         return self._run.execute(["git", *_DURABLE, *arguments], env=env, **options)
 
     @contextmanager
