@@ -77,6 +77,7 @@ def initialize(
         commit = git.commit(changes, f"Begin a field on {model}", [head] if head else [])
         git.sync(commit, changes)
         git.advance(commit, head, "niwfctl init")
+    git.tell_hook("post-commit")
     return git
 
 

@@ -50,25 +50,29 @@ def merge(
     repository: Repository, revision: str, resolution: Resolution, message: str | None
 ) -> Merged:
     """Does what `Repository.merge` says."""
-    git = repository.git
-    git.require_identity(repository.path)
+    repository.git.require_identity(repository.path)
     with storing(), repository.writing(), repository.operations.recording(command_line()):
-        ours, theirs = git.resolve("HEAD"), git.resolve(revision)
-        _same_field(repository, revision, theirs)
-        base = git.merge_base(ours, theirs)
-        before = repository.atlas(ours)
-        if base == theirs:
-            return Merged(ours, "up to date", (), (), ())
-        if base == ours:
-            git.move(ours, theirs, f"niwfctl merge {revision}: fast-forward")
-            return _report(theirs, "fast-forward", before, repository.atlas(theirs))
-        atlas = united(
-            repository.atlas(base) if base else {}, before, repository.atlas(theirs), resolution
-        )
-        commit = _commit(repository, ours, theirs, atlas, message or f"Merge {revision}")
-        git.move(ours, commit, f"niwfctl merge {revision}")
-        git.tell_hook("post-merge", "0")
-        return _report(commit, "merge", before, atlas)
+        merged = _merge(repository, revision, resolution, message or f"Merge {revision}")
+    if merged.kind != "up to date":
+        repository.git.tell_hook("post-merge", "0")
+    return merged
+
+
+def _merge(repository: Repository, revision: str, resolution: Resolution, message: str) -> Merged:
+    git = repository.git
+    ours, theirs = git.resolve("HEAD"), git.resolve(revision)
+    _same_field(repository, revision, theirs)
+    base = git.merge_base(ours, theirs)
+    before, after = repository.atlas(ours), repository.atlas(theirs)
+    if base == theirs:
+        return Merged(ours, "up to date", (), (), ())
+    if base == ours:
+        git.move(ours, theirs, f"niwfctl merge {revision}: fast-forward")
+        return _report(theirs, "fast-forward", before, after)
+    atlas = united(repository.atlas(base) if base else {}, before, after, resolution)
+    commit = _commit(repository, ours, theirs, atlas, message)
+    git.move(ours, commit, f"niwfctl merge {revision}")
+    return _report(commit, "merge", before, atlas)
 
 
 def united(base: Atlas, ours: Atlas, theirs: Atlas, resolution: Resolution) -> Atlas:

@@ -110,4 +110,6 @@ def _there(atlas: Atlas, name: str) -> Capability:
 def _recorded(repository: Repository, change, message: str) -> str:
     repository.git.require_identity(repository.path)
     with repository.writing(), repository.operations.recording(command_line()):
-        return record(repository, change, message)
+        commit = record(repository, change, message)
+    repository.git.tell_hook("post-commit")
+    return commit
