@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING
 from niwfstore import write_atomic
 
 from niwfctl.errors import NiwfError, UsageError
+from niwfctl.repository.lock import lock
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 REMEMBERED = 500
+PATIENCE = 60.0  # seconds to wait for another process that writes the log
 
 
 @dataclass
@@ -69,21 +72,33 @@ class Operations:
 
         Trainings are put aside with `set_aside`, or noted in `added`.
         """
-        git = self._repository.git
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        branch = git.branch()
-        operation = Operation(
-            uuid.uuid4().hex[:8], now, command, f"refs/heads/{branch}" if branch else "HEAD"
-        )
-        operation.before = git.head()
+        operation = self._begin(command)
         try:
             yield operation
         finally:
-            operation.after = git.head()
+            operation.after = self._repository.git.head()
             if not operation.empty:
                 # A full disk must not make what is done look undone; only `undo` is lost.
-                with suppress(OSError):
+                with suppress(OSError), self._locked():
                     self._append(operation)
+
+    @contextmanager
+    def training(self, name: str) -> Iterator[None]:
+        """A block that saves a training's first checkpoint; one of that name is kept for `undo`.
+
+        No branch moves, so this takes no lock that a commit holds for long.
+        """
+        with self._locked():
+            operation = self._begin(command_line())
+            checkpoint = self._repository.trainings.checkpoint(name)
+            if checkpoint.is_file():
+                with suppress(OSError):
+                    _link(checkpoint, self._folder / operation.id / name / checkpoint.name)
+                    operation.removed.append(name)
+            yield
+            operation.added.append(name)
+            with suppress(OSError):
+                self._append(operation)
 
     def set_aside(self, operation: Operation, name: str) -> None:
         """Moves a training out of the way, to where `undo` finds it, as far as the disk allows."""
@@ -100,14 +115,19 @@ class Operations:
         Raises:
             NiwfError: there is nothing to take back.
             UsageError: the repository has moved on by other means.
+        Busy: another process is committing, or trains what would be taken back.
         """
-        done = self.list()
-        if not done:
-            raise NiwfError("there is nothing to undo: no operation is remembered here")
-        last = done[-1]
-        self._check(last)
-        with self.recording(f"undo of {last.command}") as operation:
-            if last.before != last.after and last.before:
+        with ExitStack() as locks:
+            locks.enter_context(self._repository.writing())
+            done = self.list()
+            if not done:
+                raise NiwfError("there is nothing to undo: no operation is remembered here")
+            last = done[-1]
+            if last.added:  # they may be under way
+                locks.enter_context(self._repository.trainings.training())
+            self._check(last)
+            operation = locks.enter_context(self.recording(f"undo of {last.command}"))
+            if last.before != last.after:
                 self._repository.git.move(last.after, last.before, f"niwfctl undo {last.id}")
             for name in last.added:
                 self.set_aside(operation, name)
@@ -118,12 +138,14 @@ class Operations:
 
     def forget(self, older_than: datetime) -> int:
         """Drops operations, and trainings they put aside, from before a time; returns how many."""
-        kept = [entry for entry in self.list() if datetime.fromisoformat(entry.time) >= older_than]
-        dropped = [entry for entry in self.list() if entry not in kept]
-        self._write(kept)
-        for entry in dropped:
-            shutil.rmtree(self._folder / entry.id, ignore_errors=True)
-        return len(dropped)
+        with self._locked():
+            known = self.list()
+            kept = [entry for entry in known if datetime.fromisoformat(entry.time) >= older_than]
+            self._write(kept)
+            for folder in self._folder.iterdir():
+                if folder.is_dir() and folder.name not in {entry.id for entry in kept}:
+                    shutil.rmtree(folder, ignore_errors=True)
+        return len(known) - len(kept)
 
     @property
     def _file(self) -> Path:
@@ -141,23 +163,33 @@ class Operations:
         if last.before is None and last.after is not None:
             raise UsageError("the first commit cannot be undone: remove the repository instead")
         for name in last.removed:
-            if self._repository.trainings.get(name):
+            if not (self._folder / last.id / name).is_dir():
+                raise UsageError(
+                    f"{last.command!r} cannot be undone: the training of {name!r} that it put "
+                    "aside was cleaned away"
+                )
+            if name not in last.added and self._repository.trainings.checkpoint(name).is_file():
                 raise UsageError(
                     f"{last.command!r} cannot be undone: there is a newer training of {name!r}; "
                     "commit it first"
                 )
 
     def _bring_back(self, last: Operation, name: str) -> None:
-        source = self._folder / last.id / name
-        if not source.is_dir():
-            raise UsageError(
-                f"the training of {name!r} was cleaned away and cannot be brought back"
-            )
         target = self._repository.trainings.root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             shutil.rmtree(target)
-        source.replace(target)
+        (self._folder / last.id / name).replace(target)
+
+    def _begin(self, command: str) -> Operation:
+        git = self._repository.git
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        branch, head = git.branch(), git.head()
+        where = f"refs/heads/{branch}" if branch else "HEAD"
+        return Operation(uuid.uuid4().hex[:8], now, command, where, head, head)
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return lock(self._folder.with_suffix(".lock"), "operation log", PATIENCE)
 
     def _append(self, operation: Operation) -> None:
         self._write([*self.list(), operation][-REMEMBERED:])
@@ -165,6 +197,15 @@ class Operations:
     def _write(self, operations: list[Operation]) -> None:
         text = json.dumps([asdict(operation) for operation in operations], indent=1)
         write_atomic(self._file, text.encode())
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the file system has no links."""
+    target.parent.mkdir(parents=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def command_line() -> str:

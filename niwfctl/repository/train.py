@@ -6,10 +6,13 @@ import math
 import platform
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from niwfctl.atlas import check_name
 from niwfctl.backbone.prompts import Tokens, encode
@@ -60,9 +63,15 @@ def train(
         if previous:
             _, tensors = checkpoint.load(path)
             trainer.restore(tensors)
-        trainer.fit(
-            report, lambda run, tensors: checkpoint.save(path, run, tensors), stop, save_seconds
-        )
+        recorded = False
+
+        def save(run: Run, tensors: dict[str, Tensor]) -> None:
+            nonlocal recorded
+            with nullcontext() if recorded else repository.operations.training(name):
+                checkpoint.save(path, run, tensors)
+            recorded = True
+
+        trainer.fit(report, save, stop, save_seconds)
         return run
 
 
