@@ -37,7 +37,14 @@ def verify(
         report = Repository.open(ctx.obj).verify(names or [], revision, deep)
     if as_json:
         checks = [asdict(check) for check in report.checks]
-        emit_json({"ok": report.ok, "revision": report.revision, "checks": checks})
+        emit_json(
+            {
+                "ok": report.ok,
+                "revision": report.revision,
+                "signature": asdict(report.signature),
+                "checks": checks,
+            }
+        )
     else:
         _show_checks(report.checks)
     raise typer.Exit(0 if report.ok else 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -90,6 +91,7 @@ def show(
 ) -> None:
     """Show a capability, or what a commit did."""
     from niwfctl.repository import Repository
+    from niwfctl.repository.signature import signature
 
     repository = Repository.open(ctx.obj)
     if repository.names_capability(target):
@@ -100,9 +102,10 @@ def show(
             show_capability(capability)
         return
     (commit,) = repository.history.log(target, 1)
+    signed = signature(repository.git, commit.id)
     if as_json:
-        emit_json(commit_json(commit))
+        emit_json(commit_json(commit) | {"signature": asdict(signed)})
         return
-    show_commit(commit)
+    show_commit(commit, signed)
     for change in commit.changes:
         show_capability(change.capability, indent="    ")

@@ -10,6 +10,7 @@ from niwfctl.atlas import Capability
 from niwfctl.cli.output import err, number, out, size
 from niwfctl.repository.history import Commit
 from niwfctl.repository.merge import Merged
+from niwfctl.repository.signature import Signature
 from niwfctl.training.run import Run
 
 if TYPE_CHECKING:
@@ -102,12 +103,15 @@ def show_capability(capability: Capability, indent: str = "") -> None:
             out.print(f"{indent}  {label:<11}{text}", markup=False)
 
 
-def show_commit(commit: Commit) -> None:
+def show_commit(commit: Commit, signature: Signature | None = None) -> None:
     """A commit as `git log` shows it, with what it did to capabilities."""
     refs = f" ({', '.join(commit.refs)})" if commit.refs else ""
     out.print(f"commit {commit.id}{refs}", style="yellow", markup=False)
     out.print(f"Author: {commit.author} <{commit.email}>", markup=False)
-    out.print(f"Date:   {commit.date}\n", markup=False)
+    out.print(f"Date:   {commit.date}", markup=False)
+    if signature:
+        out.print(f"Signed: {signature}", markup=False)
+    out.print()
     for line in commit.message.splitlines():
         out.print(f"    {line}", markup=False)
     out.print()

@@ -304,6 +304,11 @@ class Git:
         """`git log` with a format."""
         return self._run.log(revision, f"--format={format}", *options)
 
+    def has_header(self, commit: str, name: str) -> bool:
+        """Whether a commit object has a header of that name."""
+        header, _, _ = self._run.cat_file("commit", commit).partition("\n\n")
+        return any(line.startswith(f"{name} ") for line in header.splitlines())
+
     def _write_blobs(self, scratch: Path, contents: Sequence[bytes]) -> list[str]:
         files = [scratch / f"blob{number}" for number in range(len(contents))]
         for file, content in zip(files, contents, strict=True):

@@ -16,6 +16,7 @@ from niwfctl.backbone.probe import Probe, probe
 from niwfctl.errors import NiwfError, UnknownName
 from niwfctl.repository.model import Model, load_region, pinned_source
 from niwfctl.repository.objects import object_file
+from niwfctl.repository.signature import Signature, signature
 from niwfctl.tensors import read_tensors
 from niwfctl.training.run import Witness
 
@@ -31,8 +32,8 @@ class Check:
     """One thing that was checked.
 
     Attributes:
-        subject: `backbone`, `coordinates`, or the name of a capability.
-        check: `identity`, `objects`, `anchors` or `logits`.
+        subject: `backbone`, `coordinates`, `commit`, or the name of a capability.
+        check: `identity`, `objects`, `signature`, `anchors` or `logits`.
         ok: whether it holds.
         detail: what was compared, or what does not hold.
     """
@@ -45,9 +46,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """All checks of one verification."""
+    """All checks of one verification, and the signature of what was verified."""
 
     revision: str
+    signature: Signature
     checks: tuple[Check, ...]
 
     @property
@@ -64,12 +66,14 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
         if name not in atlas:
             raise UnknownName(f"no capability is called {name!r} at {revision}")
     chosen = [atlas[name] for name in names or sorted(atlas)]
-    checks = [_backbone(repository), _coordinates(repository)]
+    signed = signature(repository.git, commit)
+    intact = Check("commit", "signature", signed.state != "bad", str(signed))
+    checks = [_backbone(repository), _coordinates(repository), intact]
     for capability in chosen:
         checks += _objects_and_anchors(repository, commit, capability)
     if deep and all(check.ok for check in checks):
         checks += _logits(repository, chosen)
-    return Report(commit, tuple(checks))
+    return Report(commit, signed, tuple(checks))
 
 
 def _backbone(repository: Repository) -> Check:

@@ -283,6 +283,7 @@ def test_verify_reports_every_check(niwfctl: Command, committed: Repository) -> 
     assert found == [
         ("backbone", "identity"),
         ("coordinates", "objects"),
+        ("commit", "signature"),
         ("apple", "objects"),
         ("apple", "anchors"),
         ("backbone", "logits"),
@@ -302,9 +303,10 @@ def test_verify_looks_at_the_names_and_the_revision_it_is_given(
         assert done["ok"] == all(check["ok"] for check in done["checks"])
         return {check["subject"] for check in done["checks"] if check["ok"]}
 
-    assert subjects() == {"backbone", "coordinates", "apple"}
-    assert subjects("plum") == {"backbone", "coordinates"}
-    assert subjects("apple") == subjects("--rev", first) == {"backbone", "coordinates", "apple"}
+    always = {"backbone", "coordinates", "commit"}
+    assert subjects() == always | {"apple"}
+    assert subjects("plum") == always
+    assert subjects("apple") == subjects("--rev", first) == always | {"apple"}
 
 
 def test_doctor_and_version(niwfctl: Command) -> None:

@@ -1,0 +1,122 @@
+"""Signatures: made where git is configured so, and reported as git judges them."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from niwfctl.repository import Repository
+from niwfctl.repository.signature import signature
+
+Add = Callable[..., str]
+Command = Callable[..., Result]
+
+
+def configured(repository: Repository, **settings: object) -> None:
+    for name, value in settings.items():
+        repository.git.plain("config", name.replace("__", "."), str(value))
+
+
+@pytest.fixture
+def ssh(fresh: Repository, tmp_path: Path) -> Repository:
+    """Signs with an ssh key that it trusts."""
+    if not shutil.which("ssh-keygen"):
+        pytest.skip("needs ssh-keygen")
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    allowed = tmp_path / "allowed"
+    allowed.write_text(f"ada@example.org {key.with_suffix('.pub').read_text()}")
+    configured(fresh, gpg__format="ssh", user__signingKey=key, commit__gpgSign="yes")
+    configured(fresh, gpg__ssh__allowedSignersFile=allowed, tag__gpgSign="on")
+    return fresh
+
+
+@pytest.fixture
+def gpg(fresh: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """Signs with a gpg key of its own."""
+    if not shutil.which("gpg"):
+        pytest.skip("needs gpg")
+    home = tmp_path / "gpg"
+    home.mkdir(mode=0o700)
+    monkeypatch.setenv("GNUPGHOME", str(home))
+    make = ["--quick-gen-key", "Ada <ada@example.org>", "ed25519", "sign", "never"]
+    quiet = ["gpg", "--batch", "--quiet", "--passphrase", "", "--pinentry-mode", "loopback"]
+    subprocess.run([*quiet, *make], check=True, capture_output=True)
+    configured(fresh, user__signingKey="ada@example.org", commit__gpgSign="1", tag__gpgSign="on")
+    yield fresh
+    subprocess.run(["gpgconf", "--kill", "all"], check=False)
+
+
+@pytest.mark.parametrize("kind", ["ssh", "gpg"])
+def test_every_commit_and_annotated_tag_is_signed_where_git_is_configured_so(
+    request: pytest.FixtureRequest, niwfctl: Command, add: Add, kind: str
+) -> None:
+    repository = request.getfixturevalue(kind)
+    signed = [add(repository, "x", 0.1), add(repository, "y", 0.2)]
+    branch = repository.git.branch()
+    repository.git.plain("checkout", "--quiet", "-b", "side", "HEAD~1")
+    signed += [add(repository, "s", 0.4)]
+    repository.git.checkout(branch)
+    signed += [repository.merge("side").commit, repository.remove("x")]
+    signed += [repository.rename("y", "z"), repository.rollback("x")[0]]
+    for commit in signed:
+        repository.git.plain("verify-commit", commit)
+        assert signature(repository.git, commit).state == "good"
+    assert niwfctl("-C", repository.path, "tag", "v1", "-m", "First").exit_code == 0
+    repository.git.plain("verify-tag", "v1")
+
+
+def test_a_tag_that_is_to_be_signed_asks_for_its_message_without_an_editor(
+    niwfctl: Command, ssh: Repository
+) -> None:
+    result = niwfctl("-C", ssh.path, "tag", "v1")
+    assert result.exit_code == 2 and "-m" in result.stderr
+    assert not ssh.git.names("v1")
+
+
+def reported(niwfctl: Command, repository: Repository) -> tuple[int, dict]:
+    """Exit code of `verify`, and the signature that it and `show` report."""
+    result = niwfctl("-C", repository.path, "verify", "--json")
+    report = json.loads(result.stdout)
+    (check,) = (check for check in report["checks"] if check["check"] == "signature")
+    assert check["ok"] == (result.exit_code == 0)
+    shown = json.loads(niwfctl("-C", repository.path, "show", "--json").stdout)
+    assert shown["signature"] == report["signature"]
+    for command in ("show", "verify"):
+        text = niwfctl("-C", repository.path, command).stdout
+        assert report["signature"]["state"] in text
+    return result.exit_code, report["signature"]
+
+
+def test_a_signature_is_good_until_the_key_is_unknown(
+    niwfctl: Command, ssh: Repository, add: Add, tmp_path: Path
+) -> None:
+    add(ssh, "x", 0.1)
+    assert reported(niwfctl, ssh) == (0, {"state": "good", "signer": "ada@example.org"})
+    (tmp_path / "allowed").write_text("")
+    assert reported(niwfctl, ssh) == (0, {"state": "unknown key", "signer": None})
+    ssh.git.plain("config", "--unset", "gpg.ssh.allowedSignersFile")
+    assert reported(niwfctl, ssh) == (0, {"state": "unknown key", "signer": None})
+
+
+def test_a_commit_that_is_not_signed_is_no_failure(
+    niwfctl: Command, fresh: Repository, add: Add
+) -> None:
+    add(fresh, "x", 0.1)
+    assert reported(niwfctl, fresh) == (0, {"state": "unsigned", "signer": None})
+
+
+def test_a_commit_that_is_not_what_was_signed_fails_verify(
+    niwfctl: Command, ssh: Repository, add: Add, tmp_path: Path
+) -> None:
+    add(ssh, "x", 0.1)
+    forged = tmp_path / "forged"
+    forged.write_text(ssh.git.plain("cat-file", "commit", "HEAD").replace("Add x", "Add y") + "\n")
+    commit = ssh.git.plain("hash-object", "-t", "commit", "-w", str(forged))
+    ssh.git.plain("update-ref", "HEAD", commit)
+    code, signed = reported(niwfctl, ssh)
+    assert code == 1 and signed["state"] == "bad"
