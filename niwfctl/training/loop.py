@@ -148,7 +148,7 @@ class Trainer:
                 Progress("training", run.step, run.steps, run.loss, validation, speed.rate, left)
             )
             pause_if_asked()
-            if run.step == run.steps or time.monotonic() - saved >= save_seconds:
+            if run.step < run.steps and time.monotonic() - saved >= save_seconds:
                 save(run, self.tensors())
                 saved = time.monotonic()
         report(Progress("measuring", run.step, run.steps, run.loss))
@@ -169,11 +169,7 @@ class Trainer:
             self.coordinates[list(batch)] = self.adapter.z.cpu()
         parameters = self.parameters()
         norm = torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
-        if not math.isfinite(total) or not torch.isfinite(norm):
-            raise TrainingError(
-                f"the loss of {run.name!r} is no longer a finite number at step {run.step + 1}: "
-                "the last checkpoint is kept; train again with a lower --lr"
-            )
+        self._require_finite(total, float(norm))
         rate = learning_rate(run.step, run.steps, options.lr, options.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -197,11 +193,20 @@ class Trainer:
         self.adapter.active = self._sealed()
         score = self._score(self.held_out, pause_if_asked)
         witness = probe(self.adapter)
+        self._require_finite(score.perplexity)
         self.run.perplexity = score.perplexity
         self.run.witness = Witness(
             digest=witness.digest, platform=current_platform(self.adapter.model.device)
         )
         self._outcome = {"held_out": score.coordinates, "probe": witness.sample}
+
+    def _require_finite(self, *values: float) -> None:
+        if not all(map(math.isfinite, values)):
+            raise TrainingError(
+                f"the loss of {self.run.name!r} is no longer a finite number at step "
+                f"{min(self.run.step + 1, self.run.steps)}: the last checkpoint is kept; train "
+                "again with a lower --lr"
+            )
 
     def _score(self, rows: Sequence[Tokens], between: Callable[[], None]) -> Score:
         return self.scorer.score(rows, self.options.batch_size, between)

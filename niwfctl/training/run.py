@@ -18,18 +18,24 @@ class TrainingOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     steps: int | None = Field(None, ge=1, description="optimizer steps; overrides epochs")
-    epochs: float = Field(1.0, gt=0, description="passes over the training rows")
+    epochs: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="passes over the training rows"
+    )
     bases: int = Field(2, ge=1, le=64, description="bases of the new region")
     rank: int = Field(8, ge=1, le=1024, description="rank r of each basis")
-    alpha: float = Field(16.0, gt=0, description="α; the change of weights is scaled by α/r")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    alpha: float = Field(
+        16.0, gt=0, allow_inf_nan=False, description="α; the change of weights is scaled by α/r"
+    )
+    lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="peak learning rate of AdamW")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of steps with a rising rate")
     batch_size: int = Field(8, ge=1, description="rows a forward pass")
     grad_accum: int = Field(1, ge=1, description="forward passes an optimizer step")
     max_length: int = Field(512, ge=2, description="longest row, in tokens")
     skip_long: bool = Field(False, description="leave longer rows out instead of refusing them")
     val_split: float = Field(0.05, gt=0, lt=1, description="share of rows held out")
-    seed: int = Field(0, ge=0, description="of the split, the order and the first weights")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="of the split, the order and the first weights"
+    )
 
 
 class Witness(BaseModel):
