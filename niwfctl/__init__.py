@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Repository", "TrainingOptions", "__version__"]
 __version__ = "0.1.0"
+
+# GitPython must not fail at import where there is no git: niwfctl says so itself, when it matters.
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 
 def __getattr__(name: str) -> object:

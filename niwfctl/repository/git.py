@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -40,7 +41,9 @@ class Git:
 
         Raises:
             NotARepository: there is none, or it has no work tree.
+            GitError: git is not installed.
         """
+        require_git()
         try:
             repo = git.Repo(path, search_parent_directories=True)
         except (git.InvalidGitRepositoryError, git.NoSuchPathError) as error:
@@ -61,8 +64,9 @@ class Git:
         """Asks git who commits, as it would know inside `path`.
 
         Raises:
-            GitError: git knows no name or e-mail.
+            GitError: git is not installed, or knows no name or e-mail.
         """
+        require_git()
         there = next(folder for folder in (path, *path.resolve().parents) if folder.is_dir())
         try:
             git.Git(there).var("GIT_COMMITTER_IDENT")
@@ -354,6 +358,16 @@ class Git:
             if any(words in str(error.stderr) for words in _DISK_FULL):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise GitError(f"git could not {purpose}: {_reason(error)}") from error
+
+
+def require_git() -> None:
+    """Asks for git before anything needs it.
+
+    Raises:
+        GitError: it is not installed.
+    """
+    if not shutil.which("git"):
+        raise GitError("there is no git on this machine: install git, https://git-scm.com")
 
 
 @contextmanager

@@ -205,7 +205,6 @@ def test_a_git_that_does_not_know_who_commits(
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="importing GitPython fails where there is no git")
 def test_a_machine_without_git_is_told_so(committed: Repository, tmp_path: Path) -> None:
     program = "import sys; from niwfctl.cli.main import app; app(sys.argv[1:])"
     for command, code in (("status", 10), ("doctor", 1)):
