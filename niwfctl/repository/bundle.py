@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from niwfstore import CorruptObject, StoreError, check_tensors
 
 from niwfctl.atlas import Atlas
-from niwfctl.errors import FormatError, ObjectError, UnknownName
+from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
 from niwfctl.repository.merge import Merged, Resolution, merge
 from niwfctl.repository.objects import storing
 
@@ -27,9 +27,12 @@ def create(repository: Repository, file: Path, revision: str, names: list[str]) 
     """Writes a bundle of a revision's history with the objects of some, or all, capabilities.
 
     Raises:
+        UsageError: it is not the name of a file in a folder that is there.
         UnknownName: there is no such revision or capability.
         ObjectError: an object is missing or corrupt.
     """
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise UsageError(f"{file} cannot be written: give a file in a folder that is there")
     commit = repository.git.resolve(revision)
     atlas = repository.atlas(commit)
     for name in names:

@@ -16,7 +16,7 @@ from niwfctl.backbone.sites import decoder_layers
 from niwfctl.errors import UsageError
 from niwfctl.field.region import Region
 from niwfctl.repository.model import Model, load_region
-from niwfctl.repository.objects import storing
+from niwfctl.repository.objects import require_new, storing
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -48,8 +48,7 @@ def export(
     """
     if form not in FORMATS:
         raise UsageError(f"--format {form!r} is unknown: choose {' or '.join(FORMATS)}")
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is there already and not empty: give another folder")
+    require_new(folder)
     (entry,) = repository.capability(name).regions
     region = load_region(repository, entry)
     model = Model(repository) if prompt is not None or form == "merged" else None

@@ -15,7 +15,7 @@ from niwfctl.backbone.sites import find_sites
 from niwfctl.config import FILE, BackboneConfig, Config, FieldConfig
 from niwfctl.errors import NotARepository, UsageError
 from niwfctl.repository.git import Git
-from niwfctl.repository.objects import object_file, storing
+from niwfctl.repository.objects import object_file, require_folder, storing
 from niwfctl.tensors import as_bytes
 from niwfctl.training.run import Witness
 
@@ -32,6 +32,7 @@ def initialize(
     progress: Callable[[int, int], None],
 ) -> Git:
     """Does what `Repository.init` says; nothing is written before the model has been read."""
+    require_folder(path)
     Git.require_identity(path)
     _refuse_second(path)
     source = resolve(model, revision)

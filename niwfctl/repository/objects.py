@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from niwfctl.errors import StorageError
+from niwfctl.errors import StorageError, UsageError
 
 OURS = ("capabilities/", "objects/")  # what a commit's atlas determines
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -20,6 +21,28 @@ def object_file(oid: str) -> str:
 def manifest_file(name: str) -> str:
     """Path of a capability's manifest in the work tree."""
     return f"capabilities/{name}.json"
+
+
+def require_folder(path: Path) -> None:
+    """Asks that a folder is there, or can be made.
+
+    Raises:
+        UsageError: a file is in the way.
+    """
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise UsageError(f"{there} is a file, and a folder is needed: give another place")
+
+
+def require_new(folder: Path) -> None:
+    """Asks that a folder can be made, or is there and empty.
+
+    Raises:
+        UsageError: a file is in the way, or the folder holds something.
+    """
+    require_folder(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is there already and not empty: give another folder")
 
 
 @contextmanager

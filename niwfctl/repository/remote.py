@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from niwfctl.errors import RemoteError, UsageError
+from niwfctl.repository.git import require_git
+from niwfctl.repository.objects import require_new
 
 if TYPE_CHECKING:
     from niwfctl.repository.merge import Merged
@@ -113,8 +115,8 @@ def clone(url: str, folder: Path) -> None:
         UsageError: the folder is there and not empty.
         RemoteError: the remote cannot be reached.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is there already and not empty: give another folder")
+    require_git()
+    require_new(folder)
     _run(["git", "clone", url, str(folder)])
 
 
