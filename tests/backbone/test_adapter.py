@@ -90,9 +90,31 @@ def test_gates_stay_as_the_prompt_set_them_while_tokens_are_generated() -> None:
         assert adapter.z is z
 
 
-def test_detaching_leaves_the_model_without_hooks() -> None:
-    adapter, *_ = make_adapter("llama")
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_token_by_token_gives_what_one_pass_over_all_tokens_gives(kind: str) -> None:
+    adapter, active, *_ = make_adapter(kind)
+    adapter.active = active
+    tokens = torch.randint(0, 97, (3, 12))
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[:, 8:] = False  # the prompts end there
+    together = logits(adapter, tokens, mask)
+    with torch.no_grad(), adapter.prompts(mask[:, :8]):
+        passed = adapter.model(tokens[:, :8], use_cache=True)
+        for place in range(8, 12):
+            cache = passed.past_key_values
+            passed = adapter.model(tokens[:, place : place + 1], past_key_values=cache)
+            torch.testing.assert_close(
+                passed.logits[:, 0], together[:, place], atol=1e-5, rtol=1e-5
+            )
+
+
+def test_detaching_leaves_the_model_as_it_was() -> None:
+    adapter, active, *_ = make_adapter("llama")
+    adapter.active = active
     adapter.detach()
+    tokens = torch.randint(0, 97, (2, 9))
+    with torch.no_grad():
+        assert torch.equal(adapter.model(tokens).logits, tiny_model("llama")(tokens).logits)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in adapter.model.modules())
 
 
