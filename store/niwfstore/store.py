@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from niwfstore.atomic import publish, temporary_file, write_atomic
+from niwfstore.atomic import make_dirs, publish, temporary_file, write_atomic
 from niwfstore.errors import CorruptObject, MissingObject, StoreError
 from niwfstore.pointer import Pointer
 from niwfstore.tensors import TensorBytes, check_tensors, write_tensors
@@ -101,6 +101,25 @@ class ObjectStore:
         self._hash(oid)
         check_tensors(self.path(oid))
         self._remember(oid, stamp)
+
+    def set_aside(self, oid: str, folder: Path) -> Path | None:
+        """Moves an object away if its bytes are not what its name says.
+
+        Returns:
+            Where it is now; None if it was whole, and stayed.
+
+        Raises:
+            MissingObject: it is not here.
+            OSError: the disk is read-only.
+        """
+        try:
+            self._stamp(oid, None)
+            self._hash(oid)
+        except CorruptObject:
+            make_dirs(folder)
+            self._verified.pop(oid, None)
+            return Path(shutil.move(self.path(oid), folder / oid))
+        return None
 
     def __contains__(self, oid: str) -> bool:
         return self.path(oid).is_file()
