@@ -313,6 +313,16 @@ class Git:
         header, _, _ = self._run.cat_file("commit", commit).partition("\n\n")
         return any(line.startswith(f"{name} ") for line in header.splitlines())
 
+    def make_tree(self, files: Mapping[str, bytes]) -> str:
+        """A tree object that holds files by name; nothing refers to it."""
+        with self._command("write a tree"), self._scratch() as scratch:
+            blobs = self._write_blobs(scratch, list(files.values()))
+            lines = (
+                f"100644 blob {blob}\t{name}\n" for name, blob in zip(files, blobs, strict=True)
+            )
+            with _as_input("".join(lines)) as entries:
+                return self._git("mktree", istream=entries)
+
     def _write_blobs(self, scratch: Path, contents: Sequence[bytes]) -> list[str]:
         files = [scratch / f"blob{number}" for number in range(len(contents))]
         for file, content in zip(files, contents, strict=True):

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from niwfctl.errors import StorageError, UsageError
+from niwfstore import CorruptObject, MissingObject, StoreError
+
+from niwfctl.errors import ObjectError, StorageError, UsageError
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+logger = logging.getLogger(__name__)
 
 OURS = ("capabilities/", "objects/")  # what a commit's atlas determines
+QUARANTINE = "quarantine"  # where corrupt objects go, under .git/niwf
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -43,6 +53,46 @@ def require_new(folder: Path) -> None:
     require_folder(folder)
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is there already and not empty: give another folder")
+
+
+def obtain(
+    repository: Repository, oid: str, size: int | None, check: Callable[[str, int | None], object]
+) -> Path:
+    """Path of an object that passes a check of the store.
+
+    A corrupt one is moved to `.git/niwf/quarantine`; what is not here then is fetched.
+
+    Raises:
+        ObjectError: it is missing or corrupt, and no remote has it.
+    """
+    try:
+        check(oid, size)
+    except StoreError as error:
+        problem = _put_aside(repository, error)
+        refusal = repository.remotes.fetch_object(oid)
+        if refusal:
+            raise ObjectError(f"{problem}, and {refusal}") from error
+        if isinstance(error, CorruptObject):
+            logger.warning("%s, and has been fetched again", problem)
+        try:
+            check(oid, size)
+        except StoreError as still:
+            raise ObjectError(f"{still}, as it was fetched") from still
+    return repository.store.path(oid)
+
+
+def _put_aside(repository: Repository, error: StoreError) -> str:
+    """What is wrong with an object, once a corrupt one is out of the way."""
+    if isinstance(error, MissingObject):
+        return str(error)
+    if isinstance(error, CorruptObject):
+        try:
+            moved = repository.store.set_aside(error.oid, repository.private / QUARANTINE)
+        except OSError as refused:
+            raise ObjectError(f"{error}, and cannot be moved away ({refused.strerror})") from error
+        if moved:
+            return f"{error}; it is kept as {moved}"
+    raise ObjectError(f"{error}: what refers to it was changed by hand") from error
 
 
 @contextmanager

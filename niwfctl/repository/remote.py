@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from niwfstore import Pointer
+
 from niwfctl.errors import RemoteError, UsageError
 from niwfctl.repository.git import require_git
+from niwfctl.repository.lfs import fetch_object, lacking, require_lfs
 from niwfctl.repository.objects import require_new
 
 if TYPE_CHECKING:
@@ -28,12 +31,13 @@ class Remotes:
     def push(self, remote: str, refs: list[str]) -> int:
         """Pushes refs; returns how many objects went before them.
 
-        Objects travel first, each hashed before it leaves, so that a remote never holds a pointer
-        without its object.
+        Objects travel first, each hashed before it leaves, and the remote must say that it has
+        them: so it never holds a pointer without its object.
 
         Raises:
             ObjectError: an object is missing or corrupt here; nothing is pushed.
-            RemoteError: the remote cannot be reached, or refuses.
+            RemoteError: the remote cannot be reached, refuses, or has not what it was sent; no
+                ref has moved there.
         """
         refs = refs or [self._branch()]
         oids = self._outgoing(remote, refs)
@@ -43,6 +47,7 @@ class Remotes:
             require_lfs()
             listed = "".join(f"{oid}\n" for oid in oids)
             _run(self._there("lfs", "push", "--object-id", "--stdin", remote), listed)
+            self._prove(remote, oids)
         _run(self._there("push", "--set-upstream", remote, *refs))
         return len(oids)
 
@@ -76,19 +81,47 @@ class Remotes:
         self.fetch(remote, lazy=lazy)
         return self._repository.merge(f"{remote}/{self._branch()}")
 
-    def fetch_object(self, oid: str) -> bool:
-        """Gets one object of HEAD from the first remote that has it; whether it is here now."""
-        for remote in self._git.plain("remote").split():
-            if shutil.which("git-lfs"):
-                include = ("--include", f"objects/{oid}.safetensors")
-                subprocess.run(
-                    self._there("lfs", "fetch", remote, "HEAD", *include),
-                    stdout=subprocess.DEVNULL,
-                    check=False,
-                )
-            if oid in self._repository.store:
-                return True
-        return False
+    def fetch_object(self, oid: str) -> str | None:
+        """Gets one object from the first remote that has it.
+
+        Returns:
+            None if it is here now; else why not, as a clause.
+        """
+        store = self._repository.store
+        served, otherwise = self._first(
+            lambda remote: fetch_object(self._git, remote, oid) and oid in store
+        )
+        return None if served else otherwise
+
+    def who_has(self, pointer: Pointer) -> str:
+        """Which remote has an object, and how to get it from there, as a clause."""
+        holder, otherwise = self._first(lambda remote: not lacking(self._git, remote, [pointer]))
+        has = f"{holder} has it: get it with `niwfctl fetch {holder} --all`"
+        return has if holder else otherwise
+
+    def _first(self, serves: Callable[[str], bool]) -> tuple[str | None, str]:
+        """The first remote that serves, or None; and why none does, as a clause."""
+        remotes = self._git.plain("remote").split()
+        troubles = []
+        for remote in remotes:
+            try:
+                if serves(remote):
+                    return remote, ""
+            except RemoteError as error:
+                troubles.append(str(error))
+        if not remotes:
+            return None, "there is no remote that could have it"
+        asked = f"no remote has it (asked {', '.join(remotes)})"
+        return None, "; ".join(dict.fromkeys(troubles)) or asked
+
+    def _prove(self, remote: str, oids: list[str]) -> None:
+        store = self._repository.store
+        missing = lacking(self._git, remote, [Pointer(oid, store.size(oid)) for oid in oids])
+        if missing:
+            raise RemoteError(
+                f"{remote} took object {missing} and has it not: no branch was pushed; look at the "
+                "remote's storage and push again"
+            )
 
     def _outgoing(self, remote: str, refs: list[str]) -> list[str]:
         return self._objects([*refs, "--not", f"--remotes={remote}"])
@@ -118,18 +151,6 @@ def clone(url: str, folder: Path) -> None:
     require_git()
     require_new(folder)
     _run(["git", "clone", url, str(folder)])
-
-
-def require_lfs() -> None:
-    """Asks for git-lfs before anything is transferred.
-
-    Raises:
-        RemoteError: it is not installed.
-    """
-    if not shutil.which("git-lfs"):
-        raise RemoteError(
-            "git-lfs is not installed, and objects travel with it: https://git-lfs.com"
-        )
 
 
 def _run(command: list[str], given: str = "") -> None:

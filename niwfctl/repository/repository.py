@@ -10,14 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niwfstore import MissingObject, ObjectStore, StoreError, write_atomic
+from niwfstore import ObjectStore, write_atomic
 
 from niwfctl.atlas import Atlas, Capability, RegionEntry
 from niwfctl.config import FILE, Config
-from niwfctl.errors import NotARepository, ObjectError, UnknownName, UsageError
+from niwfctl.errors import NotARepository, UnknownName, UsageError
 from niwfctl.repository.git import Git
 from niwfctl.repository.history import History
 from niwfctl.repository.lock import lock
+from niwfctl.repository.objects import obtain
 from niwfctl.repository.operations import Operations
 from niwfctl.repository.remote import Remotes
 from niwfctl.repository.trainings import Trainings
@@ -345,19 +346,14 @@ class Repository:
         return self.git.changes(FILE, MANIFESTS, "objects")
 
     def object_path(self, oid: str, size: int | None = None) -> Path:
-        """Path of an object whose bytes are what its name says; fetched first if a remote has it.
+        """Path of an object whose bytes are what its name says.
+
+        One that is missing is fetched if a remote has it; a corrupt one is first put aside.
 
         Raises:
             ObjectError: it is missing or corrupt.
         """
-        try:
-            if oid not in self.store:
-                self.remotes.fetch_object(oid)
-            return self.store.get(oid, size)
-        except MissingObject as error:
-            raise ObjectError(f"{error}, nor at a remote: see `niwfctl fsck`") from error
-        except StoreError as error:
-            raise ObjectError(f"{error}: remove it and fetch it again from a remote") from error
+        return obtain(self, oid, size, self.store.get)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from niwfstore import MalformedPointer, MissingObject, Pointer, StoreError
+from niwfstore import MalformedPointer, MissingObject, Pointer
 
-from niwfctl.errors import FormatError, GitError
-from niwfctl.repository.objects import object_file
+from niwfctl.errors import FormatError, GitError, ObjectError
+from niwfctl.repository.objects import QUARANTINE, object_file, obtain
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -71,6 +71,9 @@ def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collecte
         for oid in gone:
             store.remove(oid)
         store.clean_temporary(keep_days * 86400)
+        for path in (repository.private / QUARANTINE).glob("*"):
+            if path.lstat().st_mtime <= oldest:
+                path.unlink()
         before = datetime.now(UTC) - timedelta(days=keep_days)
         return Collected(objects, repository.operations.forget(before))
 
@@ -89,10 +92,12 @@ def check_all(repository: Repository) -> tuple[int, list[Damage]]:
             pointer = Pointer.parse(texts[blob])
             if pointer.oid != oid:
                 damage.append(Damage(object_file(oid), f"it points to {pointer.oid}"))
-            repository.store.verify(oid, pointer.size)
-        except MissingObject as error:
-            damage.append(Damage(object_file(oid), f"{error}: get it with `niwfctl fetch --all`"))
-        except (StoreError, MalformedPointer) as error:
+            elif oid in repository.store:
+                obtain(repository, oid, pointer.size, repository.store.verify)
+            else:
+                missing = f"{MissingObject(oid)}, and {repository.remotes.who_has(pointer)}"
+                damage.append(Damage(object_file(oid), missing))
+        except (ObjectError, MalformedPointer) as error:
             damage.append(Damage(object_file(oid), str(error)))
     for commit in repository.git.plain("rev-list", "--all", "HEAD").splitlines():
         try:

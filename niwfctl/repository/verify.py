@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from niwfstore import MissingObject, StoreError
+from niwfstore import MalformedPointer, Pointer
 from torch import Tensor
 
 from niwfctl.atlas import Capability, ObjectRef, RegionEntry
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, probe
-from niwfctl.errors import NiwfError, UnknownName
+from niwfctl.errors import NiwfError, ObjectError, UnknownName
 from niwfctl.repository.model import Model, load_region, pinned_source
-from niwfctl.repository.objects import object_file
+from niwfctl.repository.objects import object_file, obtain
 from niwfctl.repository.signature import Signature, signature
 from niwfctl.tensors import read_tensors
 from niwfctl.training.run import Witness
@@ -109,19 +109,23 @@ def _objects_and_anchors(
 
 def _problem(repository: Repository, oid: str, size: int | None) -> str | None:
     try:
-        repository.store.verify(oid, size)
-    except MissingObject as error:
-        return f"{error}: fetch it with `git lfs fetch`"
-    except StoreError as error:
+        obtain(repository, oid, size, repository.store.verify)
+    except ObjectError as error:
         return str(error)
     return None
 
 
 def _pointer(repository: Repository, commit: str, ref: ObjectRef) -> str | None:
     """A manifest's object must have its pointer in the commit, or no remote would carry it."""
-    if repository.git.blob(commit, object_file(ref.oid)) is None:
-        return f"{object_file(ref.oid)} is missing from commit {commit[:12]}"
-    return None
+    path = object_file(ref.oid)
+    text = repository.git.blob(commit, path)
+    if text is None:
+        return f"{path} is missing from commit {commit[:12]}"
+    try:
+        right = Pointer.parse(text) == Pointer(ref.oid, ref.size)
+    except MalformedPointer as error:
+        return f"{path} is {error}"
+    return None if right else f"{path} points to something else than its manifest says"
 
 
 def _anchors(repository: Repository, name: str, entry: RegionEntry) -> Check:

@@ -92,7 +92,8 @@ def test_a_damaged_object_is_named_and_never_used(
         "coordinates": committed.config.field.coordinates,
     }[which]
     damage(committed.store.path(oid))
-    refused(committed, ["run", "hello", "--capability", "apple"], 8, oid)
+    result = niwfctl("-C", committed.path, "run", "hello", "--capability", "apple")
+    assert result.exit_code == 8 and result.stderr.count("\n") == 1 and oid in result.stderr
     if which != "coordinates":
         refused(committed, ["export", "apple", "out"], 8, oid)
     (failed,) = failed_checks(niwfctl, committed)

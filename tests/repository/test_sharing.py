@@ -8,12 +8,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from niwfstore import ObjectStore
 from tiny import write_data
 
 from niwfctl.errors import FormatError, NiwfError, ObjectError, RemoteError
 from niwfctl.repository import Repository
 from niwfctl.repository.bundle import apply, create
 from niwfctl.repository.remote import clone
+from niwfctl.repository.upkeep import check_all
 
 needs_lfs = pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs")
 
@@ -102,6 +104,100 @@ def test_nothing_is_pushed_when_an_object_is_not_whole(
     with pytest.raises(ObjectError):
         shared.remotes.push("origin", [])
     assert not git(remote, "for-each-ref")
+
+
+@needs_lfs
+def test_nothing_but_objects_is_pushed_until_the_remote_shows_that_it_has_them(
+    shared: Repository, remote: Path
+) -> None:
+    shared.remotes.push("origin", [])
+    git(remote, "update-ref", "-d", "refs/heads/main")
+    git(shared.path, "update-ref", "-d", "refs/remotes/origin/main")
+    (entry,) = shared.capability("apple").regions
+    there = ObjectStore(remote / "lfs" / "objects").path(entry.region.oid)
+    size = there.stat().st_size
+    there.unlink()  # it may be a link to ours
+    there.write_bytes(bytes(size))  # git-lfs looks at the size only
+    with pytest.raises(RemoteError, match=f"origin took object {entry.region.oid}"):
+        shared.remotes.push("origin", [])
+    assert not git(remote, "for-each-ref")
+
+
+@needs_lfs
+def test_a_lazy_clone_gets_objects_of_any_commit(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    shared.remove("apple")
+    shared.remotes.push("origin", [])
+    clone(str(remote), tmp_path / "copy")
+    repository = Repository.open(tmp_path / "copy")
+    assert repository.load("apple@HEAD~1").active == "apple@HEAD~1"
+
+
+def damage(repository: Repository) -> tuple[str, Path]:
+    """Flips a bit of an object; returns its id and path."""
+    oid = repository.capability("apple").regions[0].bases[0].oid
+    path = repository.store.path(oid)
+    content = path.read_bytes()
+    path.unlink()  # the remote's may be a link to it
+    path.write_bytes(content[:-1] + b"!")
+    return oid, path
+
+
+@needs_lfs
+def test_a_corrupt_object_is_put_aside_and_fetched_again(
+    shared: Repository, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared.remotes.push("origin", [])
+    for use in (shared.load, lambda name: shared.verify([name]), lambda _: check_all(shared)):
+        oid, path = damage(shared)
+        damaged = path.read_bytes()
+        use("apple")
+        assert shared.verify().ok
+        assert (shared.private / "quarantine" / oid).read_bytes() == damaged
+        assert oid in caplog.text and "fetched again" in caplog.text
+        caplog.clear()
+
+
+def test_a_corrupt_object_that_nobody_has_is_put_aside_and_refused(committed: Repository) -> None:
+    oid, path = damage(committed)
+    kept = committed.private / "quarantine" / oid
+    with pytest.raises(ObjectError, match=f"{oid} is corrupt.*{kept}.*there is no remote"):
+        committed.load("apple")
+    assert kept.is_file() and not path.exists()
+
+
+def test_an_object_of_another_size_than_its_manifest_says_stays_where_it_is(
+    committed: Repository,
+) -> None:
+    ref = committed.capability("apple").regions[0].region
+    with pytest.raises(ObjectError, match="changed by hand"):
+        committed.object_path(ref.oid, ref.size + 1)
+    assert committed.verify().ok
+
+
+@needs_lfs
+def test_a_missing_object_is_told_with_who_has_it(shared: Repository, remote: Path) -> None:
+    shared.remotes.push("origin", [])
+    oid = shared.capability("apple").regions[0].bases[0].oid
+    shared.store.remove(oid)
+    (found,) = check_all(shared)[1]
+    assert found.problem.endswith("origin has it: get it with `niwfctl fetch origin --all`")
+    assert oid not in shared.store
+    shared.remotes.fetch("origin", everything=True)
+    assert not check_all(shared)[1]
+    shared.store.remove(oid)
+    ObjectStore(remote / "lfs" / "objects").remove(oid)
+    (found,) = check_all(shared)[1]
+    assert f"{oid} is not in the store, and no remote has it (asked origin)" in found.problem
+    with pytest.raises(ObjectError, match=r"no remote has it \(asked origin\)"):
+        shared.load("apple")
+    git(shared.path, "remote", "set-url", "origin", "http://127.0.0.1:1/gone.git")
+    with pytest.raises(ObjectError, match="origin cannot be asked"):
+        shared.load("apple")
+    git(shared.path, "remote", "remove", "origin")
+    with pytest.raises(ObjectError, match="there is no remote that could have it"):
+        shared.load("apple")
 
 
 def test_a_missing_git_lfs_is_one_sentence(shared: Repository, tmp_path: Path, monkeypatch) -> None:

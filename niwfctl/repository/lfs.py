@@ -1,0 +1,123 @@
+"""Asking git-lfs: for one object, and whether a remote has objects, without moving their bytes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from niwfstore import ObjectStore, Pointer, StoreError
+
+from niwfctl.errors import RemoteError
+from niwfctl.repository.git import Git
+from niwfctl.repository.objects import object_file
+
+_ABSENT = re.compile(r"does not exist|remote missing object|\b404\b", re.IGNORECASE)
+_NAMED = re.compile(r"[0-9a-f]{64}")
+
+
+def require_lfs() -> None:
+    """Asks for git-lfs before anything is transferred.
+
+    Raises:
+        RemoteError: it is not installed.
+    """
+    if not shutil.which("git-lfs"):
+        raise RemoteError(
+            "git-lfs is not installed, and objects travel with it: https://git-lfs.com"
+        )
+
+
+def fetch_object(git: Git, remote: str, oid: str) -> bool:
+    """Gets one object from a remote, if the remote has it.
+
+    Returns:
+        Whether git-lfs got it.
+
+    Raises:
+        RemoteError: the remote cannot be reached, or git-lfs is missing.
+    """
+    require_lfs()
+    path = object_file(oid)
+    commit = git.log("HEAD", "%H", "--all", "--diff-filter=AM", "--max-count=1", "--", path)
+    done = _run(git, "lfs", "fetch", remote, commit or "HEAD", "--include", path)
+    if done.returncode and not _ABSENT.search(done.stderr):
+        raise RemoteError(_unreachable(remote, done.stderr))
+    return done.returncode == 0
+
+
+def lacking(git: Git, remote: str, pointers: Sequence[Pointer]) -> str | None:
+    """The id of an object that a remote does not have; None if it has all of them.
+
+    A remote that is a folder is looked into, and what it holds is hashed. Any other is asked by an
+    upload for which there are no bytes here: git-lfs then fails for what the remote would accept.
+
+    Raises:
+        RemoteError: the remote cannot be reached, or git-lfs is missing.
+    """
+    require_lfs()
+    folder = _folder(git, remote)
+    if folder is not None:
+        return _lacking_in(folder, remote, pointers)
+    tree = git.make_tree(
+        # The empty line makes blobs that no commit has, or git-lfs would leave out what the
+        # remote's branches have already.
+        {pointer.oid: f"{pointer.text()}\n".encode() for pointer in pointers}
+    )
+    with tempfile.TemporaryDirectory() as nothing:
+        done = _run(git, "-c", f"lfs.storage={nothing}", "lfs", "push", remote, tree)
+    if not done.returncode:
+        return None
+    named = _NAMED.findall(done.stderr + done.stdout)
+    found = next((oid for oid in named if any(oid == pointer.oid for pointer in pointers)), None)
+    if found is None:
+        raise RemoteError(_unreachable(remote, done.stderr))
+    return found
+
+
+def _lacking_in(folder: Path, remote: str, pointers: Sequence[Pointer]) -> str | None:
+    place = next((p for p in (folder / ".git", folder) if (p / "HEAD").is_file()), None)
+    if place is None:
+        raise RemoteError(_unreachable(remote, f"{folder} is not a git repository"))
+    store = ObjectStore(place / "lfs" / "objects")
+    for pointer in pointers:
+        try:
+            store.get(pointer.oid, pointer.size)
+        except StoreError:
+            return pointer.oid
+    return None
+
+
+def _folder(git: Git, remote: str) -> Path | None:
+    """The folder that a remote is; None if it, or where its objects are said to be, is not one."""
+    elsewhere = rf"^(lfs\.(push)?url|remote\.{re.escape(remote)}\.lfs(push)?url)$"
+    for source in ((), ("--file", ".lfsconfig")):
+        if _run(git, "config", *source, "--get-regexp", elsewhere).stdout:
+            return None
+    url = git.plain("remote", "get-url", "--push", remote)
+    if url.startswith("file://"):
+        return Path(unquote(urlsplit(url).path))
+    path = git.worktree / Path(url).expanduser()
+    return path if path.is_dir() else None
+
+
+def _run(git: Git, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["git", *arguments],
+        cwd=git.worktree,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "GIT_LFS_SKIP_SMUDGE": "1", "GIT_TERMINAL_PROMPT": "0"},
+    )
+
+
+def _unreachable(remote: str, words: str) -> str:
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    return f"{remote} cannot be asked ({lines[0] if lines else 'git-lfs says no more'})"
