@@ -1,7 +1,6 @@
 """Sharing with the real git and git-lfs, and by bundles."""
 
 import io
-import os
 import shutil
 import subprocess
 import tarfile
@@ -37,32 +36,6 @@ def shared(committed: Repository, remote: Path) -> Repository:
     committed.git.plain("branch", "-M", "main")
     committed.git.plain("remote", "add", "origin", str(remote))
     return committed
-
-
-@pytest.fixture(params=[False, True], ids=["without the LFS filter", "with the LFS filter"])
-def lfs_filter(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch) -> bool:
-    if request.param:
-        config = tmp_path / "gitconfig"
-        shutil.copy(os.environ["GIT_CONFIG_GLOBAL"], config)
-        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
-        subprocess.run(["git", "lfs", "install", "--skip-repo"], check=True, capture_output=True)
-    return request.param
-
-
-@needs_lfs
-def test_what_niwfctl_pushes_plain_git_clones_and_niwfctl_uses(
-    shared: Repository, remote: Path, tmp_path: Path, lfs_filter: bool
-) -> None:
-    assert shared.remotes.push("origin", []) == 4
-    assert not git(shared.path, "status", "--porcelain")
-    copy = tmp_path / "copy"
-    subprocess.run(["git", "clone", "-q", remote, copy], check=True)
-    repository = Repository.open(copy)
-    repository.remotes.fetch("origin")
-    assert repository.verify().ok
-    assert not git(copy, "status", "--porcelain")
-    subprocess.run(["git", "-C", copy, "lfs", "fsck"], check=True, capture_output=True)
-    subprocess.run(["git", "-C", copy, "fsck", "--strict"], check=True, capture_output=True)
 
 
 @needs_lfs
