@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -45,13 +46,18 @@ class Damage:
     problem: str
 
 
-def reachable(repository: Repository) -> dict[str, str]:
-    """Pointer blob by object id: all that a ref, reflog, stash, work tree or index holds."""
+def reachable(repository: Repository) -> set[str]:
+    """Ids of the objects that a ref, reflog, stash, work tree or index holds."""
+    return set(_pointer_blobs(repository).values())
+
+
+def _pointer_blobs(repository: Repository) -> dict[str, str]:
+    """Object id by blob of its pointer, of all that git can reach."""
     listed = repository.git.plain(
         "rev-list", "--objects", "--all", "--reflog", "--indexed-objects", "HEAD"
     )
     found = (_POINTER.fullmatch(line) for line in listed.splitlines())
-    return {match["oid"]: match["blob"] for match in found if match}
+    return {match["blob"]: match["oid"] for match in found if match}
 
 
 def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collected:
@@ -85,28 +91,44 @@ def check_all(repository: Repository) -> tuple[int, list[Damage]]:
         repository.git.check()
     except GitError as error:
         damage.append(Damage("git", str(error)))
-    pointers = reachable(repository)
-    texts = repository.git.blobs(pointers.values())
-    for oid, blob in pointers.items():
+    blobs = _pointer_blobs(repository)
+    pointers: dict[str, Pointer] = {}
+    for blob, text in repository.git.blobs(blobs).items():
         try:
-            pointer = Pointer.parse(texts[blob])
-            if pointer.oid != oid:
-                damage.append(Damage(object_file(oid), f"it points to {pointer.oid}"))
-            elif oid in repository.store:
-                obtain(repository, oid, pointer.size, repository.store.verify)
-            else:
-                missing = f"{MissingObject(oid)}, and {repository.remotes.who_has(pointer)}"
-                damage.append(Damage(object_file(oid), missing))
-        except (ObjectError, MalformedPointer) as error:
-            damage.append(Damage(object_file(oid), str(error)))
+            pointers[blob] = Pointer.parse(text)
+        except MalformedPointer as error:
+            damage.append(Damage(object_file(blobs[blob]), str(error)))
+    objects = dict.fromkeys(pointers.values())
+    damage += [found for pointer in objects if (found := _object_damage(repository, pointer))]
     for commit in repository.git.plain("rev-list", "--all", "HEAD").splitlines():
-        try:
-            for capability in repository.atlas(commit).values():
-                damage += [
-                    Damage(f"{capability.name} at {commit[:12]}", f"{ref.oid} has no pointer")
-                    for ref in capability.objects
-                    if ref.oid not in pointers
-                ]
-        except FormatError as error:
-            damage.append(Damage(commit[:12], str(error)))
-    return len(pointers), damage
+        damage += _commit_damage(repository, commit, pointers)
+    return len(objects), damage
+
+
+def _object_damage(repository: Repository, pointer: Pointer) -> Damage | None:
+    try:
+        if pointer.oid in repository.store:
+            obtain(repository, pointer.oid, pointer.size, repository.store.verify)
+            return None
+        problem = f"{MissingObject(pointer.oid)}, and {repository.remotes.who_has(pointer)}"
+    except ObjectError as error:
+        problem = str(error)
+    return Damage(object_file(pointer.oid), problem)
+
+
+def _commit_damage(
+    repository: Repository, commit: str, pointers: dict[str, Pointer]
+) -> Iterator[Damage]:
+    """Whether every object of a commit has its pointer there, or no remote would carry it."""
+    try:
+        atlas = repository.atlas(commit)
+    except FormatError as error:
+        yield Damage(commit[:12], str(error))
+        return
+    files = repository.git.files(commit, "objects")
+    for capability in atlas.values():
+        for ref in capability.objects:
+            blob = files.get(object_file(ref.oid), "")
+            if pointers.get(blob) != Pointer(ref.oid, ref.size):
+                what = f"its object {ref.oid} has no such pointer"
+                yield Damage(f"{capability.name} at {commit[:12]}", what)
