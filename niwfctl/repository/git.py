@@ -177,8 +177,14 @@ class Git:
         """Makes the work tree and the index hold `paths` as `commit` has them.
 
         Every file, and the index, is replaced atomically.
+
+        Raises:
+            UsageError: a folder is a symbolic link, which may lead anywhere.
         """
         paths = list(paths)
+        for folder in {(self.worktree / path).parent for path in paths}:
+            if folder.is_symlink():
+                raise UsageError(f"{folder} is a symbolic link: put a folder in its place")
         with self._command("update the index"), self._scratch() as scratch:
             listed = self._run.ls_tree("-r", "-z", commit, "--", *paths)
             entries = (entry.split("\t", 1) for entry in listed.split("\0") if entry)
