@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import PurePosixPath
+from typing import Annotated
 
 from niwfstore import Pointer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from niwfctl.config import validated
+from niwfctl.config import mend, validated
 from niwfctl.errors import FormatError, UsageError
-from niwfctl.training.run import Run
+from niwfctl.training.run import Platform, Run
 
 FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -30,19 +32,30 @@ class ObjectRef(BaseModel):
         return cls(oid=pointer.oid, size=pointer.size)
 
 
+def _finished(run: Run) -> Run:
+    if not run.finished:
+        raise ValueError("a committed training is finished and has a witness")
+    return run
+
+
+Finished = Annotated[Run, AfterValidator(_finished)]
+
+
 class RegionEntry(BaseModel):
     """One region: its objects, and the run that trained it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     region: ObjectRef
-    bases: tuple[ObjectRef, ...]
-    scale: float = Field(description="α/r")
-    layers: tuple[int, ...] = Field(description="adapted layers, in the generator's order")
-    radius: float = Field(description="of the cell, a Mahalanobis distance")
-    anchors: int = Field(description="coordinates at which the field was snapshotted")
-    run: Run
-    sealed_on: dict[str, str | int] = Field(description="platform that took the snapshot")
+    bases: tuple[ObjectRef, ...] = Field(min_length=1)
+    scale: float = Field(gt=0, description="α/r")
+    layers: tuple[int, ...] = Field(
+        min_length=1, description="adapted layers, in the generator's order"
+    )
+    radius: float = Field(gt=0, description="of the cell, a Mahalanobis distance")
+    anchors: int = Field(ge=1, description="coordinates at which the field was snapshotted")
+    run: Finished
+    sealed_on: Platform = Field(description="platform that took the snapshot")
 
     @property
     def id(self) -> str:
@@ -86,13 +99,17 @@ class Capability(BaseModel):
             file: its path, for messages.
 
         Raises:
-            FormatError: not JSON, of a newer format, or with a wrong or missing entry.
+            FormatError: not JSON, of a newer format, with a wrong or missing entry, or under
+                another name than its file's.
         """
         try:
             plain = json.loads(text)
-        except ValueError as error:
-            raise FormatError(f"{file} is not valid JSON: {error}") from error
-        return validated(cls, file, plain, FORMAT)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{file} is not valid JSON: {error}; {mend(file)}") from error
+        capability = validated(cls, file, plain, FORMAT)
+        if capability.name != PurePosixPath(file).stem:
+            raise FormatError(f"{file} is wrong: it names {capability.name!r}; {mend(file)}")
+        return capability
 
 
 Atlas = dict[str, Capability]

@@ -76,7 +76,7 @@ class Config(BaseModel):
         try:
             plain = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise FormatError(f"{FILE} is not valid TOML: {error}") from error
+            raise FormatError(f"{FILE} is not valid TOML: {error}; {mend(FILE)}") from error
         return validated(cls, FILE, plain, FORMAT)
 
 
@@ -94,8 +94,10 @@ def validated(kind: type[Model], name: str, plain: object, newest: int) -> Model
         FormatError: a newer format, or none is stated, or an entry is wrong or missing.
     """
     found = plain.get("format") if isinstance(plain, dict) else None
-    if not isinstance(found, int):
-        raise FormatError(f"{name} states no format: expected `format`, a whole number")
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise FormatError(
+            f"{name} states no format: expected `format`, a whole number from 1; {mend(name)}"
+        )
     if found > newest:
         raise FormatError(
             f"{name} is of format {found}, and this niwfctl reads up to {newest}: upgrade niwfctl"
@@ -105,4 +107,9 @@ def validated(kind: type[Model], name: str, plain: object, newest: int) -> Model
     except ValidationError as error:
         first = error.errors()[0]
         entry = ".".join(map(str, first["loc"]))
-        raise FormatError(f"{name} is wrong: {entry}: {first['msg']}") from error
+        raise FormatError(f"{name} is wrong: {entry}: {first['msg']}; {mend(name)}") from error
+
+
+def mend(file: str) -> str:
+    """How to get back a committed file that someone edited into nonsense, as a clause."""
+    return f"bring it back with `git checkout REV -- {file}` and commit that"

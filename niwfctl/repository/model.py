@@ -17,7 +17,7 @@ from niwfctl.backbone.load import Backbone, Source, load, quiet, resolve
 from niwfctl.backbone.prompts import Tokens, encode, prompt_tokens
 from niwfctl.backbone.scoring import Score, Scorer
 from niwfctl.backbone.sites import find_sites
-from niwfctl.errors import BackboneError, DataError, UsageError
+from niwfctl.errors import BackboneError, DataError, ObjectError, UsageError
 from niwfctl.field.basis import Basis
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.region import Region
@@ -216,15 +216,41 @@ def load_region(
     """A committed region, frozen, its bases on `device`; the generator computes on it too.
 
     Raises:
-        ObjectError: an object is missing or corrupt.
+        ObjectError: an object is missing or corrupt, or not what the manifest takes it for.
     """
     bases = tuple(
         Basis.from_tensors({key: value.to(device) for key, value in _read(repository, ref).items()})
         for ref in entry.bases
     )
-    region = Region.from_tensors(_read(repository, entry.region), bases, entry.scale, entry.layers)
+    tensors = _read(repository, entry.region)
+    try:
+        region = Region.from_tensors(tensors, bases, entry.scale, entry.layers)
+        fits = _fits_together(region)
+    except (KeyError, RuntimeError) as error:
+        raise _misfit(entry) from error
+    if not fits:
+        raise _misfit(entry)
     region.generator.to(device)
     return region
+
+
+def _fits_together(region: Region) -> bool:
+    """Whether the objects that a manifest names are a region and its bases."""
+    sites = region.bases[0].down.keys()
+    gates = (len(region.layers), len(region.bases))
+    return (
+        {int(name.split(".")[1]) for name in sites} == set(region.layers)
+        and all(sites == basis.down.keys() == basis.up.keys() for basis in region.bases)
+        and (region.generator.layers, region.generator.bases) == gates
+        and region.snapshot.shape[1:] == gates
+    )
+
+
+def _misfit(entry: RegionEntry) -> ObjectError:
+    return ObjectError(
+        f"the objects of region {entry.id} do not belong together: its manifest was changed by "
+        "hand; bring it back with `niwfctl rollback`"
+    )
 
 
 def _read(repository: Repository, ref: ObjectRef) -> dict[str, Tensor]:

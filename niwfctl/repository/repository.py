@@ -122,7 +122,8 @@ class Repository:
         """
         commit = self.git.resolve(revision)
         if commit not in self._atlases:
-            files = self.git.files(commit, MANIFESTS)
+            listed = self.git.files(commit, MANIFESTS)
+            files = {path: blob for path, blob in listed.items() if path.endswith(".json")}
             contents = self.git.blobs(files.values())
             found = (Capability.parse(contents[blob], path) for path, blob in files.items())
             self._atlases[commit] = {capability.name: capability for capability in found}

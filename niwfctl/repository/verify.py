@@ -129,7 +129,10 @@ def _pointer(repository: Repository, commit: str, ref: ObjectRef) -> str | None:
 
 
 def _anchors(repository: Repository, name: str, entry: RegionEntry) -> Check:
-    region = load_region(repository, entry)
+    try:
+        region = load_region(repository, entry)
+    except ObjectError as error:
+        return Check(name, "anchors", False, str(error))
     here = current_platform(torch.device("cpu"))
     same = same_platform(here, entry.sealed_on)
     with threads_of(entry.sealed_on):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from niwfstore import MalformedTensors, read_metadata
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from niwfctl.errors import FormatError
 
@@ -15,18 +16,14 @@ FORMAT = 1
 class TrainingOptions(BaseModel):
     """How a capability is trained; all of it is recorded in its manifest."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     steps: int | None = Field(None, ge=1, description="optimizer steps; overrides epochs")
-    epochs: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="passes over the training rows"
-    )
+    epochs: float = Field(1.0, gt=0, description="passes over the training rows")
     bases: int = Field(2, ge=1, le=64, description="bases of the new region")
     rank: int = Field(8, ge=1, le=1024, description="rank r of each basis")
-    alpha: float = Field(
-        16.0, gt=0, allow_inf_nan=False, description="α; the change of weights is scaled by α/r"
-    )
-    lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="peak learning rate of AdamW")
+    alpha: float = Field(16.0, gt=0, description="α; the change of weights is scaled by α/r")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of steps with a rising rate")
     batch_size: int = Field(8, ge=1, description="rows a forward pass")
     grad_accum: int = Field(1, ge=1, description="forward passes an optimizer step")
@@ -38,13 +35,24 @@ class TrainingOptions(BaseModel):
     )
 
 
+def _with_threads(platform: dict[str, str | int]) -> dict[str, str | int]:
+    threads = platform.get("threads")
+    if not isinstance(threads, int) or threads < 1:
+        raise ValueError("`threads` must be a number from 1")
+    return platform
+
+
+Platform = Annotated[dict[str, str | int], AfterValidator(_with_threads)]
+"""What a computation ran on, as `niwfctl.backbone.platform` describes it."""
+
+
 class Witness(BaseModel):
     """The probes' digest at the end of training, and what computed it."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     digest: str
-    platform: dict[str, str | int]
+    platform: Platform
 
 
 class Run(BaseModel):

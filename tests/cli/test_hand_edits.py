@@ -1,0 +1,221 @@
+"""A repository that someone edited by hand and committed with plain git: nonsense is named."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from niwfctl.repository import Repository
+
+Command = Callable[..., Result]
+Refused = Callable[..., None]
+Edit = Callable[[dict, dict], object]
+
+MANIFEST = "capabilities/apple.json"
+COMMANDS = (
+    ["status"],
+    ["log"],
+    ["show", "apple"],
+    ["diff"],
+    ["verify"],
+    ["checkout", "apple"],
+    ["run", "x", "--capability", "apple"],
+    ["rm", "apple"],
+    ["export", "apple", "out"],
+)
+
+NO_MANIFEST: dict[str, str | bytes] = {
+    "nothing": "",
+    "a list": "[]",
+    "a deep list": "[" * 100_000,
+    "no text": b"\xff\xfe{",
+    "a number of 5000 digits": '{"format": ' + "9" * 5000 + "}",
+    "a conflict of git": "<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> side\n",
+}
+
+WRONG: dict[str, Edit] = {
+    "format true": lambda all, region: all.update(format=True),
+    "format 0": lambda all, region: all.update(format=0),
+    "no region": lambda all, region: all.update(regions=[]),
+    "another name": lambda all, region: all.update(name="pear"),
+    "a path for a name": lambda all, region: all.update(name="../../apple"),
+    "an absolute path for a name": lambda all, region: all.update(name="/tmp/apple"),
+    "a path for an object": lambda all, region: region["region"].update(oid="../" * 21 + "x"),
+    "an absolute path for an object": lambda all, region: region["region"].update(oid="/etc/x"),
+    "a negative size": lambda all, region: region["bases"][0].update(size=-1),
+    "no bases": lambda all, region: region.update(bases=[]),
+    "no layers": lambda all, region: region.update(layers=[]),
+    "a scale that is no number": lambda all, region: region.update(scale=float("nan")),
+    "an infinite scale": lambda all, region: region.update(scale=float("inf")),
+    "no radius": lambda all, region: region.update(radius=0),
+    "no anchors": lambda all, region: region.update(anchors=-5),
+    "no run": lambda all, region: region.pop("run"),
+    "an unfinished run": lambda all, region: region["run"].update(witness=None),
+    "rank 0": lambda all, region: region["run"]["options"].update(rank=0),
+    "no platform": lambda all, region: region.update(sealed_on={}),
+    "no threads": lambda all, region: region["sealed_on"].update(threads=0),
+    "something more": lambda all, region: all.update(more=1),
+}
+
+MISFIT: dict[str, Edit] = {
+    "a region for a basis": lambda all, region: region["bases"].append(region["region"]),
+    "a basis for the region": lambda all, region: region.update(region=region["bases"][0]),
+    "a basis less": lambda all, region: region["bases"].pop(),
+    "a basis twice": lambda all, region: region["bases"].append(region["bases"][0]),
+    "other layers": lambda all, region: region.update(layers=[100, 101, 102]),
+    "a layer less": lambda all, region: region["layers"].pop(),
+    "a layer twice": lambda all, region: region["layers"].append(region["layers"][0]),
+    "another size": lambda all, region: region["region"].update(size=10**30),
+}
+
+
+def commit(repository: Repository, content: str | bytes) -> None:
+    path = repository.path / MANIFEST
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    repository.git.plain("commit", "-qam", "By hand")
+
+
+def edited(repository: Repository, edit: Edit) -> str:
+    manifest = json.loads((repository.path / MANIFEST).read_text())
+    edit(manifest, manifest["regions"][0])
+    return json.dumps(manifest)
+
+
+@pytest.mark.parametrize("content", NO_MANIFEST.values(), ids=NO_MANIFEST)
+def test_what_is_no_manifest_is_refused_by_every_command(
+    refused: Refused, committed: Repository, content: str | bytes
+) -> None:
+    commit(committed, content)
+    for command in COMMANDS:
+        refused(committed, command, 11, MANIFEST)
+
+
+@pytest.mark.parametrize("edit", WRONG.values(), ids=WRONG)
+def test_a_manifest_with_a_wrong_entry_is_refused_by_every_command(
+    refused: Refused, committed: Repository, edit: Edit
+) -> None:
+    commit(committed, edited(committed, edit))
+    for command in COMMANDS:
+        refused(committed, command, 11, MANIFEST)
+
+
+@pytest.mark.parametrize("edit", MISFIT.values(), ids=MISFIT)
+def test_objects_that_do_not_belong_together_are_refused_and_found_by_verify(
+    niwfctl: Command, refused: Refused, committed: Repository, edit: Edit
+) -> None:
+    commit(committed, edited(committed, edit))
+    refused(committed, ["run", "x", "--capability", "apple"], 8, "by hand")
+    refused(committed, ["export", "apple", "out"], 8, "by hand")
+    result = niwfctl("-C", committed.path, "verify", "--json")
+    assert result.exit_code == 1
+    assert {one["subject"] for one in json.loads(result.stdout)["checks"] if not one["ok"]} == {
+        "apple"
+    }
+    assert niwfctl("-C", committed.path, "rollback", "apple", "--to", "HEAD~1").exit_code == 0
+    assert committed.verify().ok
+
+
+def test_a_wrong_manifest_is_brought_back_as_the_message_says(
+    refused: Refused, committed: Repository
+) -> None:
+    commit(committed, "{}")
+    refused(committed, ["show", "apple"], 11, f"git checkout REV -- {MANIFEST}")
+    committed.git.plain("checkout", "HEAD~1", "--", MANIFEST)
+    committed.git.plain("commit", "-qm", "Bring it back")
+    assert Repository.open(committed.path).verify().ok
+
+
+def test_other_files_beside_the_manifests_are_nobodys_business(
+    niwfctl: Command, committed: Repository
+) -> None:
+    (committed.path / "capabilities" / "README.md").write_text("Apples.\n")
+    committed.git.plain("add", ".")
+    committed.git.plain("commit", "-qm", "Readme")
+    for command in (["status"], ["log"], ["verify"], ["fsck"], ["mv", "apple", "pear"]):
+        assert niwfctl("-C", committed.path, *command).exit_code == 0
+
+
+def pointer_of(repository: Repository) -> Path:
+    (entry,) = repository.capability("apple").regions
+    return repository.path / "objects" / f"{entry.region.oid}.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("nonsense", "not a Git LFS pointer"), (None, "missing from commit"), ("5", "something else")],
+    ids=["nonsense", "removed", "another size"],
+)
+def test_a_pointer_edited_by_hand_is_found_by_verify(
+    niwfctl: Command, committed: Repository, content: str | None, words: str
+) -> None:
+    path = pointer_of(committed)
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(path.read_text()[:-1] + "5\n" if content == "5" else content)
+    committed.git.plain("-c", "filter.lfs.clean=cat", "commit", "-qam", "By hand")
+    result = niwfctl("-C", committed.path, "verify")
+    assert result.exit_code == 1 and words in result.stdout
+    assert niwfctl("-C", committed.path, "fsck").exit_code == 1
+
+
+def test_a_pointer_that_is_a_symbolic_link_is_found_and_never_followed(
+    niwfctl: Command, committed: Repository, tmp_path: Path
+) -> None:
+    path, outside = pointer_of(committed), tmp_path / "outside"
+    outside.write_bytes(path.read_bytes())
+    path.unlink()
+    path.symlink_to(outside)
+    assert committed.verify().ok  # what is committed counts, not the work tree
+    committed.git.plain("commit", "-qam", "By hand")
+    result = niwfctl("-C", committed.path, "verify")
+    assert result.exit_code == 1 and "not a Git LFS pointer" in result.stdout
+
+
+def test_nothing_is_written_through_a_symbolic_link_for_a_folder(
+    refused: Refused, committed: Repository, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    (committed.path / "capabilities").rename(outside)
+    (committed.path / "capabilities").symlink_to(outside)
+    before = sorted(outside.iterdir())
+    refused(committed, ["mv", "apple", "pear"], 2, "capabilities", "symbolic link")
+    assert sorted(outside.iterdir()) == before
+
+
+def test_an_object_that_is_a_symbolic_link_is_put_aside_and_refused(
+    niwfctl: Command, committed: Repository, tmp_path: Path
+) -> None:
+    (entry,) = committed.capability("apple").regions
+    path, outside = committed.store.path(entry.region.oid), tmp_path / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+    result = niwfctl("-C", committed.path, "run", "x", "--capability", "apple")
+    assert result.exit_code == 8 and "not a regular file" in result.stderr
+    kept = committed.private / "quarantine" / entry.region.oid
+    assert os.readlink(kept) == str(outside) and outside.is_file() and not path.is_symlink()
+
+
+def test_histories_that_have_nothing_in_common_merge_if_their_field_is_one(
+    niwfctl: Command, refused: Refused, committed: Repository
+) -> None:
+    tree = committed.git.plain("rev-parse", "HEAD~1^{tree}")
+    empty = committed.git.plain("commit-tree", tree, "-m", "Another beginning")
+    committed.git.plain("branch", "other", empty)
+    assert niwfctl("-C", committed.path, "merge", "other").exit_code == 0
+    assert sorted(committed.atlas()) == ["apple"] and committed.verify().ok
+    nothing = subprocess.check_output(
+        ["git", "-C", committed.path, "hash-object", "-t", "tree", "-w", "/dev/null"], text=True
+    )
+    foreign = committed.git.plain("commit-tree", nothing.strip(), "-m", "Foreign")
+    refused(committed, ["merge", foreign], 2, "niwf.toml")
+
+
+def test_a_rollback_to_before_there_was_such_a_capability(
+    refused: Refused, committed: Repository
+) -> None:
+    refused(committed, ["rollback", "apple", "--to", "HEAD~1"], 4, "'apple'", "HEAD~1")
