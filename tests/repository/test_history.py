@@ -1,6 +1,5 @@
 """History: merging, rolling back, undoing, cleaning up."""
 
-import random
 import shutil
 import subprocess
 from pathlib import Path
@@ -69,23 +68,6 @@ def test_two_clones_merge_to_equal_atlases_with_every_field_as_on_its_branch(
         for name, found in before.items():
             assert_same(evidence(one, name), found)
     assert repository.atlas() == other.atlas()
-
-
-def test_ten_branches_merged_in_any_order_give_the_same_atlas(repository: Repository) -> None:
-    start = add(repository, "base")
-    names = [f"b{number}" for number in range(10)]
-    for number, name in enumerate(names):
-        repository.git.plain("branch", f"branch-{name}", start)
-        repository.git.checkout(f"branch-{name}")
-        add(repository, name, number / 10)
-    atlases = []
-    for seed in range(3):
-        repository.git.plain("checkout", "--quiet", "-B", "trunk", start)
-        for name in random.Random(seed).sample(names, 10):
-            repository.merge(f"branch-{name}")
-        atlases.append(repository.atlas())
-    assert atlases[0] == atlases[1] == atlases[2]
-    assert sorted(atlases[0]) == sorted([*names, "base"])
 
 
 versions = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2))

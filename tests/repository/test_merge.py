@@ -1,7 +1,7 @@
 """Merging where histories are odd: any adds, removals and renames, by git's hand or by ours."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +123,58 @@ def test_any_adds_removals_and_renames_merge_to_one_tree_whichever_side_is_ours(
     )
 
 
+@dataclass(frozen=True)
+class Ten:
+    """A repository with ten branches that each add a capability; and what they merge to."""
+
+    repository: Repository
+    fields: tuple[dict[str, bytes], ...]
+    tree: str
+
+    def merge(self, order: Sequence[int]) -> str:
+        """Merges the branches into the first of them; the tree that comes out."""
+        on(self.repository, "trunk", f"b{order[0]}")
+        for number in order[1:]:
+            self.repository.merge(f"b{number}")
+        return self.repository.git.plain("rev-parse", "HEAD^{tree}")
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory: pytest.TempPathFactory, _fresh: Path, add: Add, evidence) -> Ten:
+    repository = Repository.open(shutil.copytree(_fresh, tmp_path_factory.mktemp("ten") / "r"))
+    start = add(repository, "base")
+    fields = []
+    for number in range(10):
+        on(repository, f"b{number}", start)
+        add(repository, f"c{number}", (number // 2) / 10)  # pairs share their bases
+        fields.append(evidence(repository, f"c{number}"))
+    tree = Ten(repository, (), "").merge(range(10))
+    return Ten(repository, tuple(fields), tree)
+
+
+@settings(max_examples=5, deadline=None)
+@given(order=st.permutations(range(10)))
+def test_ten_branches_merge_to_one_tree_in_any_order_with_every_field_as_on_its_branch(
+    ten: Ten, evidence: Evidence, order: list[int]
+) -> None:
+    assert ten.merge(order) == ten.tree
+    for number, field in enumerate(ten.fields):
+        assert evidence(ten.repository, f"c{number}") == field
+    settled(ten.repository)
+
+
+@settings(max_examples=5, deadline=None)
+@given(order=st.permutations(range(10)))
+def test_an_octopus_of_plain_git_brings_every_field_together_in_any_order(
+    ten: Ten, evidence: Evidence, order: list[int]
+) -> None:
+    on(ten.repository, "octopus", f"b{order[0]}")
+    ten.repository.git.plain("merge", "--quiet", *(f"b{number}" for number in order[1:]))
+    for number, field in enumerate(ten.fields):
+        assert evidence(ten.repository, f"c{number}") == field
+    settled(ten.repository)
+
+
 def test_a_branch_that_is_ahead_is_taken_as_it_is_and_one_that_is_behind_changes_nothing(
     diverged: Repository,
 ) -> None:
@@ -192,9 +244,7 @@ def test_histories_that_began_apart_merge_if_their_field_is_one(
     settled(diverged)
 
 
-def test_a_plain_git_merge_gives_what_ours_gives(
-    diverged: Repository, evidence: Evidence
-) -> None:
+def test_a_plain_git_merge_gives_what_ours_gives(diverged: Repository, evidence: Evidence) -> None:
     before = evidence(diverged, "left")
     on(diverged, "by-ours", "main")
     diverged.merge("side")
@@ -206,9 +256,7 @@ def test_a_plain_git_merge_gives_what_ours_gives(
     assert diverged.verify().ok and check_all(diverged)[1] == []
 
 
-def test_verify_tells_what_a_plain_git_merge_left_to_decide(
-    diverged: Repository, add: Add
-) -> None:
+def test_verify_tells_what_a_plain_git_merge_left_to_decide(diverged: Repository, add: Add) -> None:
     on(diverged, "twin", "side")
     add(diverged, "twin", 0.2)  # shares its bases with `right`
     on(diverged, "without", "side")
