@@ -5,35 +5,22 @@ A kill can leave no index.lock behind, since none is taken, and everything git w
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import git
-from niwfstore.atomic import make_dirs, write_atomic
+from niwfstore.atomic import write_atomic
 
 from niwfctl.errors import GitError, NotARepository, UnknownName, UsageError
 from niwfctl.repository.index import rewrite_index
+from niwfctl.repository.process import GitProcess, as_input, require_git
 
 Changes = Mapping[str, bytes | None]
-_DISK_FULL = (os.strerror(errno.ENOSPC), "Out of diskspace")  # as the system and as git say it
 _NO_OBJECT = "0" * 40
-_DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
 
 
-class Git:
+class Git(GitProcess):
     """One git repository and its main work tree."""
-
-    def __init__(self, repo: git.Repo) -> None:
-        self._run = repo.git
-        self.worktree = Path(repo.working_tree_dir)
-        self.folder = Path(repo.git_dir)
-        self.common = Path(repo.common_dir)
 
     @classmethod
     def open(cls, path: Path) -> Git:
@@ -132,7 +119,7 @@ class Git:
         wanted = list(dict.fromkeys(ids))
         if not wanted:
             return {}
-        with _as_input("".join(f"{blob}\n" for blob in wanted)) as questions:
+        with as_input("".join(f"{blob}\n" for blob in wanted)) as questions:
             answer = self._run.cat_file(
                 "--batch", istream=questions, stdout_as_string=False, strip_newline_in_stdout=False
             )
@@ -230,7 +217,7 @@ class Git:
             with self._scratch() as scratch:
                 rewrite_index(self.folder, scratch, read)
         except git.GitCommandError as error:
-            raise UsageError(f"local changes would be lost: {_reason(error)}") from error
+            raise UsageError(f"local changes would be lost: {reason(error)}") from error
         self.advance(new, old, reason)
 
     def merge_base(self, one: str, other: str) -> str | None:
@@ -268,33 +255,6 @@ class Git:
         with self._command("find its own objects whole"):
             self._git("fsck", "--strict", "--no-dangling", "--no-progress")
 
-    def ask_hook(self, name: str, env: dict[str, str] | None = None) -> None:
-        """Runs a hook if there is one.
-
-        Raises:
-            GitError: it says no.
-        """
-        try:
-            self._git("hook", "run", "--ignore-missing", name, env=env)
-        except git.GitCommandError as error:
-            raise GitError(f"the {name} hook says no: {_reason(error)}") from error
-
-    def tell_hook(self, name: str, *arguments: str) -> None:
-        """Runs a hook if there is one, after the fact: as with git, its failure changes nothing."""
-        with suppress(git.GitCommandError):
-            self._git("hook", "run", "--ignore-missing", name, "--", *arguments)
-
-    def plain(self, *arguments: str) -> str:
-        """Runs a git command that does by itself what is wanted; returns its output.
-
-        Raises:
-            UsageError: git refuses; the message is git's.
-        """
-        try:
-            return self._git(*arguments)
-        except git.GitCommandError as error:
-            raise UsageError(f"git says: {_reason(error)}") from error
-
     def checkout(self, revision: str) -> None:
         """`git checkout REVISION`.
 
@@ -326,14 +286,14 @@ class Git:
             lines = (
                 f"100644 blob {blob}\t{name}\n" for name, blob in zip(files, blobs, strict=True)
             )
-            with _as_input("".join(lines)) as entries:
+            with as_input("".join(lines)) as entries:
                 return self._git("mktree", istream=entries)
 
     def _write_blobs(self, scratch: Path, contents: Sequence[bytes]) -> list[str]:
         files = [scratch / f"blob{number}" for number in range(len(contents))]
         for file, content in zip(files, contents, strict=True):
             file.write_bytes(content)
-        with _as_input("".join(f"{file}\n" for file in files)) as paths:
+        with as_input("".join(f"{file}\n" for file in files)) as paths:
             options = ("-w", "--no-filters", "--stdin-paths")
             return self._git("hash-object", *options, istream=paths).split()
 
@@ -343,57 +303,10 @@ class Git:
             f"100644 {blob}\t{path}\n" if blob else f"0 {_NO_OBJECT}\t{path}\n"
             for path, blob in blobs.items()
         )
-        with _as_input(lines) as info:
+        with as_input(lines) as info:
             self._git("update-index", "--add", "--index-info", istream=info, env=index)
-
-    @contextmanager
-    def _scratch(self) -> Iterator[Path]:
-        parent = self.common / "niwf" / "tmp"
-        make_dirs(parent)
-        with tempfile.TemporaryDirectory(dir=parent) as folder:
-            yield Path(folder)
 
     def _cat(self, name: str) -> bytes:
         return self._run.cat_file(
             "blob", name, stdout_as_string=False, strip_newline_in_stdout=False
         )
-
-    def _is_set(self, name: str) -> bool:
-        return self._git("config", "--type=bool", "--get", "--default=false", name) == "true"
-
-    def _git(self, *arguments: str, env: dict[str, str] | None = None, **options: object) -> str:
-        # Objects stay in the store; a work tree needs their pointers only. Nobody sees an editor.
-        env = {"GIT_LFS_SKIP_SMUDGE": "1", "GIT_EDITOR": "false", **(env or {})}
-        return self._run.execute(["git", *_DURABLE, *arguments], env=env, **options)
-
-    @contextmanager
-    def _command(self, purpose: str) -> Iterator[None]:
-        try:
-            yield
-        except git.GitCommandError as error:
-            if any(words in str(error.stderr) for words in _DISK_FULL):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-            raise GitError(f"git could not {purpose}: {_reason(error)}") from error
-
-
-def require_git() -> None:
-    """Asks for git before anything needs it.
-
-    Raises:
-        GitError: it is not installed.
-    """
-    if not shutil.which("git"):
-        raise GitError("there is no git on this machine: install git, https://git-scm.com")
-
-
-@contextmanager
-def _as_input(text: str) -> Iterator[IO[bytes]]:
-    with tempfile.TemporaryFile() as file:
-        file.write(text.encode())
-        file.seek(0)
-        yield file
-
-
-def _reason(error: git.GitCommandError) -> str:
-    text = str(error.stderr).strip().removeprefix("stderr: ").strip("'\n ")
-    return " ".join(line.strip() for line in text.splitlines()) or f"exit status {error.status}"

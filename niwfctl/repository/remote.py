@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from niwfstore import Pointer
 
 from niwfctl.errors import RemoteError, UsageError
-from niwfctl.repository.git import require_git
 from niwfctl.repository.lfs import fetch_object, lacking, require_lfs
 from niwfctl.repository.objects import require_new
+from niwfctl.repository.process import require_git
 
 if TYPE_CHECKING:
     from niwfctl.repository.merge import Merged
