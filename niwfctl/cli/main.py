@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from niwfctl import __version__
 from niwfctl.cli.output import err
 from niwfctl.errors import NiwfError
+from niwfctl.repository.objects import storing
 
 
 class _Commands(TyperGroup):
@@ -19,7 +20,8 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with storing():
+                return super().invoke(ctx)
         except NiwfError as error:
             if ctx.params.get("debug"):
                 raise

@@ -97,7 +97,7 @@ def _put_aside(repository: Repository, error: StoreError) -> str:
 
 @contextmanager
 def storing() -> Iterator[None]:
-    """Turns a full or read-only disk into one sentence.
+    """Turns a full or read-only disk into one sentence; may be nested.
 
     Raises:
         StorageError: the disk is full or read-only.
@@ -112,6 +112,7 @@ def storing() -> Iterator[None]:
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES):
             raise StorageError(
-                f"{error.filename} cannot be written ({error.strerror}): nothing was committed"
+                f"{error.filename or 'the disk'} cannot be written ({error.strerror}): nothing was "
+                "changed; run the same command where it can be"
             ) from error
         raise

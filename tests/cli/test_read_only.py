@@ -1,0 +1,99 @@
+"""A repository on a read-only disk: what only reads works, what writes is refused in a sentence."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from niwfctl.repository import Repository
+
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && cd / && exec "$@"'
+PROGRAM = """
+import json, sys, traceback
+from typer.testing import CliRunner
+from niwfctl.cli.main import app
+for command in json.loads(sys.argv[2]):
+    result = CliRunner().invoke(app, ["-C", sys.argv[1], *command])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        traceback.print_exception(result.exception)
+    print(json.dumps([result.exit_code, result.stdout, result.stderr]), flush=True)
+"""
+
+
+def on_read_only_disk(path: Path, *command: object) -> subprocess.CompletedProcess[str]:
+    """Runs a command where `path` is mounted read-only, for it alone."""
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, path]
+    return subprocess.run(
+        [str(part) for part in (*unshare, *command)], capture_output=True, text=True, check=False
+    )
+
+
+def run_each(path: Path, commands: Sequence[Sequence[str]]) -> list[tuple[int, str, str]]:
+    """(exit code, output, errors) of each command of niwfctl, in one process."""
+    done = on_read_only_disk(path, sys.executable, "-c", PROGRAM, path, json.dumps(commands))
+    assert "Traceback" not in done.stderr, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def _can_mount(tmp_path: Path) -> None:
+    if not shutil.which("unshare") or on_read_only_disk(tmp_path, "true").returncode:
+        pytest.skip("needs a mount of its own: unshare --user --mount is not allowed here")
+
+
+def test_what_only_reads_works(committed: Repository) -> None:
+    commands = [
+        ["status"],
+        ["log"],
+        ["show", "apple"],
+        ["show", "HEAD"],
+        ["diff"],
+        ["diff", "apple", "apple"],
+        ["verify"],
+        ["fsck"],
+        ["undo", "--list"],
+        ["remote"],
+        ["branch"],
+        ["run", "hello", "--capability", "apple", "--max-new-tokens", "1"],
+        ["rollback", "--to", "HEAD~1", "--dry-run"],
+    ]
+    for command, (code, _, errors) in zip(
+        commands, run_each(committed.path, commands), strict=True
+    ):
+        assert code == 0, (command, errors)
+
+
+def test_what_writes_is_refused_in_one_sentence(
+    trained: Repository, data: Path, tmp_path: Path
+) -> None:
+    trained.commit(["apple"], "Apples")
+    trained.train("plum", [data], trained.capability("apple").regions[0].run.options)
+    trained.git.plain("branch", "side", "HEAD~1")
+    commands = [
+        ["train", "pear", "--data", str(data), "--steps", "1", "--rank", "2"],
+        ["commit", "-m", "x"],
+        ["checkout", "apple"],
+        ["checkout", "side"],
+        ["rm", "apple"],
+        ["mv", "apple", "pear"],
+        ["rollback", "--to", "HEAD~1"],
+        ["merge", "side"],
+        ["undo"],
+        ["gc"],
+        ["branch", "new"],
+        ["tag", "new"],
+        ["remote", "origin", str(tmp_path)],
+        ["export", "apple", "out"],
+        ["bundle", "create", "file"],
+        ["init", "new", "--model", str(trained.config.backbone.model), "--dim", "8"],
+    ]
+    for command, (code, output, errors) in zip(
+        commands, run_each(trained.path, commands), strict=True
+    ):
+        message = errors.splitlines()[-1]
+        assert (code, output) == (12, ""), (command, code, output, errors)
+        assert message.startswith("niwfctl: ") and "cannot be written" in message
