@@ -11,7 +11,7 @@ from niwfstore import Pointer
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from niwfctl.config import mend, validated
-from niwfctl.errors import FormatError, UsageError
+from niwfctl.errors import FormatError, UnknownName, UsageError
 from niwfctl.training.run import Platform, Run
 
 FORMAT = 1
@@ -30,6 +30,40 @@ class ObjectRef(BaseModel):
     def of(cls, pointer: Pointer) -> ObjectRef:
         """The reference that a pointer states."""
         return cls(oid=pointer.oid, size=pointer.size)
+
+
+class Terms(BaseModel):
+    """How whoever committed a region wants it routed to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    order: int = Field(ge=0, description="regions there were when it was committed")
+    max_takeover: float = Field(0.02, ge=0, le=1, description="of each earlier region's anchors")
+    manual: bool = Field(False, description="never routed to")
+    supersedes: tuple[str, ...] = Field((), description="ids of regions it may take over")
+
+
+class Takeover(BaseModel):
+    """How many anchors of an earlier region a later one wins."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    region: str = Field(description="id of the earlier one")
+    won: int = Field(ge=0)
+    anchors: int = Field(ge=1)
+    bound: float = Field(description="exact binomial 95% upper bound on the share of its prompts")
+
+
+class Routing(BaseModel):
+    """What the routing lock (G3) made of a region's terms; a merge may have to set it anew."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    bias: float = Field(ge=0, description="nats taken off its score")
+    takeover: tuple[Takeover, ...] = Field(description="by earlier region")
+    shadow: dict[str, float] = Field(
+        description="share of its anchors that others own, by region id, or `base`"
+    )
 
 
 def _finished(run: Run) -> Run:
@@ -56,6 +90,8 @@ class RegionEntry(BaseModel):
     anchors: int = Field(ge=1, description="coordinates at which the field was snapshotted")
     run: Finished
     sealed_on: Platform = Field(description="platform that took the snapshot")
+    terms: Terms | None = Field(None, description="None: committed before there was routing")
+    routing: Routing | None = Field(None, description="None: never routed to")
 
     @property
     def id(self) -> str:
@@ -81,6 +117,12 @@ class Capability(BaseModel):
     def objects(self) -> tuple[ObjectRef, ...]:
         """All objects of all regions, each once."""
         return tuple(dict.fromkeys(ref for region in self.regions for ref in region.objects))
+
+    @property
+    def unrouted(self) -> Capability:
+        """All that does not depend on the other capabilities of its atlas."""
+        regions = tuple(region.model_copy(update={"routing": None}) for region in self.regions)
+        return self.model_copy(update={"regions": regions})
 
     @property
     def size(self) -> int:
@@ -114,6 +156,18 @@ class Capability(BaseModel):
 
 Atlas = dict[str, Capability]
 """All capabilities of one commit, by name."""
+
+
+def there(atlas: Atlas, name: str) -> Capability:
+    """The capability of a name.
+
+    Raises:
+        UnknownName: there is none; the message lists what there is.
+    """
+    if name not in atlas:
+        others = ", ".join(sorted(atlas)) or "none yet"
+        raise UnknownName(f"no capability is called {name!r}: there are {others}")
+    return atlas[name]
 
 
 def check_name(name: str) -> str:

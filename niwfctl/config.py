@@ -52,6 +52,15 @@ class Gate(BaseModel):
     min_exact_match: float | None = Field(None, ge=0, le=1)
 
 
+class RoutingConfig(BaseModel):
+    """How commits share coordinate space, unless they say otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    max_takeover: float = Field(0.02, ge=0, le=1, description="of each earlier region's anchors")
+    max_shadow: float = Field(0.10, ge=0, le=1, description="of a new region's own anchors")
+
+
 class Config(BaseModel):
     """The whole file."""
 
@@ -60,6 +69,7 @@ class Config(BaseModel):
     format: int = FORMAT
     backbone: BackboneConfig
     field: FieldConfig
+    routing: RoutingConfig = Field(default_factory=RoutingConfig)
     gates: dict[str, Gate] = Field(default_factory=dict, description="by capability")
 
     def dump(self) -> str:

@@ -104,6 +104,23 @@ class Conflict(NiwfError):
         self.names = names
 
 
+class Shadowed(NiwfError):
+    """Earlier capabilities own too much of what a new one was trained on."""
+
+    exit_code = 15
+
+    def __init__(self, name: str, owners: dict[str, float], allowed: float) -> None:
+        shares = ", ".join(
+            f"{owner} owns {share:.0%}"
+            for owner, share in sorted(owners.items(), key=lambda item: -item[1])
+        )
+        super().__init__(
+            f"{name!r} would be shadowed: {shares} of its prompts, and {allowed:.0%} is allowed; "
+            f"let it take them with `--supersede {max(owners, key=owners.get)}`, keep it out of "
+            "routing with --manual, or commit it as it is with --accept-shadow"
+        )
+
+
 class RemoteError(NiwfError):
     """A remote that cannot be reached or refuses, or git-lfs is missing."""
 

@@ -44,10 +44,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data") / "apple.jsonl")
 
 
+def crowd(repository: Repository) -> None:
+    """Lets capabilities of the same data lie on top of each other, as most tests have them."""
+    config = repository.path / "niwf.toml"
+    config.write_text(config.read_text().replace("max_shadow = 0.1", "max_shadow = 1.0"))
+    repository.git.plain("commit", "--quiet", "--all", "--amend", "--no-edit")
+
+
 @pytest.fixture(scope="session")
 def _fresh(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Path:
     folder = tmp_path_factory.mktemp("fresh") / "repository"
-    return Repository.init(folder, model=str(backbone), dim=8).path
+    repository = Repository.init(folder, model=str(backbone), dim=8)
+    crowd(repository)
+    return repository.path
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,10 @@ class ActiveField:
         """The field of a sealed region."""
         return cls.of(groups, region.bases, region.gates, region.scale)
 
+    def at(self, z: Tensor) -> ActiveField:
+        """What acts on prompts at z: this field, wherever they lie."""
+        return self
+
     @cached_property
     def decoding(self) -> Factors:
         """The bases for passes of a single token, made when the first such pass comes.
@@ -108,12 +113,20 @@ class ActiveField:
         return gates.transpose(0, 1).unsqueeze(2)
 
 
+class Chooses(Protocol):
+    """Chooses what acts on a batch of prompts."""
+
+    def at(self, z: Tensor) -> ActiveField | None:
+        """The field for prompts at z [batch, dim]; None for the bare backbone."""
+
+
 @dataclass
 class Pass:
     """The state of the forward pass under way."""
 
     prompt: Tensor | None = None
     z: Tensor | None = None
+    active: ActiveField | None = None
     gates: Tensor | None = None
     tiled: dict[tuple, Tensor] = field(default_factory=dict)
     single: dict[int, SingleToken] = field(default_factory=dict)
@@ -122,8 +135,6 @@ class Pass:
         """Gates of one layer for a group of so many sites, [batch, 1, sites · Σ ranks]."""
         key = (layer, sites, dtype)
         if key not in self.tiled:
-            if self.gates is None:
-                raise RuntimeError("a field is active, but no prompt was given: use `prompts()`")
             self.tiled[key] = self.gates[layer].repeat(1, 1, sites).to(dtype)
         return self.tiled[key]
 
@@ -132,7 +143,7 @@ class FieldAdapter:
     """Attaches a field to a frozen model.
 
     Attributes:
-        active: the field that acts, or None for the bare backbone.
+        active: the field that acts, a router that chooses one by z, or None for the bare backbone.
         groups: the adapted sites, grouped by shared input.
         layers: the adapted layers, in the order of the gates.
     """
@@ -149,7 +160,7 @@ class FieldAdapter:
         self.groups = shared_inputs(model, self.sites)
         self.layers = tuple(sorted({site.layer for site in self.sites}))
         self.coordinates = coordinates.to(model.device)
-        self.active: ActiveField | None = None
+        self.active: ActiveField | Chooses | None = None
         self._pass = Pass()
         tap = decoder_layers(model)[self.layers[0]]
         self._handle = tap.register_forward_pre_hook(self._read_coordinate, with_kwargs=True)
@@ -184,13 +195,18 @@ class FieldAdapter:
 
     def _read_coordinate(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         now = self._pass
-        if now.prompt is None or now.z is not None:
+        if now.prompt is None:
+            if self.active is not None:
+                raise RuntimeError("a field is active, but no prompt was given: use `prompts()`")
+            return
+        if now.z is not None:
             return
         states = args[0] if args else kwargs["hidden_states"]
         with torch.no_grad():
             now.z = self.coordinates(pool(states, now.prompt))
-        if self.active is not None:
-            now.gates = self.active.row_gates(now.z)
+        now.active = self.active.at(now.z) if self.active is not None else None
+        if now.active is not None:
+            now.gates = now.active.row_gates(now.z)
 
 
 class _SharedProduct:
@@ -211,7 +227,7 @@ class _SharedProduct:
         @wraps(frozen)
         def forward(states: Tensor) -> Tensor:
             output = frozen(states)
-            active = self.adapter.active
+            active = self.adapter._pass.active
             if active is None:
                 return output
             if self.input is not states:

@@ -15,7 +15,7 @@ import typer
 from niwfctl.cli.main import app
 from niwfctl.cli.output import emit_json, err, number, out, size
 from niwfctl.cli.schema import capability_json, run_json
-from niwfctl.cli.show import training_progress
+from niwfctl.cli.show import routing_line, training_progress
 from niwfctl.errors import UsageError
 from niwfctl.training.run import TrainingOptions
 
@@ -173,15 +173,30 @@ def commit(
         typer.Argument(metavar="[NAME]...", help="Trainings; all finished ones by default."),
     ] = None,
     message: Annotated[str | None, typer.Option("-m", "--message", help="What was done.")] = None,
+    max_takeover: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Largest share it may win of each earlier region's anchors."
+        ),
+    ] = None,
+    supersede: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="It may take all of NAME's prompts.")
+    ] = None,
+    manual: Annotated[bool, typer.Option("--manual", help="Never route to it.")] = False,
+    accept_shadow: Annotated[
+        bool, typer.Option("--accept-shadow", help="Even where earlier ones own its prompts.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Seal finished trainings for good and commit them."""
     from niwfctl.repository import Repository
+    from niwfctl.repository.commit import RoutingOptions
 
     repository = Repository.open(ctx.obj)
     if message is None:
         message = _edited() if out.is_terminal else None
-    done = repository.commit(names or [], message or "")
+    routing = RoutingOptions(max_takeover, manual, tuple(supersede or ()), accept_shadow)
+    done = repository.commit(names or [], message or "", routing)
     if as_json:
         emit_json(
             {
@@ -199,6 +214,7 @@ def commit(
                 f"  {capability.name}: region {entry.id}, radius {entry.radius:.2f}, "
                 f"{entry.anchors} anchors, {len(entry.bases)} bases, {size(capability.size)}"
             )
+            out.print(f"  routing: {routing_line(entry)}", markup=False)
 
 
 @app.command()

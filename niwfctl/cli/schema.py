@@ -46,6 +46,8 @@ def capability_json(capability: Capability) -> Json:
                 "anchors": entry.anchors,
                 "scale": entry.scale,
                 "layers": list(entry.layers),
+                "terms": entry.terms.model_dump(mode="json") if entry.terms else None,
+                "routing": entry.routing.model_dump(mode="json") if entry.routing else None,
                 "training": run_json(entry.run),
                 "versions": entry.run.versions,
             }
@@ -87,4 +89,5 @@ def operation_json(operation: Operation) -> Json:
 def merged_json(merged: Merged) -> Json:
     """The outcome of a merge."""
     lists = {kind: list(getattr(merged, kind)) for kind in ("added", "changed", "removed")}
-    return {"commit": merged.commit, "kind": merged.kind, **lists}
+    biases = {name: list(pair) for name, pair in merged.biases.items()}
+    return {"commit": merged.commit, "kind": merged.kind, **lists, "biases": biases}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Capability
+from niwfctl.atlas import Capability, RegionEntry
 from niwfctl.cli.output import err, number, out, size
 from niwfctl.repository.history import Commit
 from niwfctl.repository.merge import Merged
@@ -97,10 +97,30 @@ def show_capability(capability: Capability, indent: str = "") -> None:
             "training": f"{run.steps} steps of {options.batch_size * options.grad_accum} rows, "
             f"lr {options.lr:g}, seed {options.seed}, {run.seconds:.0f} s",
             "perplexity": f"{number(run.base_perplexity)} (base) → {number(run.perplexity)}",
+            "routing": routing_line(entry),
             "made with": ", ".join(f"{name} {which}" for name, which in run.versions.items()),
         }
         for label, text in lines.items():
             out.print(f"{indent}  {label:<11}{text}", markup=False)
+
+
+def routing_line(entry: RegionEntry) -> str:
+    """How a region shares coordinate space with the others."""
+    routing = entry.routing
+    if routing is None:
+        return "never routed to"
+    parts = [f"bias {routing.bias:.1f}"]
+    worst = max(routing.takeover, key=lambda one: one.won / one.anchors, default=None)
+    if worst:
+        parts.append(
+            f"takes over at most {worst.won / worst.anchors:.1%} of an earlier region "
+            f"(95% bound {worst.bound:.1%})"
+        )
+    parts += [
+        f"{'the base' if owner == 'base' else owner} owns {share:.1%} of its prompts"
+        for owner, share in routing.shadow.items()
+    ]
+    return ", ".join(parts)
 
 
 def show_commit(commit: Commit, signature: Signature | None = None) -> None:
@@ -149,3 +169,5 @@ def show_merged(merged: Merged) -> None:
     for kind in ("added", "changed", "removed"):
         for name in getattr(merged, kind):
             out.print(f"  {kind:<8} {name}", markup=False)
+    for name, (before, after) in merged.biases.items():
+        out.print(f"  routing  {name}: bias {before:.1f} → {after:.1f}", markup=False)

@@ -26,6 +26,9 @@ def run(
         str | None, typer.Option(metavar="NAME[@REV]", help="Instead of the active one.")
     ] = None,
     base: Annotated[bool, typer.Option("--base", help="The bare backbone.")] = False,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Whichever capability owns the prompt, or the base.")
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")
@@ -50,9 +53,9 @@ def run(
     if prompt is not None and not prompt.strip():
         raise UsageError("the prompt is empty: give one, or `-` and text on standard input")
     repository = Repository.open(ctx.obj)
-    chosen = None if base else capability or repository.active
+    chosen = None if base or auto else capability or repository.active
     with err.status("loading the backbone"):
-        model = repository.load(chosen)
+        model = repository.load(chosen, auto=auto)
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if prompt is None:
         _converse(model, settings)
@@ -60,7 +63,8 @@ def run(
     live = (out.is_terminal if stream is None else stream) and not as_json
     answer = model.generate(prompt, stream=_write if live else None, **settings)
     if as_json:
-        emit_json({"capability": chosen, "prompt": prompt, "answer": answer})
+        owner = model.routes.names[0] if auto else chosen
+        emit_json({"capability": owner, "auto": auto, "prompt": prompt, "answer": answer})
     else:
         _write("\n" if live else f"{answer}\n")  # as it is: rich would make spaces of tabs
 
@@ -80,10 +84,14 @@ def evaluate(
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a forward pass.")] = 8,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Also with each prompt's owner, not knowing the task.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure the base and capabilities on data: perplexity of the answers."""
     from niwfctl.repository import Repository
+    from niwfctl.repository.model import AUTO
     from niwfctl.training.data import data_hash, read_examples
 
     if not data:
@@ -96,11 +104,19 @@ def evaluate(
     rows = []
     with err.status("loading the backbone") as status:
         model = repository.load(None)
-        for name in (None, *chosen):
+        for name in (None, *chosen, *([AUTO] if auto else [])):
             status.update(f"measuring {name or 'the base'}")
-            model.use(name)
+            if name == AUTO:
+                model.route()
+            else:
+                model.use(name)
             score = model.score(examples, batch_size)
-            row = {"capability": name, "perplexity": score.perplexity, "tokens": score.tokens}
+            row = {
+                "capability": None if name == AUTO else name,
+                "auto": name == AUTO,
+                "perplexity": score.perplexity,
+                "tokens": score.tokens,
+            }
             if exact_match:
                 answers = model.answers(examples, max_new_tokens, batch_size)
                 hits = sum(
@@ -114,7 +130,7 @@ def evaluate(
         return
     for row in rows:
         match = f", exact match {row['exact_match']:.1%}" if exact_match else ""
-        label = row["capability"] or "base"
+        label = AUTO if row["auto"] else row["capability"] or "base"
         out.print(f"{label:<20} perplexity {number(row['perplexity'])}{match}", markup=False)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry
+from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry, Terms, there
 from niwfctl.backbone.platform import current_platform
 from niwfctl.errors import NiwfError, UnknownName, UsageError
 from niwfctl.field.basis import Basis
@@ -18,6 +18,7 @@ from niwfctl.field.region import Region
 from niwfctl.repository.objects import storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
+from niwfctl.repository.routing import require_light, settled
 from niwfctl.tensors import as_bytes
 from niwfctl.training import checkpoint
 from niwfctl.training.run import Run
@@ -34,7 +35,26 @@ class Committed:
     capabilities: tuple[Capability, ...]
 
 
-def commit(repository: Repository, names: list[str], message: str) -> Committed:
+@dataclass(frozen=True)
+class RoutingOptions:
+    """How a new region shares coordinate space with those that are there.
+
+    Attributes:
+        max_takeover: share of each earlier region's anchors it may win; None: as niwf.toml says.
+        manual: never route to it.
+        supersede: names of capabilities it may take over.
+        accept_shadow: commit it even where earlier ones own most of its prompts.
+    """
+
+    max_takeover: float | None = None
+    manual: bool = False
+    supersede: tuple[str, ...] = ()
+    accept_shadow: bool = False
+
+
+def commit(
+    repository: Repository, names: list[str], message: str, routing: RoutingOptions
+) -> Committed:
     """Does what `Repository.commit` says. Order: objects, git objects, work tree, branch."""
     if not message.strip():
         raise UsageError("an empty commit message: say what was trained with -m")
@@ -43,11 +63,14 @@ def commit(repository: Repository, names: list[str], message: str) -> Committed:
         runs = _trained(repository, names)
         sealed = tuple(_seal(repository, run) for run in runs)
         with repository.operations.recording(command_line()) as operation:
-            new = record(repository, lambda atlas: _adding(atlas, sealed), message)
+            new = record(
+                repository, lambda atlas: _adding(repository, atlas, sealed, routing), message
+            )
             for run in runs:
                 repository.operations.set_aside(operation, run.name)
     repository.git.tell_hook("post-commit")
-    return Committed(new, sealed)
+    atlas = repository.atlas(new)
+    return Committed(new, tuple(atlas[capability.name] for capability in sealed))
 
 
 def _trained(repository: Repository, names: list[str]) -> list[Run]:
@@ -118,8 +141,29 @@ def _region(run: Run, tensors: dict[str, Tensor]) -> Region:
     )
 
 
-def _adding(atlas: Atlas, sealed: tuple[Capability, ...]) -> Atlas:
-    for capability in sealed:
+def _adding(
+    repository: Repository, atlas: Atlas, sealed: tuple[Capability, ...], routing: RoutingOptions
+) -> Atlas:
+    superseded = tuple(
+        entry.id for name in routing.supersede for entry in there(atlas, name).regions
+    )
+    limits = repository.config.routing
+    order = sum(len(capability.regions) for capability in atlas.values())
+    for number, capability in enumerate(sealed):
         if capability.name in atlas:
             raise UsageError(f"{capability.name!r} has been committed meanwhile")
-    return atlas | {capability.name: capability for capability in sealed}
+        terms = Terms(
+            order=order + number,
+            max_takeover=limits.max_takeover
+            if routing.max_takeover is None
+            else routing.max_takeover,
+            manual=routing.manual,
+            supersedes=superseded,
+        )
+        entry = capability.regions[0].model_copy(update={"terms": terms})
+        atlas |= {capability.name: capability.model_copy(update={"regions": (entry,)})}
+    names = [capability.name for capability in sealed]
+    atlas = settled(repository, atlas, names)
+    if not routing.accept_shadow:
+        require_light(atlas, names, limits.max_shadow)
+    return atlas

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, check_name
@@ -10,10 +10,13 @@ from niwfctl.config import FILE, Config
 from niwfctl.errors import Conflict, UsageError
 from niwfctl.repository.objects import OURS, storing
 from niwfctl.repository.operations import command_line
-from niwfctl.repository.record import changed_files
+from niwfctl.repository.record import changed_files, record
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
+
+
+_UP_TO_DATE = ("up to date", (), (), ())
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,9 @@ class Merged:
 
     Attributes:
         commit: where the branch is now.
-        kind: `up to date`, `fast-forward` or `merge`.
+        kind: `up to date`, `fast-forward`, `merge`, or `settled` (HEAD with itself: only routing).
         added, changed, removed: names of capabilities, against our side before.
+        biases: routing biases in nats (before, after) that the merge had to set anew, by name.
     """
 
     commit: str
@@ -44,6 +48,7 @@ class Merged:
     added: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
+    biases: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def merge(
@@ -65,14 +70,41 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
     base = git.merge_base(ours, theirs)
     before, after = repository.atlas(ours), repository.atlas(theirs)
     if base == theirs:
-        return Merged(ours, "up to date", (), (), ())
+        return _settle(repository, ours) if ours == theirs else Merged(ours, *_UP_TO_DATE)
     if base == ours:
         git.move(ours, theirs, f"niwfctl merge {revision}: fast-forward")
         return _report(theirs, "fast-forward", before, after)
-    atlas = united(repository.atlas(base) if base else {}, before, after, resolution)
+    from niwfctl.repository.routing import settled
+
+    union = united(repository.atlas(base) if base else {}, before, after, resolution)
+    atlas = settled(repository, union)
     commit = _commit(repository, ours, theirs, atlas, message)
     git.move(ours, commit, f"niwfctl merge {revision}")
-    return _report(commit, "merge", before, atlas)
+    return replace(_report(commit, "merge", before, atlas), biases=_biases(union, atlas))
+
+
+def _settle(repository: Repository, head: str) -> Merged:
+    """Makes the routing lock hold where plain `git merge` brought two branches together."""
+    from niwfctl.repository.routing import settled
+
+    before = repository.atlas(head)
+    if settled(repository, before) == before:
+        return Merged(head, *_UP_TO_DATE)
+    commit = record(repository, lambda atlas: settled(repository, atlas), "Settle the routing")
+    after = repository.atlas(commit)
+    return replace(_report(commit, "settled", before, after), biases=_biases(before, after))
+
+
+def _biases(before: Atlas, after: Atlas) -> dict[str, tuple[float, float]]:
+    def bias(capability: Capability) -> float:
+        routing = capability.regions[-1].routing
+        return routing.bias if routing else 0.0
+
+    return {
+        name: (bias(before[name]), bias(after[name]))
+        for name in before
+        if bias(before[name]) != bias(after[name])
+    }
 
 
 def united(base: Atlas, ours: Atlas, theirs: Atlas, resolution: Resolution) -> Atlas:
@@ -87,19 +119,19 @@ def united(base: Atlas, ours: Atlas, theirs: Atlas, resolution: Resolution) -> A
     atlas: Atlas = {}
     conflicts = []
     for name in sorted(ours.keys() | theirs.keys()):
-        before, mine, other = base.get(name), ours.get(name), theirs.get(name)
+        before, mine, other = (_unrouted(side.get(name)) for side in (base, ours, theirs))
         if mine == other or other == before:
-            taken: Capability | None = mine
+            taken: Capability | None = ours.get(name)
         elif mine == before:
-            taken = other
+            taken = theirs.get(name)
         elif name in renames and mine is not None and other is not None:
-            taken = mine
+            taken = ours[name]
             new = check_name(renames[name])
             if new in ours or new in theirs:
                 raise UsageError(f"--rename {name}={new}: {new!r} is taken already")
-            atlas[new] = other.model_copy(update={"name": new})
+            atlas[new] = theirs[name].model_copy(update={"name": new})
         elif resolution.side:
-            taken = mine if resolution.side == "ours" else other
+            taken = (ours if resolution.side == "ours" else theirs).get(name)
         else:
             conflicts.append(name)
             continue
@@ -108,6 +140,10 @@ def united(base: Atlas, ours: Atlas, theirs: Atlas, resolution: Resolution) -> A
     if conflicts:
         raise Conflict(conflicts)
     return dict(sorted(atlas.items()))
+
+
+def _unrouted(capability: Capability | None) -> Capability | None:
+    return capability.unrouted if capability else None
 
 
 def _same_field(repository: Repository, revision: str, commit: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,17 +17,43 @@ from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.batch import batched, pad, prompt_mask
 from niwfctl.backbone.load import Backbone, Source, load, quiet, resolve
 from niwfctl.backbone.prompts import Tokens, encode, prompt_tokens
+from niwfctl.backbone.router import Router
 from niwfctl.backbone.scoring import Score, Scorer
 from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import BackboneError, DataError, ObjectError, UsageError
 from niwfctl.field.basis import Basis
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.region import Region
+from niwfctl.field.routing import BASE
+from niwfctl.repository.routing import base_cell, stakes
 from niwfctl.tensors import read_tensors
 from niwfctl.training.data import Example, Message
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
+
+
+AUTO = "--auto"  # no capability can be called so
+
+
+@dataclass(frozen=True)
+class Routes:
+    """Who owns which prompts.
+
+    Attributes:
+        claimants: names of the capabilities, one a claim; a name with several regions comes again.
+    """
+
+    claimants: list[str]
+    router: Router
+
+    @property
+    def names(self) -> list[str | None]:
+        """Owners of the prompts of the last batch; None for the base."""
+        return [
+            None if index == BASE else self.claimants[index]
+            for index in self.router.owners.tolist()
+        ]
 
 
 class Model:
@@ -36,6 +64,7 @@ class Model:
     Attributes:
         adapter: the field inside the model, for those who call the model themselves.
         active: what is active, as given to `use`; None for the bare backbone.
+        routes: who owns what, once `route` was called.
     """
 
     def __init__(self, repository: Repository) -> None:
@@ -55,7 +84,9 @@ class Model:
         self.adapter = FieldAdapter(self.backbone.model, sites, CoordinateMap.from_tensors(part))
         self.base_probe = stored["probe"]
         self.active: str | None = None
+        self.routes: Routes | None = None
         self._resident: dict[str, ActiveField] = {}
+        self._regions: dict[str, Region] = {}
         self._fields: dict[str, ActiveField] = {}
 
     def use(self, capability: str | None) -> None:
@@ -75,10 +106,61 @@ class Model:
         self.adapter.active = self._resident[capability] if capability is not None else None
         self.active = capability
 
+    def route(self) -> Routes:
+        """Lets the owner of each prompt's coordinate answer it, as HEAD's atlas has it (G3).
+
+        Returns:
+            Who owns what; its `names` tell whose each prompt of the last batch was.
+
+        Raises:
+            ObjectError: an object is missing or corrupt.
+        """
+        repository = self._repository
+        there = stakes(repository, repository.atlas())
+        router = Router(
+            self.adapter.groups,
+            base_cell(repository),
+            [stake.claim for stake in there],
+            lambda index: self.region(there[index].entry),
+            lambda index: self.field(there[index].entry),
+        )
+        self.adapter.active, self.active = router, AUTO
+        self.routes = Routes([stake.name for stake in there], router)
+        return self.routes
+
+    def bids(self, prompt: str) -> list[tuple[str | None, float | None]]:
+        """(capability, score) of all that may answer a prompt, the owner first, None the base.
+
+        The score is log N(z; μ, Σ) − b; None where the cell does not hold z, and no bid is made.
+        """
+        routes = self.route()
+        found = routes.router.bids(self.coordinate(prompt)[None])[0].tolist()
+        order = sorted(range(len(found)), key=lambda index: (-found[index], index))
+        names = [None, *routes.claimants]
+        return [
+            (names[index], found[index] if math.isfinite(found[index]) else None) for index in order
+        ]
+
+    def owners(self, examples: Sequence[Example], batch_size: int = 8) -> list[str | None]:
+        """The capability that owns each example's prompt, None where the base does."""
+        routes, found = self.route(), []
+        for batch in batched(examples, batch_size):
+            self._read([prompt_tokens(self.backbone.tokenizer, one.messages) for one in batch])
+            found += routes.names
+        return found
+
+    def region(self, entry: RegionEntry) -> Region:
+        """A committed region on the model's device; it stays resident."""
+        if entry.region.oid not in self._regions:
+            self._regions[entry.region.oid] = load_region(
+                self._repository, entry, self.backbone.model.device
+            )
+        return self._regions[entry.region.oid]
+
     def field(self, entry: RegionEntry) -> ActiveField:
         """The field of a committed region, ready to act."""
         if entry.region.oid not in self._fields:
-            region = load_region(self._repository, entry, self.backbone.model.device)
+            region = self.region(entry)
             self._fields[entry.region.oid] = ActiveField.of_region(self.adapter.groups, region)
         return self._fields[entry.region.oid]
 
@@ -122,10 +204,7 @@ class Model:
     @torch.no_grad()
     def coordinate(self, prompt: str) -> Tensor:
         """z of a prompt, float32 [dim]."""
-        row = prompt_tokens(self.backbone.tokenizer, [Message("user", prompt)])
-        tokens = torch.tensor([row], device=self.backbone.model.device)
-        with self.adapter.prompts(prompt_mask([len(row)], len(row), self.skip).to(tokens.device)):
-            self.backbone.model.get_decoder()(tokens, use_cache=False)
+        self._read([prompt_tokens(self.backbone.tokenizer, [Message("user", prompt)])])
         return self.adapter.z[0].cpu()
 
     def score(self, examples: Sequence[Example], batch_size: int = 8) -> Score:
@@ -155,6 +234,14 @@ class Model:
     def longest(self) -> int:
         """How many tokens the backbone can read."""
         return getattr(self.backbone.model.config, "max_position_embeddings", 1 << 30)
+
+    @torch.no_grad()
+    def _read(self, rows: Sequence[list[int]]) -> None:
+        """Lets the adapter see prompts, and nothing else."""
+        tokens = pad(rows).to(self.backbone.model.device)
+        mask = prompt_mask([len(row) for row in rows], tokens.shape[1], self.skip)
+        with self.adapter.prompts(mask.to(tokens.device)):
+            self.backbone.model.get_decoder()(tokens, use_cache=False)
 
     @torch.no_grad()
     def _answers(

@@ -24,7 +24,7 @@ from niwfctl.repository.remote import Remotes
 from niwfctl.repository.trainings import Trainings
 
 if TYPE_CHECKING:
-    from niwfctl.repository.commit import Committed
+    from niwfctl.repository.commit import Committed, RoutingOptions
     from niwfctl.repository.merge import Merged, Resolution
     from niwfctl.repository.model import Model
     from niwfctl.repository.verify import Report
@@ -237,21 +237,28 @@ class Repository:
             self, name, [str(source) for source in data], options, resume, restart, report, stop
         )
 
-    def commit(self, names: Sequence[str] = (), message: str = "") -> Committed:
+    def commit(
+        self,
+        names: Sequence[str] = (),
+        message: str = "",
+        routing: RoutingOptions | None = None,
+    ) -> Committed:
         """Seals finished trainings into immutable objects and commits them.
 
         Args:
             names: which trainings; all finished ones by default.
             message: of the git commit.
+            routing: how they share coordinate space with the capabilities that are there.
 
         Raises:
             UsageError: nothing is trained, or it is not finished.
+            Shadowed: earlier capabilities own too much of what it was trained on.
             GitError: git knows no identity.
             StorageError: the disk is full; nothing is committed.
         """
-        from niwfctl.repository.commit import commit
+        from niwfctl.repository.commit import RoutingOptions, commit
 
-        return commit(self, list(names), message)
+        return commit(self, list(names), message, routing or RoutingOptions())
 
     def merge(
         self, revision: str, resolution: Resolution | None = None, message: str | None = None
@@ -303,11 +310,12 @@ class Repository:
 
         return rename(self, old, new, message)
 
-    def load(self, capability: str | None = None) -> Model:
+    def load(self, capability: str | None = None, *, auto: bool = False) -> Model:
         """The backbone, with a capability active.
 
         Args:
             capability: `NAME` or `NAME@REV`; None for the bare backbone.
+            auto: the owner of each prompt's coordinate answers instead (G3).
 
         Raises:
             UnknownName: there is no such capability.
@@ -317,7 +325,10 @@ class Repository:
         from niwfctl.repository.model import Model
 
         model = Model(self)
-        model.use(capability)
+        if auto:
+            model.route()
+        else:
+            model.use(capability)
         return model
 
     def verify(

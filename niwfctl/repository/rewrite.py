@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas, Capability, check_name
+from niwfctl.atlas import Atlas, Capability, check_name, there
 from niwfctl.errors import UnknownName, UsageError
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
@@ -24,7 +24,7 @@ def remove(repository: Repository, name: str, message: str | None) -> str:
     """
 
     def without(atlas: Atlas) -> Atlas:
-        _there(atlas, name)
+        there(atlas, name)
         return {other: capability for other, capability in atlas.items() if other != name}
 
     return _recorded(repository, without, message or f"Remove {name}")
@@ -43,7 +43,7 @@ def rename(repository: Repository, old: str, new: str, message: str | None) -> s
     check_name(new)
 
     def renamed(atlas: Atlas) -> Atlas:
-        capability = _there(atlas, old)
+        capability = there(atlas, old)
         if new in atlas:
             raise UsageError(f"{new!r} is a capability already: remove or rename it first")
         atlas = {name: other for name, other in atlas.items() if name != old}
@@ -98,13 +98,6 @@ def _before(repository: Repository, name: str) -> str:
     raise UnknownName(
         f"{name!r} has no earlier version in this history: see `niwfctl log`, and give --to"
     )
-
-
-def _there(atlas: Atlas, name: str) -> Capability:
-    if name not in atlas:
-        there = ", ".join(sorted(atlas)) or "none yet"
-        raise UnknownName(f"no capability is called {name!r}: there are {there}")
-    return atlas[name]
 
 
 def _recorded(repository: Repository, change, message: str) -> str:

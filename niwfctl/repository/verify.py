@@ -10,12 +10,13 @@ import torch
 from niwfstore import MalformedPointer, Pointer
 from torch import Tensor
 
-from niwfctl.atlas import Capability, ObjectRef, RegionEntry
+from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, probe
 from niwfctl.errors import NiwfError, ObjectError, UnknownName
 from niwfctl.repository.model import Model, load_region, pinned_source
 from niwfctl.repository.objects import object_file, obtain
+from niwfctl.repository.routing import unsettled
 from niwfctl.repository.signature import Signature, signature
 from niwfctl.tensors import read_tensors
 from niwfctl.training.run import Witness
@@ -32,8 +33,8 @@ class Check:
     """One thing that was checked.
 
     Attributes:
-        subject: `backbone`, `coordinates`, `commit`, or the name of a capability.
-        check: `identity`, `objects`, `signature`, `anchors` or `logits`.
+        subject: `backbone`, `coordinates`, `commit`, `atlas`, or the name of a capability.
+        check: `identity`, `objects`, `signature`, `anchors`, `routing` or `logits`.
         ok: whether it holds.
         detail: what was compared, or what does not hold.
     """
@@ -71,6 +72,8 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
     checks = [_backbone(repository), _coordinates(repository), intact]
     for capability in chosen:
         checks += _objects_and_anchors(repository, commit, capability)
+    if not names and all(check.ok for check in checks):
+        checks.append(_routing(repository, atlas))
     if deep and all(check.ok for check in checks):
         checks += _logits(repository, chosen)
     return Report(commit, signed, tuple(checks))
@@ -105,6 +108,12 @@ def _objects_and_anchors(
     if not problems:
         for entry in capability.regions:
             yield _anchors(repository, capability.name, entry)
+
+
+def _routing(repository: Repository, atlas: Atlas) -> Check:
+    problems = unsettled(repository, atlas)
+    detail = "no region takes over more of an earlier one than it may"
+    return Check("atlas", "routing", not problems, "; ".join(problems) or detail)
 
 
 def _problem(repository: Repository, oid: str, size: int | None) -> str | None:

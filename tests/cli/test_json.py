@@ -89,7 +89,9 @@ def test_looking(ask: Ask, committed: Repository, tmp_path: Path) -> None:
 def test_using(ask: Ask, committed: Repository, data: Path) -> None:
     ask("run", "hello", "--max-new-tokens", 1)
     options = ("--exact-match", "--max-new-tokens", 1)
-    assert len(ask("eval", "apple", "--data", data, *options)["results"]) == 2
+    assert len(ask("eval", "apple", "--auto", "--data", data, *options)["results"]) == 3
+    assert ask("route", "hello", documented="route PROMPT")["bids"]
+    assert ask("route", "--data", data, documented="route --data")[0]["owners"]
     ask("export", "apple", "out")
 
 
@@ -134,6 +136,6 @@ def test_the_docs_explain_every_command_and_every_kind() -> None:
         for name, command in (group.commands | bundle).items()
         if any("--json" in parameter.opts for parameter in command.params)
     }
-    assert reporting == {re.sub(r" (NAME|REV|--list)", "", command) for command in GIVEN}
+    assert reporting == {re.sub(r" (NAME|REV|PROMPT|--\w+)", "", command) for command in GIVEN}
     used = {kind for keys in KEYS.values() for kind in keys.values()} | set(GIVEN.values())
     assert {kind.strip("[]?") for kind in used} - PLAIN.keys() == KEYS.keys()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from niwfctl.atlas import Atlas
+from niwfctl.atlas import Atlas, Capability
 from niwfctl.errors import Conflict, GitError, NiwfError, UnknownName, UsageError
 from niwfctl.repository import Repository
 from niwfctl.repository.merge import Resolution, united
@@ -70,7 +70,10 @@ def test_two_clones_merge_to_equal_atlases_with_every_field_as_on_its_branch(
     assert repository.atlas() == other.atlas()
 
 
-versions = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2))
+versions = st.dictionaries(
+    st.sampled_from("abcdef"),
+    st.integers(0, 2).map(lambda n: Capability.model_construct(name=f"version {n}", regions=())),
+)
 
 
 @settings(max_examples=200)
@@ -122,7 +125,7 @@ def test_a_conflict_is_settled_by_taking_a_side(conflicting: Repository, side: s
 def test_a_conflict_is_settled_by_keeping_both(conflicting: Repository) -> None:
     theirs = conflicting.atlas("side")["x"]
     conflicting.merge("side", Resolution(rename=(("x", "y"),)))
-    assert conflicting.atlas()["y"].regions == theirs.regions
+    assert conflicting.atlas()["y"].unrouted.regions == theirs.unrouted.regions
     assert conflicting.verify().ok
 
 
@@ -211,9 +214,12 @@ def test_undo_takes_back_each_operation_and_undoing_the_undo_repeats_it(
     assert repository.verify().ok
 
 
-def test_undo_is_refused_when_the_branch_moved_on(repository: Repository) -> None:
+def test_where_nothing_was_done_nothing_is_undone(fresh: Repository) -> None:
     with pytest.raises(NiwfError, match="nothing to undo"):
-        repository.operations.undo()
+        fresh.operations.undo()
+
+
+def test_undo_is_refused_when_the_branch_moved_on(repository: Repository) -> None:
     add(repository, "x")
     repository.git.plain("commit", "--allow-empty", "-m", "Someone else")
     with pytest.raises(UsageError, match="moved on"):

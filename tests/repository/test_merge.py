@@ -250,6 +250,9 @@ def test_a_plain_git_merge_gives_what_ours_gives(diverged: Repository, evidence:
     diverged.merge("side")
     on(diverged, "by-git", "main")
     diverged.git.plain("merge", "--quiet", "side")
+    assert diverged.verify().ok
+    assert diverged.merge("HEAD").kind == "settled"
+    assert diverged.merge("HEAD").kind == "up to date"
     trees = diverged.git.plain("rev-parse", "by-ours^{tree}", "by-git^{tree}").split()
     assert trees[0] == trees[1]
     assert evidence(diverged, "left") == before
