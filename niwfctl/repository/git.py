@@ -217,7 +217,7 @@ class Git(GitProcess):
             with self._scratch() as scratch:
                 rewrite_index(self.folder, scratch, read)
         except git.GitCommandError as error:
-            raise UsageError(f"local changes would be lost: {reason(error)}") from error
+            raise UsageError(f"local changes would be lost: {words(error)}") from error
         self.advance(new, old, reason)
 
     def merge_base(self, one: str, other: str) -> str | None:

@@ -43,7 +43,7 @@ class GitProcess:
             return self._git(*arguments)
         except git.GitCommandError as error:
             _blame_disk(error)
-            raise UsageError(f"git says: {reason(error)}") from error
+            raise UsageError(f"git says: {words(error)}") from error
 
     def ask_hook(self, name: str, env: dict[str, str] | None = None) -> None:
         """Runs a hook if there is one.
@@ -54,7 +54,7 @@ class GitProcess:
         try:
             self._git("hook", "run", "--ignore-missing", name, env=env)
         except git.GitCommandError as error:
-            raise GitError(f"the {name} hook says no: {reason(error)}") from error
+            raise GitError(f"the {name} hook says no: {words(error)}") from error
 
     def tell_hook(self, name: str, *arguments: str) -> None:
         """Runs a hook if there is one, after the fact: as with git, its failure changes nothing."""
@@ -82,7 +82,7 @@ class GitProcess:
             yield
         except git.GitCommandError as error:
             _blame_disk(error)
-            raise GitError(f"git could not {purpose}: {reason(error)}") from error
+            raise GitError(f"git could not {purpose}: {words(error)}") from error
 
 
 def require_git() -> None:
@@ -104,7 +104,7 @@ def as_input(text: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def reason(error: git.GitCommandError) -> str:
+def words(error: git.GitCommandError) -> str:
     """git's own words, in one line."""
     text = str(error.stderr).strip().removeprefix("stderr: ").strip("'\n ")
     return " ".join(line.strip() for line in text.splitlines()) or f"exit status {error.status}"
@@ -112,6 +112,6 @@ def reason(error: git.GitCommandError) -> str:
 
 def _blame_disk(error: git.GitCommandError) -> None:
     """Raises what git met as the error that it was, where the disk was the reason."""
-    for words, number in _DISK.items():
-        if words in str(error.stderr):
+    for said, number in _DISK.items():
+        if said in str(error.stderr):
             raise OSError(number, os.strerror(number)) from error
