@@ -13,7 +13,7 @@ from niwfstore.atomic import write_atomic
 
 from niwfctl.errors import GitError, NotARepository, UnknownName, UsageError
 from niwfctl.repository.index import rewrite_index
-from niwfctl.repository.process import GitProcess, as_input, require_git
+from niwfctl.repository.process import GitProcess, as_input, require_git, words
 
 Changes = Mapping[str, bytes | None]
 _NO_OBJECT = "0" * 40
