@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 import tarfile
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from niwfstore import CorruptObject, StoreError, check_tensors
+from niwfstore.atomic import make_dirs
+from pydantic import BaseModel, Field
 
 from niwfctl.atlas import Atlas
+from niwfctl.config import FILE
 from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
 from niwfctl.repository.merge import Merged, Resolution, merge
 from niwfctl.repository.objects import storing
+from niwfctl.repository.record import changed_files
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 FORMAT = 1
 _REF = "refs/niwf/bundle"
+_MEMBER = re.compile(r"bundle\.json|history|objects/[0-9a-f]{64}")
+
+
+class _Note(BaseModel):
+    """What a bundle says of itself, in `bundle.json`."""
+
+    format: int = Field(FORMAT, ge=1)
+    commit: str = Field(pattern=r"^[0-9a-f]{40,64}$")
+    names: list[str]
 
 
 def create(repository: Repository, file: Path, revision: str, names: list[str]) -> Atlas:
-    """Writes a bundle of a revision's history with the objects of some, or all, capabilities.
+    """Writes a bundle: a revision's history and objects, or some of its capabilities alone.
 
     Raises:
         UsageError: it is not the name of a file in a folder that is there.
@@ -39,14 +52,15 @@ def create(repository: Repository, file: Path, revision: str, names: list[str]) 
         if name not in atlas:
             raise UnknownName(f"no capability is called {name!r} at {revision}")
     chosen = {name: atlas[name] for name in names or sorted(atlas)}
+    if chosen.keys() != atlas.keys():
+        commit = _alone(repository, commit, chosen)
     refs = {ref.oid: ref for capability in chosen.values() for ref in capability.objects}
     oids = [*refs, repository.config.field.coordinates]
     with storing(), tempfile.TemporaryDirectory(dir=file.absolute().parent) as scratch:
-        repository.git.plain("update-ref", _REF, commit)
         history = Path(scratch) / "history"
-        repository.git.plain("bundle", "create", "--quiet", str(history), _REF)
+        _write_history(repository, commit, history)
         note = Path(scratch) / "bundle.json"
-        note.write_text(json.dumps({"format": FORMAT, "commit": commit, "names": sorted(chosen)}))
+        note.write_text(_Note(commit=commit, names=sorted(chosen)).model_dump_json())
         whole = Path(scratch) / "whole"
         with tarfile.open(whole, "w") as archive:
             archive.add(note, "bundle.json")
@@ -65,18 +79,61 @@ def apply(repository: Repository, file: Path) -> Merged:
         ObjectError: an object in it is corrupt; nothing is merged.
         Conflict, UsageError: as `Repository.merge`.
     """
+    parent = repository.private / "tmp"
     try:
-        with storing(), tarfile.open(file) as archive, tempfile.TemporaryDirectory() as scratch:
-            archive.extractall(scratch, filter="data")
-            folder = Path(scratch)
-            note = json.loads((folder / "bundle.json").read_text("utf-8"))
-            if note["format"] > FORMAT:
-                raise FormatError(f"{file} is of format {note['format']}; upgrade niwfctl")
-            _take_objects(repository, folder / "objects")
-            repository.git.plain("fetch", "--quiet", str(folder / "history"), f"+{_REF}:{_REF}")
-    except (tarfile.TarError, KeyError, ValueError, FileNotFoundError) as error:
-        raise FormatError(f"{file} is not a niwfctl bundle: {error}") from error
-    return merge(repository, note["commit"], Resolution(), f"Apply {file.name}")
+        with storing():
+            make_dirs(parent)
+            with tempfile.TemporaryDirectory(dir=parent) as scratch:
+                commit = _take(repository, file, Path(scratch))
+    except (tarfile.TarError, ValueError, FileNotFoundError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise FormatError(f"{file} is not a whole niwfctl bundle: {reason}") from error
+    return merge(repository, commit, Resolution(), f"Apply {file.name}")
+
+
+def _alone(repository: Repository, commit: str, chosen: Atlas) -> str:
+    """A commit of some capabilities only, on the one in which the field began.
+
+    So whoever applies it gets these and no others, and whoever shares the field can merge it.
+    """
+    from niwfctl.repository.routing import settled
+
+    began = repository.git.log(commit, "%H", "--diff-filter=A", "--", FILE).split()[-1]
+    message = f"{', '.join(sorted(chosen))} of {commit[:12]}"
+    return repository.git.commit(changed_files({}, settled(repository, chosen)), message, [began])
+
+
+def _write_history(repository: Repository, commit: str, file: Path) -> None:
+    git = repository.git
+    with repository.writing():  # the name is one for all
+        git.plain("update-ref", _REF, commit)
+        try:
+            git.plain("bundle", "create", "--quiet", str(file), _REF)
+        finally:
+            git.plain("update-ref", "-d", _REF)
+
+
+def _take(repository: Repository, file: Path, folder: Path) -> str:
+    """Unpacks a bundle, keeps its objects and its history; returns its commit."""
+    with tarfile.open(file, "r:") as archive:
+        for member in archive.getmembers():
+            if not (member.isreg() and _MEMBER.fullmatch(member.name)):
+                raise ValueError(f"{member.name!r} has no place in one")
+        archive.extractall(folder, filter="data")
+    note = _Note.model_validate_json((folder / "bundle.json").read_bytes())
+    if note.format > FORMAT:
+        raise FormatError(f"{file} is of format {note.format}: upgrade niwfctl")
+    history = str(folder / "history")
+    try:
+        heads = repository.git.plain("bundle", "list-heads", history).split()
+        if heads != [note.commit, _REF]:
+            raise ValueError("its history is another than it says")
+        _take_objects(repository, folder / "objects")
+        checked = ("-c", "fetch.fsckObjects=true")
+        repository.git.plain(*checked, "fetch", "--quiet", "--no-write-fetch-head", history, _REF)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    return note.commit
 
 
 def _take_objects(repository: Repository, folder: Path) -> None:

@@ -1,16 +1,18 @@
 """Sharing with the real git and git-lfs, and by bundles."""
 
 import io
+import re
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from niwfstore import ObjectStore
 from tiny import write_data
 
-from niwfctl.errors import FormatError, NiwfError, ObjectError, RemoteError
+from niwfctl.errors import FormatError, ObjectError, RemoteError
 from niwfctl.repository import Repository
 from niwfctl.repository.bundle import apply, create
 from niwfctl.repository.remote import clone
@@ -243,21 +245,69 @@ def absolute(name: str, content: bytes) -> tuple[str, bytes]:
 
 
 def newer(name: str, content: bytes) -> tuple[str, bytes]:
-    return name, content.replace(b'"format": 1', b'"format": 9')
+    return name, content.replace(b'"format":1', b'"format":9')
 
 
-@pytest.mark.parametrize("change", [flipped, huge_header, escaping, absolute, newer])
+def no_object(name: str, content: bytes) -> tuple[str, bytes]:
+    """A commit that git would take for an option."""
+    return name, re.sub(rb'"commit":"[0-9a-f]{9}', b'"commit":"--upload=', content)
+
+
+def another_commit(name: str, content: bytes) -> tuple[str, bytes]:
+    return name, re.sub(rb'"commit":"[0-9a-f]{9}', b'"commit":"123456789', content)
+
+
+def a_list(name: str, content: bytes) -> tuple[str, bytes]:
+    return name, b"[]" if name == "bundle.json" else content
+
+
+def no_history(name: str, content: bytes) -> tuple[str, bytes]:
+    return name, b"# v2 git bundle\n" if name == "history" else content
+
+
+CHANGES = [flipped, huge_header, escaping, absolute, newer]
+CHANGES += [no_object, another_commit, a_list, no_history]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_bundle_that_is_not_whole_changes_nothing(
     fresh: Repository, bundle: Path, change
 ) -> None:
     rewritten(bundle, change)
-    before = fresh.git.head(), list(fresh.store)
-    with pytest.raises(NiwfError):
+    before = fresh.git.plain("for-each-ref"), list(fresh.store)
+    with pytest.raises((FormatError, ObjectError), match=r"bundle|format"):
         apply(fresh, bundle)
-    assert (fresh.git.head(), list(fresh.store)) == before
+    assert (fresh.git.plain("for-each-ref"), list(fresh.store)) == before
+    assert not Path("/tmp/niwfctl-outside").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE])
+def test_a_bundle_holds_plain_files_only(fresh: Repository, bundle: Path, kind: bytes) -> None:
+    with tarfile.open(bundle, "a") as archive:
+        info = tarfile.TarInfo(f"objects/{'0' * 64}")
+        info.type, info.linkname = kind, "/etc/passwd"
+        archive.addfile(info)
+    with pytest.raises(FormatError, match="has no place"):
+        apply(fresh, bundle)
+
+
+def test_a_bundle_of_one_capability_brings_no_other(
+    fresh: Repository, committed: Repository, tmp_path: Path, evidence: Callable[..., dict]
+) -> None:
+    committed.rename("apple", "pear")
+    committed.rollback("apple", to="HEAD~1")
+    refs = committed.git.plain("for-each-ref")
+    create(committed, tmp_path / "pear.niwf", "HEAD", ["pear"])
+    assert committed.git.plain("for-each-ref") == refs and not committed.changes()
+    assert apply(fresh, tmp_path / "pear.niwf").added == ("pear",)
+    assert sorted(fresh.atlas()) == ["pear"]
+    assert evidence(fresh, "pear") == evidence(committed, "pear")
+    assert fresh.verify().ok and not check_all(fresh)[1]
+    assert apply(committed, tmp_path / "pear.niwf").added == ()
+    assert sorted(committed.atlas()) == ["apple", "pear"]
 
 
 def test_a_truncated_bundle_is_refused(fresh: Repository, bundle: Path) -> None:
     bundle.write_bytes(bundle.read_bytes()[:-20_000])
-    with pytest.raises(FormatError, match="not a niwfctl bundle"):
+    with pytest.raises(FormatError, match="not a whole niwfctl bundle"):
         apply(fresh, bundle)
