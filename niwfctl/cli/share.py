@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from niwfctl.cli.main import app
-from niwfctl.cli.make import AsJson
+from niwfctl.cli.make import AsJson, inside
 from niwfctl.cli.output import emit_json, out
 from niwfctl.cli.schema import merged_json
 from niwfctl.cli.show import show_merged
@@ -100,7 +100,7 @@ def clone(
     from niwfctl.repository.remote import clone as copy
 
     target = ctx.obj / (folder or Path(url.rstrip("/")).name.removesuffix(".git"))
-    copy(url, target)
+    copy(inside(ctx.obj, url), target)
     repository = Repository.open(target)
     if not lazy:
         repository.remotes.fetch("origin")

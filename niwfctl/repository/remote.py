@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import tempfile
@@ -144,13 +145,30 @@ class Remotes:
 def clone(url: str, folder: Path) -> None:
     """Clones history and pointers; `fetch` brings the objects.
 
+    The folder appears once all of its history is there. If it is a clone of `url` already, it
+    stays as it is, so that a clone which was interrupted among its objects can go on.
+
     Raises:
-        UsageError: the folder is there and not empty.
+        UsageError: the folder is there, not empty, and no clone of this.
         RemoteError: the remote cannot be reached.
     """
     require_git()
+    if _is_clone(url, folder):
+        return
     require_new(folder)
-    _run(["git", "clone", url, str(folder)])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clone-") as scratch:
+        whole = Path(scratch) / folder.name
+        _run(["git", "clone", url, str(whole)])
+        whole.rename(folder)
+
+
+def _is_clone(url: str, folder: Path) -> bool:
+    if not (folder / ".git").is_dir():
+        return False
+    origin = ("git", "-C", str(folder), "config", "remote.origin.url")
+    known = subprocess.run(origin, capture_output=True, text=True, check=False).stdout.strip()
+    return known == (str(Path(url).resolve()) if Path(url).exists() else url)
 
 
 def _run(command: list[str], given: str = "") -> None:
@@ -166,7 +184,7 @@ def _run(command: list[str], given: str = "") -> None:
             env={**os.environ, "GIT_LFS_SKIP_SMUDGE": "1"},
         )
     if done.returncode:
-        what = " ".join(part for part in command[1:4] if not part.startswith(("-", "/")))
+        what = " ".join(itertools.takewhile(str.isalpha, command[3 if command[1] == "-C" else 1 :]))
         raise RemoteError(
             f"`git {what}` failed (see above): nothing is lost, and the same command goes on "
             "where it stopped"

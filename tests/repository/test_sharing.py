@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from niwfstore import ObjectStore
 from tiny import write_data
+from typer.testing import Result
 
 from niwfctl.errors import FormatError, ObjectError, RemoteError
 from niwfctl.repository import Repository
@@ -63,6 +64,28 @@ def test_a_lazy_clone_gets_objects_when_they_are_needed(
     assert not list(repository.store)
     assert repository.load("apple").generate("Say apple 3.", max_new_tokens=2) is not None
     assert len(list(repository.store)) == 4
+
+
+@needs_lfs
+def test_a_clone_that_stopped_among_its_objects_goes_on(
+    shared: Repository, remote: Path, tmp_path: Path, niwfctl: Callable[..., Result]
+) -> None:
+    shared.remotes.push("origin", [])
+    there = ObjectStore(remote / "lfs" / "objects")
+    path = there.path(shared.capability("apple").regions[0].region.oid)
+    path.rename(tmp_path / "hidden")
+    assert niwfctl("-C", tmp_path, "clone", "remote.git", "copy").exit_code == 14
+    (tmp_path / "hidden").rename(path)
+    assert niwfctl("-C", tmp_path, "clone", "remote.git", "copy").exit_code == 0
+    assert Repository.open(tmp_path / "copy").verify().ok
+    other = niwfctl("-C", tmp_path, "clone", shared.path, "copy")
+    assert other.exit_code == 2 and "not empty" in other.stderr
+
+
+def test_a_clone_that_fails_leaves_nothing(tmp_path: Path, niwfctl: Callable[..., Result]) -> None:
+    result = niwfctl("-C", tmp_path, "clone", "nowhere.git", "copy")
+    assert result.exit_code == 14 and "`git clone` failed" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @needs_lfs
