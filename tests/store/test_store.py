@@ -121,6 +121,22 @@ def test_truncated_missing_and_linked_objects_are_named(store: ObjectStore, tmp_
         store.get(pointer.oid)
 
 
+def test_only_what_is_corrupt_is_set_aside(store: ObjectStore, tmp_path: Path) -> None:
+    pointer, folder = store.put_tensors(TENSORS), tmp_path / "aside"
+    assert store.set_aside(pointer.oid, folder) is None
+    path, elsewhere = store.get(pointer.oid, pointer.size), tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    assert store.set_aside(pointer.oid, folder) == folder / pointer.oid
+    assert (folder / pointer.oid).is_symlink() and elsewhere.is_file()
+    with pytest.raises(MissingObject):
+        store.set_aside(pointer.oid, folder)
+    store.put_tensors(TENSORS)
+    damage(path, b"nonsense")
+    assert store.set_aside(pointer.oid, folder).read_bytes() == b"nonsense"
+    assert pointer.oid not in store
+
+
 @pytest.mark.parametrize("oid", ["", "../../etc/passwd", "A" * 64, "0" * 63])
 def test_a_name_that_is_no_hash_is_refused(store: ObjectStore, oid: str) -> None:
     with pytest.raises(StoreError, match="64 hexadecimal digits"):
