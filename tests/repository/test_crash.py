@@ -6,9 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
@@ -16,7 +14,7 @@ from pathlib import Path
 
 import git
 import pytest
-import torch
+from faults import KILLED, add_trainings, ended, intact, run_git, settled, start
 
 from niwfctl.errors import GitError, NiwfError, StorageError, UsageError
 from niwfctl.repository import Repository
@@ -24,17 +22,7 @@ from niwfctl.training import checkpoint
 
 NAMES = {"apple", "plum", "pear"}
 WRITING = {"hash-object", "read-tree", "update-index", "write-tree", "commit-tree", "update-ref"}
-KILLED = -signal.SIGKILL
 PAGE = 4096
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """A forked process has none of its parent's threads, and must not wait for them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -45,36 +33,6 @@ def waiting(tmp_path_factory: pytest.TempPathFactory, _trained: Path) -> Path:
     add_trainings(repository, "apple", ["plum", "pear"])
     repository.commit(["apple"], "Apples")
     return path
-
-
-def add_trainings(repository: Repository, like: str, names: list[str]) -> None:
-    """More finished trainings like a given one, each with weights of its own."""
-    run, tensors = checkpoint.load(repository.trainings.checkpoint(like))
-    for number, name in enumerate(names, start=1):
-        own = {k: v + number if k.startswith("bases.") else v for k, v in tensors.items()}
-        record = run.model_copy(update={"name": name, "id": f"{name:x>12}"})
-        checkpoint.save(repository.trainings.checkpoint(name), record, own)
-
-
-def start(work: Callable[[], object]) -> int:
-    """Begins `work` in a forked process, which is faster to start than a new one."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:
-        os.write(2, traceback.format_exc().encode())
-    finally:
-        os._exit(code)
-
-
-def ended(child: int) -> int:
-    """Waits for a process; its exit code, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def kill_at(moment: int) -> None:
@@ -102,29 +60,6 @@ def kill_at(moment: int) -> None:
     fsync = os.fsync
     os.fsync, os.replace, os.rename = map(deadly, (fsync, os.replace, os.rename))
     git.Git.execute = deadly(git.Git.execute, lambda _, command: bool(WRITING & set(command)))
-
-
-def run_git(path: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(path), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def intact(path: Path) -> Repository:
-    """Opens a repository and proves it valid."""
-    run_git(path, "fsck", "--strict")
-    assert not (path / ".git" / "index.lock").exists()
-    repository = Repository.open(path)
-    report = repository.verify()
-    assert report.ok, report
-    return repository
-
-
-def settled(path: Path, names: set[str]) -> None:
-    """The repository is valid, has these capabilities, and nothing is left to commit."""
-    repository = intact(path)
-    assert set(repository.atlas()) == names
-    assert repository.uncommitted() == []
-    assert run_git(path, "status", "--porcelain") == ""
 
 
 def test_a_kill_at_any_step_of_a_commit_leaves_the_old_state_or_the_new(
@@ -281,9 +216,9 @@ def test_a_disk_that_refuses_any_write_to_be_durable_loses_nothing(
     assert moment > 20
 
 
-def test_eight_writers_at_once_lose_nothing(waiting: Path, tmp_path: Path) -> None:
+def test_32_writers_at_once_all_succeed(waiting: Path, tmp_path: Path) -> None:
     path = shutil.copytree(waiting, tmp_path / "repository")
-    names = [f"writer-{number}" for number in range(8)]
+    names = [f"writer-{number}" for number in range(32)]
     add_trainings(Repository.open(path), "plum", names)
     Repository.open(path).commit(["plum", "pear"], "Fruit")
     before = int(run_git(path, "rev-list", "--count", "HEAD"))
@@ -291,9 +226,9 @@ def test_eight_writers_at_once_lose_nothing(waiting: Path, tmp_path: Path) -> No
         start(lambda name=name: Repository.open(path).commit([name], f"Add {name}"))
         for name in names
     ]
-    assert [ended(child) for child in children] == [0] * 8
+    assert [ended(child) for child in children] == [0] * 32
     settled(path, NAMES | set(names))
-    assert int(run_git(path, "rev-list", "--count", "HEAD")) == before + 8
+    assert int(run_git(path, "rev-list", "--count", "HEAD")) == before + 32
 
 
 def test_plain_commits_racing_with_ours_lose_nothing(waiting: Path, tmp_path: Path) -> None:
