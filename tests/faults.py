@@ -6,6 +6,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -24,6 +25,8 @@ def start(work: Callable[[], object]) -> int:
     sys.stdout.flush()
     child = os.fork()
     if child:
+        with suppress(OSError):  # whoever of the two comes first
+            os.setpgid(child, child)
         return child
     code = 1
     try:
