@@ -1,15 +1,18 @@
 """Locks that name who holds them and do not outlive the process.
 
-The kernel drops a lock with its process, so a kill leaves nothing to clean up. Where a file
-system ignores such locks, nothing is lost either: files are replaced atomically, and git compares
-a branch with what was read before it moves it.
+The kernel drops a lock with its process, so a kill leaves nothing to clean up. Some network file
+systems refuse such locks, or grant them to everyone. Nothing is lost there either: files are
+replaced atomically, and git compares a branch with what was read before it moves it.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,34 +22,54 @@ from niwfstore.atomic import make_dirs, write_atomic
 
 from niwfctl.errors import Busy
 
+_UNKNOWN = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # from a file system without locks
+_POLL = 0.05  # seconds
+
 
 @contextmanager
-def lock(path: Path, purpose: str, patience: float = 0.0) -> Iterator[None]:
+def lock(path: Path, purpose: str, patience: float = 0.0) -> Iterator[bool]:
     """Holds the lock at `path` for the block.
 
     Args:
         purpose: what the block does, for others to read.
         patience: seconds to wait for another holder.
 
+    Yields:
+        Whether it keeps others out: False where the file system knows no locks.
+
     Raises:
         Busy: another process holds it still; the message names it.
     """
-    from filelock import FileLock, Timeout  # brings asyncio along, which readers can do without
-
     make_dirs(path.parent)
     holder = path.with_suffix(".holder")
-    try:
-        held = FileLock(path).acquire(timeout=patience, poll_interval=0.05)
-    except Timeout as error:
-        raise Busy(
-            f"another niwfctl holds the {purpose} lock ({_read(holder)}): wait for it to end"
-        ) from error
-    with held:
+    with path.open("ab") as file:
+        deadline = time.monotonic() + patience
+        while not _acquired(file.fileno()):
+            if time.monotonic() >= deadline:
+                raise Busy(
+                    f"another niwfctl holds the {purpose} lock ({_read(holder)}): wait for it to "
+                    "end"
+                )
+            time.sleep(_POLL)
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         command = shlex.join(["niwfctl", *sys.argv[1:]])[:200]
         text = f"process {os.getpid()} on {os.uname().nodename}, `{command}`, since {since}"
         write_atomic(holder, text.encode())
-        yield
+        with path.open("ab") as second:
+            keeps_out = not _acquired(second.fileno())
+        yield keeps_out
+
+
+def _acquired(descriptor: int) -> bool:
+    """Whether the lock is ours now, or the file system knows none."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
+    return True
 
 
 def _read(holder: Path) -> str:

@@ -188,7 +188,7 @@ class Operations:
         where = f"refs/heads/{branch}" if branch else "HEAD"
         return Operation(uuid.uuid4().hex[:8], now, command, where, head, head)
 
-    def _locked(self) -> AbstractContextManager[None]:
+    def _locked(self) -> AbstractContextManager[bool]:
         return lock(self._folder.with_suffix(".lock"), "operation log", PATIENCE)
 
     def _append(self, operation: Operation) -> None:

@@ -14,7 +14,7 @@ from niwfctl.repository.objects import manifest_file, object_file
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
-ATTEMPTS = 5  # when someone else's git moves the branch meanwhile
+ATTEMPTS = 50  # when someone else moves the branch meanwhile
 
 
 def record(
@@ -49,7 +49,7 @@ def record(
             git.advance(new, head, f"niwfctl: {message.splitlines()[0]}")
             return new
         except GitError:
-            if attempt == ATTEMPTS:
+            if attempt == ATTEMPTS or git.head() == head:
                 raise
     raise AssertionError("unreachable")
 

@@ -368,14 +368,17 @@ class Repository:
         return obtain(self, oid, size, self.store.get)
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[bool]:
         """Holds the lock under which commits are made.
+
+        Yields:
+            Whether it keeps others out, which some network file systems do not let it.
 
         Raises:
             Busy: another process holds it for longer than a commit takes.
         """
-        with lock(self.private / "commit.lock", "commit", COMMIT_PATIENCE):
-            yield
+        with lock(self.private / "commit.lock", "commit", COMMIT_PATIENCE) as alone:
+            yield alone
 
     def _entries(self) -> Iterator[RegionEntry]:
         for capability in self.atlas().values():

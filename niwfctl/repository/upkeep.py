@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from niwfctl.repository.objects import QUARANTINE, object_file, obtain
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
+logger = logging.getLogger(__name__)
+
+LONGEST_COMMIT = 1.0  # days for which a commit could be under way
 _POINTER = re.compile(r"(?P<blob>[0-9a-f]{40,64}) objects/(?P<oid>[0-9a-f]{64})\.safetensors")
 
 
@@ -63,9 +67,13 @@ def _pointer_blobs(repository: Repository) -> dict[str, str]:
 def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collected:
     """Removes objects that nothing can reach and that are older than `keep_days`.
 
-    A commit under way holds the lock, and what it has stored is younger than that besides.
+    A commit under way holds the lock. Where the file system knows no locks, only age tells what
+    such a commit has stored, so what is younger than a day stays.
     """
-    with repository.writing():
+    with repository.writing() as alone:
+        if not alone and keep_days < LONGEST_COMMIT:
+            logger.warning("this file system knows no locks: what is younger than a day stays")
+            keep_days = LONGEST_COMMIT
         kept = reachable(repository)
         oldest = time.time() - keep_days * 86400
         store = repository.store

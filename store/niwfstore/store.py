@@ -155,7 +155,7 @@ class ObjectStore:
         file.flush()
         file.seek(0)
         pointer = Pointer(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
-        if not self._holds(pointer):
+        if not (self._holds(pointer) and self._renew(pointer.oid)):
             publish(file, temporary, self.path(pointer.oid), _READ_ONLY)
         return pointer
 
@@ -164,6 +164,15 @@ class ObjectStore:
             self.get(pointer.oid, pointer.size)
         except (MissingObject, CorruptObject):
             return False
+        return True
+
+    def _renew(self, oid: str) -> bool:
+        """Makes an object as young as a new one, for whoever removes what is old; whether it is."""
+        try:
+            os.utime(self.path(oid))
+        except OSError:  # another's, or gone
+            return False
+        self._remember(oid, self._stamp(oid, None))
         return True
 
     def _stamp(self, oid: str, size: int | None) -> list[int]:

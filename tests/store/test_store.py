@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,15 @@ def test_putting_twice_keeps_one_object_and_leaves_no_temporary_file(store: Obje
     assert store.put_tensors(TENSORS) == store.put_tensors(TENSORS)
     assert len(list(store)) == 1
     assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_putting_again_makes_an_object_young(store: ObjectStore) -> None:
+    pointer = store.put_tensors(TENSORS)
+    os.utime(store.path(pointer.oid), (0, 0))
+    began = time.time()
+    store.put_tensors(TENSORS)
+    assert store.path(pointer.oid).stat().st_mtime >= began - 1
+    assert store.get(pointer.oid)
 
 
 def test_putting_again_mends_a_corrupt_object(store: ObjectStore) -> None:
