@@ -14,6 +14,7 @@ from niwfstore.atomic import write_atomic
 from niwfctl.errors import GitError, NotARepository, UnknownName, UsageError
 from niwfctl.repository.index import rewrite_index
 from niwfctl.repository.process import GitProcess, as_input, require_git, words
+from niwfctl.repository.reflocks import await_locks
 
 Changes = Mapping[str, bytes | None]
 _NO_OBJECT = "0" * 40
@@ -196,8 +197,13 @@ class Git(GitProcess):
         Raises:
             GitError: it no longer is at `old`: someone else moved it.
         """
+        self.await_locks()
         with self._command("move the branch, which has changed meanwhile: try again"):
             self._git("update-ref", "-m", reason, "HEAD", new, old or _NO_OBJECT)
+
+    def await_locks(self) -> None:
+        """Waits for others that change refs; locks that a killed git left behind are removed."""
+        await_locks({self.folder, self.common})
 
     def move(self, old: str, new: str, reason: str) -> None:
         """Moves HEAD's branch, index and work tree from one commit to another.

@@ -49,6 +49,7 @@ class Remotes:
             listed = "".join(f"{oid}\n" for oid in oids)
             _run(self._there("lfs", "push", "--object-id", "--stdin", remote), listed)
             self._prove(remote, oids)
+        self._git.await_locks()
         _run(self._there("push", "--set-upstream", remote, *refs))
         return len(oids)
 
@@ -62,6 +63,7 @@ class Remotes:
         Raises:
             RemoteError: the remote cannot be reached.
         """
+        self._git.await_locks()
         _run(self._there("fetch", "--tags", remote))
         if not lazy:
             require_lfs()

@@ -89,22 +89,27 @@ def stage(tmp_path_factory: pytest.TempPathFactory, _fresh: Path, add: Add, trai
 
 
 def opened(stage: Path, folder: Path) -> Repository:
-    """A copy of the stage to work in."""
+    """A copy of the stage to work in, whose remote no kill here reaches, as another machine's."""
     shutil.copytree(stage, folder)
     repository = Repository.open(folder / "repository")
-    repository.git.plain("remote", "set-url", "origin", str(folder / "remote.git"))
+    for key, value in {
+        "url": str(folder / "remote.git"),
+        "receivepack": "setsid --wait git-receive-pack",
+        "uploadpack": "setsid --wait git-upload-pack",
+    }.items():
+        repository.git.plain("config", f"remote.origin.{key}", value)
     return repository
 
 
 @pytest.fixture(scope="module")
 def durations(stage: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    """How long each command takes when it is let alone."""
-    found = {}
-    for name, verb in VERBS.items():
+    """How long each command takes at best when it is let alone."""
+    found: dict[str, float] = {}
+    for name, verb in 3 * list(VERBS.items()):
         repository = opened(stage, tmp_path_factory.mktemp("timing") / name)
         began = time.perf_counter()
         assert ended(start(lambda v=verb, r=repository: v.run(r))) == 0
-        found[name] = time.perf_counter() - began
+        found[name] = min(time.perf_counter() - began, found.get(name, math.inf))
         assert verb.done(Repository.open(repository.path))
     return found
 
@@ -164,8 +169,9 @@ def test_a_kill_at_a_random_moment_loses_nothing_and_the_command_succeeds_when_r
     name: str, stage: Path, durations: dict[str, float], tmp_path: Path
 ) -> None:
     verb, chance = VERBS[name], random.Random()
-    for number in range(EACH):
-        repository = opened(stage, tmp_path / str(number))
+    landed = 0
+    while landed < EACH:
+        repository = opened(stage, tmp_path / "stage")
         before = commits(repository)
         child = start(lambda r=repository: verb.run(r))
         moment, everything = chance.uniform(0, durations[name]), chance.random() < 0.5
@@ -173,6 +179,7 @@ def test_a_kill_at_a_random_moment_loses_nothing_and_the_command_succeeds_when_r
         code = kill(child, everything)
         print(f"{name}: {moment:.4f} s, {'with' if everything else 'without'} the rest, {code}")
         assert code in (0, KILLED)
+        landed += code == KILLED
         repository = intact(repository.path)
         nothing_lost(repository, before)
         if verb.done(repository):
@@ -185,4 +192,4 @@ def test_a_kill_at_a_random_moment_loses_nothing_and_the_command_succeeds_when_r
         nothing_lost(repository, before)
         assert check_all(repository)[1] == []
         assert run_git(repository.path, "status", "--porcelain") == ""
-        shutil.rmtree(tmp_path / str(number))
+        shutil.rmtree(tmp_path / "stage")
