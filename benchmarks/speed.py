@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from common import PeftTrainer, embedded, markdown, task_rows, write_results
+from common import PeftTrainer, embedded, markdown, write_results
 from quality import new_trainer
 from torch import nn
 from transformers import GenerationConfig
