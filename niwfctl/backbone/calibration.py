@@ -59,11 +59,11 @@ def calibrate(
         for prompt in calibration_prompts()
     ]
     skip = common_prefix(rows)
-    pooled: list[Tensor] = []
+    found: list[Tensor] = []
     for batch in batched(rows, BATCH):
-        pooled.append(_pooled(backbone.model, tap_layer, batch, skip))
-        progress(sum(map(len, pooled)), len(rows))
-    states = torch.cat(pooled)
+        found.append(pooled(backbone.model, tap_layer, batch, skip))
+        progress(sum(map(len, found)), len(rows))
+    states = torch.cat(found)
     try:
         coordinates = CoordinateMap.fit(states, dim)
     except ValueError as error:
@@ -95,7 +95,8 @@ def _stopping_at(layer: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def _pooled(model: nn.Module, tap_layer: int, rows: Sequence[list[int]], skip: int) -> Tensor:
+def pooled(model: nn.Module, tap_layer: int, rows: Sequence[list[int]], skip: int) -> Tensor:
+    """Mean states that enter the tap layer, float32 [rows, hidden]; no layer above it runs."""
     tokens = pad(rows).to(model.device)
     mask = prompt_mask([len(row) for row in rows], tokens.shape[1], skip).to(model.device)
     with _stopping_at(decoder_layers(model)[tap_layer]) as states:
