@@ -286,6 +286,7 @@ def test_verify_reports_every_check(niwfctl: Command, committed: Repository) -> 
         ("commit", "signature"),
         ("apple", "objects"),
         ("apple", "anchors"),
+        ("atlas", "routing"),
         ("backbone", "logits"),
         ("apple", "logits"),
     ]
