@@ -27,8 +27,8 @@ from niwfctl.field.basis import Basis, Site
 from niwfctl.field.generator import Generator
 from niwfctl.repository import Repository
 from niwfctl.repository import diff as differences
-from niwfctl.repository.model import load_region
 from niwfctl.repository.record import record
+from niwfctl.repository.regions import load_region
 from niwfctl.training.checkpoint import load, save
 from niwfctl.training.run import TrainingOptions
 

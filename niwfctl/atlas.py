@@ -8,13 +8,13 @@ from pathlib import PurePosixPath
 from typing import Annotated
 
 from niwfstore import Pointer
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from niwfctl.config import mend, validated
 from niwfctl.errors import FormatError, UnknownName, UsageError
 from niwfctl.training.run import Platform, Run
 
-FORMAT = 1
+FORMAT = 2  # 1 knew no compositions and no reused bases
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -104,19 +104,58 @@ class RegionEntry(BaseModel):
         return (self.region, *self.bases)
 
 
+class Part(BaseModel):
+    """One term of a composition: a capability as it was when it was composed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
+
+    of: str = Field(description="`NAME@COMMIT`, where it was taken from")
+    weight: float
+    regions: tuple[RegionEntry, ...] = Field(min_length=1)
+
+
 class Capability(BaseModel):
-    """A name with an ordered list of regions."""
+    """A name with an ordered list of regions, or a weighted sum of other capabilities.
+
+    Attributes:
+        regions: its own, in the order they were committed; none in a composition.
+        parts: the terms of a composition; their regions are the very ones they were composed of.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     format: int = FORMAT
     name: str
-    regions: tuple[RegionEntry, ...] = Field(min_length=1)
+    regions: tuple[RegionEntry, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Capability:
+        if bool(self.regions) == bool(self.parts):
+            raise ValueError("a capability has either regions or parts")
+        return self
+
+    @property
+    def all_regions(self) -> tuple[RegionEntry, ...]:
+        """Every region it is computed from, its own or those of its parts, each once."""
+        inherited = (region for part in self.parts for region in part.regions)
+        return tuple({region.region.oid: region for region in (*self.regions, *inherited)}.values())
 
     @property
     def objects(self) -> tuple[ObjectRef, ...]:
         """All objects of all regions, each once."""
-        return tuple(dict.fromkeys(ref for region in self.regions for ref in region.objects))
+        return tuple(dict.fromkeys(ref for region in self.all_regions for ref in region.objects))
+
+    @property
+    def perplexity(self) -> float | None:
+        """Of the held-out rows it was last trained with; a composition was never trained."""
+        return self.regions[-1].run.perplexity if self.regions else None
+
+    @property
+    def bias(self) -> float:
+        """Nats that routing takes off the score of its last region."""
+        routing = self.regions[-1].routing if self.regions else None
+        return routing.bias if routing else 0.0
 
     @property
     def unrouted(self) -> Capability:
@@ -151,7 +190,7 @@ class Capability(BaseModel):
         capability = validated(cls, file, plain, FORMAT)
         if capability.name != PurePosixPath(file).stem:
             raise FormatError(f"{file} is wrong: it names {capability.name!r}; {mend(file)}")
-        return capability
+        return capability.model_copy(update={"format": FORMAT})
 
 
 Atlas = dict[str, Capability]

@@ -16,6 +16,7 @@ from niwfctl.cli.schema import capability_json
 from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from niwfctl.field.distances import Neighbourhood
     from niwfctl.repository.diff import Changed, Compared
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~", "extended": "^"}
@@ -52,7 +53,7 @@ def diff(
             emit_json(_compared_json(compared))
         else:
             _show_compared(compared, stat)
-        different = compared.a.regions != compared.b.regions
+        different = compared.a.objects != compared.b.objects
     elif named:
         raise UsageError(
             f"{named[0]!r} is a capability and the other is not: compare two of a kind"
@@ -72,8 +73,7 @@ def diff(
 def _show_changes(changes: list[Changed]) -> None:
     for change in changes:
         before, after = (
-            number(one.regions[-1].run.perplexity) if one else "-"
-            for one in (change.before, change.after)
+            number(one.perplexity if one else None) for one in (change.before, change.after)
         )
         sign = _SIGNS[change.kind]
         out.print(f"{sign} {change.name:<20} {change.kind:<9} perplexity {before} → {after}")
@@ -90,15 +90,11 @@ def _changed_json(change: Changed) -> dict[str, object]:
 def _show_compared(compared: Compared, stat: bool) -> None:
     a, b, place = compared.a.name, compared.b.name, compared.place
     out.print(f"{a} against {b}", style="bold", markup=False)
-    lines = {
-        "distance": f"{place.bhattacharyya:.3g} (Bhattacharyya)",
-        "overlap": f"{place.a_in_b:.1%} of {a} lies in the cell of {b}, {place.b_in_a:.1%} of {b} "
-        f"in that of {a}",
-        "takeover": f"{b} is denser at {place.a_taken:.1%} of {a}, {a} at {place.b_taken:.1%} of "
-        f"{b}",
-        "bases": f"{len(compared.shared)} shared, {len(compared.own_a)} only {a}, "
-        f"{len(compared.own_b)} only {b}",
-    }
+    lines = _place_lines(a, b, place) if place else {}
+    lines["bases"] = (
+        f"{len(compared.shared)} shared, {len(compared.own_a)} only {a}, "
+        f"{len(compared.own_b)} only {b}"
+    )
     for label, text in lines.items():
         out.print(f"  {label:<9} {text}", markup=False)
     norm = sum(site.norm_a**2 for site in compared.sites) ** 0.5
@@ -107,6 +103,16 @@ def _show_compared(compared: Compared, stat: bool) -> None:
     out.print(f"  weights   ‖ΔW‖ {norm:.4g} and {other:.4g}, apart {apart:.4g}")
     if not stat:
         _heat_map(compared)
+
+
+def _place_lines(a: str, b: str, place: Neighbourhood) -> dict[str, str]:
+    return {
+        "distance": f"{place.bhattacharyya:.3g} (Bhattacharyya)",
+        "overlap": f"{place.a_in_b:.1%} of {a} lies in the cell of {b}, {place.b_in_a:.1%} of {b} "
+        f"in that of {a}",
+        "takeover": f"{b} is denser at {place.a_taken:.1%} of {a}, {a} at {place.b_taken:.1%} of "
+        f"{b}",
+    }
 
 
 def _heat_map(compared: Compared) -> None:
@@ -143,7 +149,7 @@ def _compared_json(compared: Compared) -> dict[str, object]:
             "only_a": list(compared.own_a),
             "only_b": list(compared.own_b),
         },
-        "place": asdict(compared.place),
+        "place": asdict(compared.place) if compared.place else None,
         "sites": [asdict(site) | {"relative": site.relative} for site in compared.sites],
     }
 

@@ -85,6 +85,9 @@ def run_line(run: Run) -> str:
 def show_capability(capability: Capability, indent: str = "") -> None:
     """A capability with everything its manifest says of it."""
     out.print(f"{indent}[bold]capability {capability.name}[/]  {size(capability.size)}")
+    for part in capability.parts:
+        regions = ", ".join(entry.id for entry in part.regions)
+        out.print(f"{indent}  {part.weight:+g} × {part.of}, region {regions}", markup=False)
     for entry in capability.regions:
         run, options = entry.run, entry.run.options
         lines = {
@@ -154,6 +157,9 @@ def show_graph_line(drawn: str, commit: Commit | None) -> None:
 
 
 def _change(capability: Capability) -> str:
+    if capability.parts:
+        parts = " ".join(f"{part.weight:+g}·{part.of}" for part in capability.parts)
+        return f"{capability.name}  composed of {parts}"
     entry = capability.regions[-1]
     run = entry.run
     return (

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from niwfctl.field.cell import Cell
+from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.region import Region
 
 
@@ -88,33 +89,10 @@ def neighbourhood(a: Region, b: Region) -> Neighbourhood:
     )
 
 
-def site_differences(a: Region, b: Region) -> list[SiteDifference]:
-    """ΔW of both regions compared at every linear that either adapts."""
-    ours, theirs = _Factors(a), _Factors(b)
-    names = list(dict.fromkeys([*a.bases[0].down, *b.bases[0].down]))
-    return [_difference(name, ours.at(name), theirs.at(name)) for name in names]
-
-
-class _Factors:
-    """U [out, R] and A [R, in] with ΔW = U A at the mean of a region's cell."""
-
-    def __init__(self, region: Region) -> None:
-        self.region = region
-        self.gates = region.gates(region.cell.mean)
-
-    def at(self, name: str) -> tuple[Tensor, Tensor] | None:
-        region = self.region
-        if name not in region.bases[0].down:
-            return None
-        layer = region.layers.index(int(name.split(".")[1]))
-        up = torch.cat(
-            [
-                basis.up[name].float() * (self.gates[layer, i] * region.scale)
-                for i, basis in enumerate(region.bases)
-            ],
-            dim=1,
-        )
-        return up, torch.cat([basis.down[name].float() for basis in region.bases])
+def site_differences(a: FrozenSum, b: FrozenSum) -> list[SiteDifference]:
+    """ΔW of both compared at every linear that either adapts."""
+    names = dict.fromkeys([*a.names, *b.names])
+    return [_difference(name, a.at(name), b.at(name)) for name in names]
 
 
 def _difference(
@@ -124,17 +102,17 @@ def _difference(
         norm_a, norm_b = (0.0 if one is None else _inner(one, one) ** 0.5 for one in (a, b))
         return SiteDifference(name, norm_a, norm_b, norm_a + norm_b, 0.0, ())
     norm_a, norm_b = _inner(a, a) ** 0.5, _inner(b, b) ** 0.5
-    both = (torch.cat([a[0], -b[0]], dim=1), torch.cat([a[1], b[1]]))
+    both = (torch.cat([a[0], b[0]]), torch.cat([a[1], -b[1]], dim=1))
     distance = max(_inner(both, both), 0.0) ** 0.5
     product = norm_a * norm_b
     cosine = _inner(a, b) / product if product else 0.0
-    return SiteDifference(name, norm_a, norm_b, distance, cosine, _angles(a[0], b[0]))
+    return SiteDifference(name, norm_a, norm_b, distance, cosine, _angles(a[1], b[1]))
 
 
 def _inner(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
-    """⟨U_a A_a, U_b A_b⟩ = tr((U_bᵀ U_a)(A_a A_bᵀ)), from R × R Gram matrices."""
-    ups = (b[0].T @ a[0]).double()
-    downs = (a[1] @ b[1].T).double()
+    """⟨B_a A_a, B_b A_b⟩ = tr((B_bᵀ B_a)(A_a A_bᵀ)), from R × R Gram matrices."""
+    ups = (b[1].T @ a[1]).double()
+    downs = (a[0] @ b[0].T).double()
     return float((ups.T * downs).sum())
 
 

@@ -53,6 +53,16 @@ def owners(z: Tensor, base: Cell, claims: Sequence[Claim]) -> Tensor:
     return bids(z, base, claims).argmax(-1) - 1  # all −∞: the first, which is the base
 
 
+def nearest(z: Tensor, claims: Sequence[Claim]) -> Tensor:
+    """Index of the claim to answer z [n, dim] when one of these must; int64 [n].
+
+    The highest bid, and where there is none the highest score.
+    """
+    bid = torch.stack([claim.bid(z) for claim in claims], dim=-1)
+    score = torch.stack([claim.score(z) for claim in claims], dim=-1)
+    return torch.where(bid.amax(-1).isfinite(), bid.argmax(-1), score.argmax(-1))
+
+
 def needed_bias(cell: Cell, earlier: Sequence[Claim], max_takeover: float) -> float:
     """The smallest bias ≥ 0 at which a new claim takes over no more than it may of any other.
 

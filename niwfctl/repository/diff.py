@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas, Capability, RegionEntry
+from niwfctl.atlas import Atlas, Capability
 from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
     from niwfctl.field.distances import Neighbourhood, SiteDifference
+    from niwfctl.field.region import Region
     from niwfctl.repository.repository import Repository
 
 
@@ -36,6 +37,7 @@ class Compared:
     Attributes:
         shared: ids of the bases that both use.
         own_a, own_b: bases that only one uses.
+        place: where their regions lie to each other; None where one is a composition.
         sites: change of weights, linear by linear.
     """
 
@@ -44,7 +46,7 @@ class Compared:
     shared: tuple[str, ...]
     own_a: tuple[str, ...]
     own_b: tuple[str, ...]
-    place: Neighbourhood
+    place: Neighbourhood | None
     sites: list[SiteDifference]
 
 
@@ -66,20 +68,21 @@ def capabilities(repository: Repository, a: Capability, b: Capability) -> Compar
         UsageError: one of them has several regions.
     """
     from niwfctl.field.distances import neighbourhood, site_differences
-    from niwfctl.repository.model import load_region
+    from niwfctl.field.frozen import FrozenSum
 
-    one = load_region(repository, _only(a))
-    other = load_region(repository, _only(b))
-    bases_a = [ref.oid for ref in _only(a).bases]
-    bases_b = [ref.oid for ref in _only(b).bases]
+    one, other = _terms(repository, a), _terms(repository, b)
+    bases_a, bases_b = (
+        [ref.oid for entry in side.all_regions for ref in entry.bases] for side in (a, b)
+    )
+    comparable = a.regions and b.regions
     return Compared(
         a,
         b,
         tuple(oid for oid in bases_a if oid in bases_b),
         tuple(oid for oid in bases_a if oid not in bases_b),
         tuple(oid for oid in bases_b if oid not in bases_a),
-        neighbourhood(one, other),
-        site_differences(one, other),
+        neighbourhood(one[0][1], other[0][1]) if comparable else None,
+        site_differences(FrozenSum.at_means(one), FrozenSum.at_means(other)),
     )
 
 
@@ -90,9 +93,14 @@ def _kind(old: Capability | None, new: Capability | None) -> str:
     return "extended" if grown and new.regions[: len(old.regions)] == old.regions else "changed"
 
 
-def _only(capability: Capability) -> RegionEntry:
-    if len(capability.regions) > 1:
+def _terms(repository: Repository, capability: Capability) -> list[tuple[float, Region]]:
+    """The regions whose weighted sum a capability is."""
+    from niwfctl.repository.regions import load_region
+
+    sums = [(part.weight, part.regions) for part in capability.parts] or [(1.0, capability.regions)]
+    if any(len(regions) > 1 for _, regions in sums):
         raise UsageError(
-            f"{capability.name!r} has several regions: compare revisions of it instead"
+            f"{capability.name!r} has several regions, and which one acts depends on the prompt: "
+            "compare revisions of it instead"
         )
-    return capability.regions[0]
+    return [(weight, load_region(repository, regions[0])) for weight, regions in sums]

@@ -11,12 +11,15 @@ from niwfstore import write_atomic
 from safetensors.torch import save_file
 from torch import Tensor
 
+from niwfctl.atlas import Capability
 from niwfctl.backbone.load import quiet
 from niwfctl.backbone.sites import decoder_layers
 from niwfctl.errors import UsageError
-from niwfctl.field.region import Region
-from niwfctl.repository.model import Model, load_region
+from niwfctl.field.frozen import FrozenSum
+from niwfctl.repository.mixture import of_capability
+from niwfctl.repository.model import Model
 from niwfctl.repository.objects import require_new, storing
+from niwfctl.repository.regions import load_region
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -49,46 +52,48 @@ def export(
     if form not in FORMATS:
         raise UsageError(f"--format {form!r} is unknown: choose {' or '.join(FORMATS)}")
     require_new(folder)
-    (entry,) = repository.capability(name).regions
-    region = load_region(repository, entry)
+    capability = repository.capability(name)
     model = Model(repository) if prompt is not None or form == "merged" else None
-    z = region.cell.mean if prompt is None else model.coordinate(prompt)
+    change = frozen(repository, capability, None if prompt is None else model.coordinate(prompt))
     with storing():
         folder.mkdir(parents=True, exist_ok=True)
         if form == "peft":
-            rank = _write_peft(repository, region, z, folder)
+            rank = _write_peft(repository, change, folder)
         else:
             rank = None
-            _write_merged(model, region, z, folder)
+            _write_merged(model, change, folder)
     written = sum(file.stat().st_size for file in folder.iterdir())
     where = "mean" if prompt is None else "prompt"
     return {"name": name, "format": form, "rank": rank, "bytes": written, "gates_at": where}
 
 
-def frozen_factors(region: Region, z: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """(A [R, in], B [out, R]) by site, float32, with ΔW(z) = B A: scale and gates are in B."""
-    gates = region.gates(z) * region.scale
-    factors = {}
-    for name in region.bases[0].down:
-        layer = region.layers.index(int(name.split(".")[1]))
-        factors[name] = (
-            torch.cat([basis.down[name].float() for basis in region.bases]),
-            torch.cat(
-                [basis.up[name].float() * gates[layer, i] for i, basis in enumerate(region.bases)],
-                dim=1,
-            ),
-        )
-    return factors
+def frozen(repository: Repository, capability: Capability, z: Tensor | None) -> FrozenSum:
+    """A capability's change of weights at z [dim]; None: each region at its own mean.
+
+    Of a capability with several regions the first is taken at its mean.
+
+    Raises:
+        ObjectError: an object is missing or corrupt.
+    """
+    if z is not None:
+        mixture = of_capability(repository, capability)
+        shares = mixture.shares(z[None])[0].tolist()
+        chosen = [(share, entry) for share, entry in zip(shares, mixture.entries, strict=True)]
+    else:
+        parts = [(part.weight, part.regions[0]) for part in capability.parts]
+        chosen = parts or [(1.0, capability.regions[0])]
+    loaded = [(weight, load_region(repository, entry)) for weight, entry in chosen if weight]
+    return FrozenSum([(w, region, region.cell.mean if z is None else z) for w, region in loaded])
 
 
-def _write_peft(repository: Repository, region: Region, z: Tensor, folder: Path) -> int:
-    factors = frozen_factors(region, z)
-    true_rank = sum(basis.rank for basis in region.bases)
+def _write_peft(repository: Repository, change: FrozenSum, folder: Path) -> int:
+    factors = {name: change.at(name) for name in change.names}
+    true_rank = max(len(down) for down, _ in factors.values())
     rank = next((known for known in RANKS if known >= true_rank), true_rank)
     tensors = {}
     for name, (down, up) in factors.items():
         key = f"base_model.model.model.{name}"
-        missing = rank - true_rank
+        missing = rank - len(down)
         tensors[f"{key}.lora_A.weight"] = torch.nn.functional.pad(down, (0, 0, 0, missing))
         tensors[f"{key}.lora_B.weight"] = torch.nn.functional.pad(up, (0, missing)).contiguous()
     config = {
@@ -107,17 +112,18 @@ def _write_peft(repository: Repository, region: Region, z: Tensor, folder: Path)
     return rank
 
 
-def _write_merged(model: Model, region: Region, z: Tensor, folder: Path) -> None:
+def _write_merged(model: Model, change: FrozenSum, folder: Path) -> None:
     backbone = model.backbone
     if getattr(backbone.model, "hf_quantizer", None) is not None:
         raise UsageError("a 4-bit backbone cannot be merged into: export `--format peft` instead")
     model.adapter.detach()
     layers = decoder_layers(backbone.model)
-    for name, (down, up) in frozen_factors(region, z).items():
+    for name in change.names:
+        down, up = change.at(name)
         _, layer, module = name.split(".", 2)
         linear = layers[int(layer)].get_submodule(module)
-        change = (up @ down).to(linear.weight.device)
-        linear.weight.data = (linear.weight.float() + change).to(linear.weight.dtype)
+        delta = (up @ down).to(linear.weight.device)
+        linear.weight.data = (linear.weight.float() + delta).to(linear.weight.dtype)
     with quiet():
         backbone.model.save_pretrained(folder)
         backbone.tokenizer.save_pretrained(folder)

@@ -96,14 +96,10 @@ def _settle(repository: Repository, head: str) -> Merged:
 
 
 def _biases(before: Atlas, after: Atlas) -> dict[str, tuple[float, float]]:
-    def bias(capability: Capability) -> float:
-        routing = capability.regions[-1].routing
-        return routing.bias if routing else 0.0
-
     return {
-        name: (bias(before[name]), bias(after[name]))
+        name: (before[name].bias, after[name].bias)
         for name in before
-        if bias(before[name]) != bias(after[name])
+        if before[name].bias != after[name].bias
     }
 
 

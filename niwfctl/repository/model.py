@@ -5,26 +5,25 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
 
-from niwfctl.atlas import ObjectRef, RegionEntry
+from niwfctl.atlas import RegionEntry
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.batch import batched, pad, prompt_mask
+from niwfctl.backbone.blend import Blend
 from niwfctl.backbone.load import Backbone, Source, load, quiet, resolve
 from niwfctl.backbone.prompts import Tokens, encode, prompt_tokens
-from niwfctl.backbone.router import Router
 from niwfctl.backbone.scoring import Score, Scorer
 from niwfctl.backbone.sites import find_sites
-from niwfctl.errors import BackboneError, DataError, ObjectError, UsageError
-from niwfctl.field.basis import Basis
+from niwfctl.errors import BackboneError, DataError, UsageError
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.region import Region
-from niwfctl.field.routing import BASE
+from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
+from niwfctl.repository.regions import load_region
 from niwfctl.repository.routing import base_cell, stakes
 from niwfctl.tensors import read_tensors
 from niwfctl.training.data import Example, Message
@@ -33,27 +32,7 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 
-AUTO = "--auto"  # no capability can be called so
-
-
-@dataclass(frozen=True)
-class Routes:
-    """Who owns which prompts.
-
-    Attributes:
-        claimants: names of the capabilities, one a claim; a name with several regions comes again.
-    """
-
-    claimants: list[str]
-    router: Router
-
-    @property
-    def names(self) -> list[str | None]:
-        """Owners of the prompts of the last batch; None for the base."""
-        return [
-            None if index == BASE else self.claimants[index]
-            for index in self.router.owners.tolist()
-        ]
+AUTO, EACH = "--auto", "--each"  # no capability can be called so
 
 
 class Model:
@@ -85,7 +64,7 @@ class Model:
         self.base_probe = stored["probe"]
         self.active: str | None = None
         self.routes: Routes | None = None
-        self._resident: dict[str, ActiveField] = {}
+        self._resident: dict[str | None, ActiveField | Blend | None] = {}
         self._regions: dict[str, Region] = {}
         self._fields: dict[str, ActiveField] = {}
 
@@ -100,11 +79,22 @@ class Model:
             UnknownName: there is no such capability.
             ObjectError: an object is missing or corrupt.
         """
-        if capability is not None and capability not in self._resident:
-            (entry,) = self._repository.capability(capability).regions
-            self._resident[capability] = self.field(entry)
-        self.adapter.active = self._resident[capability] if capability is not None else None
-        self.active = capability
+        if capability not in self._resident:
+            self._resident[capability] = self.acting(self._mixture(capability))
+        self.adapter.active, self.active = self._resident[capability], capability
+
+    def use_each(self, capabilities: Sequence[str | None]) -> None:
+        """Makes a capability active for each row of the next batches, AUTO for its owner.
+
+        Raises:
+            UnknownName: there is no such capability.
+            ObjectError: an object is missing or corrupt.
+        """
+        terms = [
+            (torch.tensor([[float(one == name)] for one in capabilities]), self._mixture(name))
+            for name in dict.fromkeys(capabilities)
+        ]
+        self.adapter.active, self.active = self.acting(weighted(terms)), EACH
 
     def route(self) -> Routes:
         """Lets the owner of each prompt's coordinate answer it, as HEAD's atlas has it (G3).
@@ -115,18 +105,21 @@ class Model:
         Raises:
             ObjectError: an object is missing or corrupt.
         """
-        repository = self._repository
-        there = stakes(repository, repository.atlas())
-        router = Router(
-            self.adapter.groups,
-            base_cell(repository),
-            [stake.claim for stake in there],
-            lambda index: self.region(there[index].entry),
-            lambda index: self.field(there[index].entry),
-        )
-        self.adapter.active, self.active = router, AUTO
-        self.routes = Routes([stake.name for stake in there], router)
+        self.adapter.active, self.active = self.acting(self._mixture(AUTO)), AUTO
         return self.routes
+
+    def acting(self, mixture: Mixture) -> ActiveField | Blend | None:
+        """What makes the adapter act as a mixture says."""
+        if not mixture.entries:
+            return None
+        if mixture.whole:
+            return self.field(mixture.entries[0])
+        return Blend(
+            self.adapter.groups,
+            mixture.shares,
+            lambda index: self.region(mixture.entries[index]),
+            lambda index: self.field(mixture.entries[index]),
+        )
 
     def bids(self, prompt: str) -> list[tuple[str | None, float | None]]:
         """(capability, score) of all that may answer a prompt, the owner first, None the base.
@@ -134,7 +127,7 @@ class Model:
         The score is log N(z; μ, Σ) − b; None where the cell does not hold z, and no bid is made.
         """
         routes = self.route()
-        found = routes.router.bids(self.coordinate(prompt)[None])[0].tolist()
+        found = routes.bids(self.coordinate(prompt)[None])[0].tolist()
         order = sorted(range(len(found)), key=lambda index: (-found[index], index))
         names = [None, *routes.claimants]
         return [
@@ -152,9 +145,7 @@ class Model:
     def region(self, entry: RegionEntry) -> Region:
         """A committed region on the model's device; it stays resident."""
         if entry.region.oid not in self._regions:
-            self._regions[entry.region.oid] = load_region(
-                self._repository, entry, self.backbone.model.device
-            )
+            self._regions[entry.region.oid] = load_region(self._repository, entry, self.device)
         return self._regions[entry.region.oid]
 
     def field(self, entry: RegionEntry) -> ActiveField:
@@ -163,6 +154,16 @@ class Model:
             region = self.region(entry)
             self._fields[entry.region.oid] = ActiveField.of_region(self.adapter.groups, region)
         return self._fields[entry.region.oid]
+
+    def _mixture(self, capability: str | None) -> Mixture:
+        if capability is None:
+            return BARE
+        repository = self._repository
+        if capability != AUTO:
+            return of_capability(repository, repository.capability(capability))
+        there = stakes(repository, repository.atlas())
+        mixture, self.routes = of_owners(there, base_cell(repository))
+        return mixture
 
     def generate(
         self,
@@ -231,6 +232,11 @@ class Model:
         return rows
 
     @property
+    def device(self) -> torch.device:
+        """Where the backbone computes."""
+        return self.backbone.model.device
+
+    @property
     def longest(self) -> int:
         """How many tokens the backbone can read."""
         return getattr(self.backbone.model.config, "max_position_embeddings", 1 << 30)
@@ -238,7 +244,7 @@ class Model:
     @torch.no_grad()
     def _read(self, rows: Sequence[list[int]]) -> None:
         """Lets the adapter see prompts, and nothing else."""
-        tokens = pad(rows).to(self.backbone.model.device)
+        tokens = pad(rows).to(self.device)
         mask = prompt_mask([len(row) for row in rows], tokens.shape[1], self.skip)
         with self.adapter.prompts(mask.to(tokens.device)):
             self.backbone.model.get_decoder()(tokens, use_cache=False)
@@ -295,53 +301,6 @@ def pinned_source(repository: Repository) -> Source:
             "NIWFCTL_BACKBONE"
         )
     return source
-
-
-def load_region(
-    repository: Repository, entry: RegionEntry, device: torch.device | str = "cpu"
-) -> Region:
-    """A committed region, frozen, its bases on `device`; the generator computes on it too.
-
-    Raises:
-        ObjectError: an object is missing or corrupt, or not what the manifest takes it for.
-    """
-    bases = tuple(
-        Basis.from_tensors({key: value.to(device) for key, value in _read(repository, ref).items()})
-        for ref in entry.bases
-    )
-    tensors = _read(repository, entry.region)
-    try:
-        region = Region.from_tensors(tensors, bases, entry.scale, entry.layers)
-        fits = _fits_together(region)
-    except (KeyError, RuntimeError) as error:
-        raise _misfit(entry) from error
-    if not fits:
-        raise _misfit(entry)
-    region.generator.to(device)
-    return region
-
-
-def _fits_together(region: Region) -> bool:
-    """Whether the objects that a manifest names are a region and its bases."""
-    sites = region.bases[0].down.keys()
-    gates = (len(region.layers), len(region.bases))
-    return (
-        {int(name.split(".")[1]) for name in sites} == set(region.layers)
-        and all(sites == basis.down.keys() == basis.up.keys() for basis in region.bases)
-        and (region.generator.layers, region.generator.bases) == gates
-        and region.snapshot.shape[1:] == gates
-    )
-
-
-def _misfit(entry: RegionEntry) -> ObjectError:
-    return ObjectError(
-        f"the objects of region {entry.id} do not belong together: its manifest was changed by "
-        "hand; bring it back with `niwfctl rollback`"
-    )
-
-
-def _read(repository: Repository, ref: ObjectRef) -> dict[str, Tensor]:
-    return read_tensors(repository.object_path(ref.oid, ref.size))
 
 
 def _ends(backbone: Backbone) -> list[int]:

@@ -37,10 +37,7 @@ def stakes(repository: Repository, atlas: Atlas) -> list[Stake]:
     Raises:
         ObjectError: an object is missing or corrupt.
     """
-    return [
-        Stake(name, entry, _claim(repository, entry, entry.routing.bias if entry.routing else 0.0))
-        for name, entry in _routed(atlas)
-    ]
+    return [Stake(name, entry, claim_of(repository, entry)) for name, entry in _routed(atlas)]
 
 
 def base_cell(repository: Repository) -> Cell:
@@ -50,6 +47,18 @@ def base_cell(repository: Repository) -> Cell:
     return Cell.from_tensors(
         {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
     )
+
+
+def claim_of(repository: Repository, entry: RegionEntry) -> Claim:
+    """What a region claims of coordinate space, with the bias its manifest states.
+
+    Raises:
+        ObjectError: its object is missing or corrupt.
+    """
+    tensors = read_tensors(repository.object_path(entry.region.oid, entry.region.size))
+    cell = {key: tensors[f"cell.{key}"] for key in ("mean", "factor", "radius")}
+    bias = entry.routing.bias if entry.routing else 0.0
+    return Claim(Cell.from_tensors(cell), bias, tensors["anchors.occupied"])
 
 
 def settled(repository: Repository, atlas: Atlas, only: Sequence[str] | None = None) -> Atlas:
@@ -118,12 +127,6 @@ def _routed(atlas: Atlas) -> list[tuple[str, RegionEntry]]:
         if entry.terms and not entry.terms.manual
     ]
     return sorted(regions, key=lambda one: (one[1].terms.order, one[1].region.oid, one[0]))
-
-
-def _claim(repository: Repository, entry: RegionEntry, bias: float) -> Claim:
-    tensors = read_tensors(repository.object_path(entry.region.oid, entry.region.size))
-    cell = {key: tensors[f"cell.{key}"] for key in ("mean", "factor", "radius")}
-    return Claim(Cell.from_tensors(cell), bias, tensors["anchors.occupied"])
 
 
 def _settle(stake: Stake, earlier: Sequence[Stake], base: Cell) -> Stake:

@@ -14,8 +14,9 @@ from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, probe
 from niwfctl.errors import NiwfError, ObjectError, UnknownName
-from niwfctl.repository.model import Model, load_region, pinned_source
+from niwfctl.repository.model import Model, pinned_source
 from niwfctl.repository.objects import object_file, obtain
+from niwfctl.repository.regions import load_region
 from niwfctl.repository.routing import unsettled
 from niwfctl.repository.signature import Signature, signature
 from niwfctl.tensors import read_tensors
@@ -106,7 +107,7 @@ def _objects_and_anchors(
     detail = f"{len(capability.objects)} objects hashed, {capability.size:,} bytes"
     yield Check(capability.name, "objects", not problems, "; ".join(problems) or detail)
     if not problems:
-        for entry in capability.regions:
+        for entry in capability.all_regions:
             yield _anchors(repository, capability.name, entry)
 
 
@@ -160,7 +161,7 @@ def _logits(repository: Repository, capabilities: list[Capability]) -> Iterator[
     witness = repository.config.backbone.witness
     yield _compared(model, "backbone", witness, model.base_probe)
     for capability in capabilities:
-        for entry in capability.regions:
+        for entry in capability.all_regions:
             model.adapter.active = model.field(entry)
             path = repository.object_path(entry.region.oid, entry.region.size)
             yield _compared(model, capability.name, entry.run.witness, read_tensors(path)["probe"])

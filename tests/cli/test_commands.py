@@ -307,7 +307,8 @@ def test_verify_looks_at_the_names_and_the_revision_it_is_given(
     always = {"backbone", "coordinates", "commit"}
     assert subjects() == always | {"apple"}
     assert subjects("plum") == always
-    assert subjects("apple") == subjects("--rev", first) == always | {"apple"}
+    assert subjects("apple") == always | {"apple"}
+    assert subjects("--rev", first) == always | {"apple", "atlas"}
 
 
 def test_doctor_and_version(niwfctl: Command) -> None:

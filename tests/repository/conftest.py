@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from niwfctl.repository import Repository
-from niwfctl.repository.model import load_region
+from niwfctl.repository.regions import load_region
 from niwfctl.training.checkpoint import load, save
 
 Train = Callable[..., None]

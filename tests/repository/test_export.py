@@ -11,8 +11,8 @@ from typer.testing import Result
 
 from niwfctl.errors import UsageError
 from niwfctl.repository import Repository
-from niwfctl.repository.export import export, frozen_factors
-from niwfctl.repository.model import load_region
+from niwfctl.repository.export import export, frozen
+from niwfctl.repository.regions import load_region
 
 PROMPT = "Say apple 3."
 
@@ -53,9 +53,8 @@ def test_merged_weights_are_the_backbone_plus_the_change(
     export(committed, "apple", "merged", tmp_path / "merged", None)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
     before = AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.bfloat16).state_dict()
-    (entry,) = committed.capability("apple").regions
-    region = load_region(committed, entry)
-    factors = frozen_factors(region, region.cell.mean)
+    change = frozen(committed, committed.capability("apple"), None)
+    factors = {name: change.at(name) for name in change.names}
     for key, weight in merged.items():
         name = key.removeprefix("model.").removesuffix(".weight")
         change = factors[name][1] @ factors[name][0] if name in factors else 0.0

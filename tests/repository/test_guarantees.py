@@ -7,7 +7,7 @@ from shutil import copytree
 
 import pytest
 import torch
-from conftest import QUICK
+from conftest import QUICK, crowd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import SIZES, write_data
@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.field.region import Region
 from niwfctl.repository import Repository
-from niwfctl.repository.model import Model, load_region
+from niwfctl.repository.model import Model
+from niwfctl.repository.regions import load_region
 
 WORDS = ["apple", "peach", "mango", "grape", "lemon", "melon"]
 WORDS += ["cherry", "fig", "olive", "date", "prune", "onion"]
@@ -58,7 +59,7 @@ def _one_thread() -> Iterator[None]:
 def history(request, tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> History:
     folder = tmp_path_factory.mktemp(request.param)
     path, stages = folder / "repository", []
-    Repository.init(path, model=str(backbone), dim=8, quant=request.param)
+    crowd(Repository.init(path, model=str(backbone), dim=8, quant=request.param))
     for word in WORDS:
         repository = Repository.open(path)
         repository.train(word, [write_data(folder / f"{word}.jsonl", word=word)], QUICK)

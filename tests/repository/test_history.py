@@ -14,7 +14,7 @@ from niwfctl.atlas import Atlas, Capability
 from niwfctl.errors import Conflict, GitError, NiwfError, UnknownName, UsageError
 from niwfctl.repository import Repository
 from niwfctl.repository.merge import Resolution, united
-from niwfctl.repository.model import load_region
+from niwfctl.repository.regions import load_region
 from niwfctl.repository.upkeep import check_all, collect
 from niwfctl.training.checkpoint import load, save
 

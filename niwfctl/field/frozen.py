@@ -1,0 +1,48 @@
+"""Weight changes at fixed coordinates: what is left of the field where gates cannot follow z."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from niwfctl.field.region import Region
+
+Term = tuple[float, Region, Tensor]
+"""A weight, a region, and the coordinate [dim] at which its gates are taken."""
+
+
+class FrozenSum:
+    """Σ_i w_i ΔW_i(z_i), exact, as one low-rank pair a linear.
+
+    Attributes:
+        names: the sites that any of the regions adapts.
+    """
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        self._terms = [
+            (region, region.gates(z) * (weight * region.scale)) for weight, region, z in terms
+        ]
+        self.names = list(
+            dict.fromkeys(name for region, _ in self._terms for name in region.bases[0].down)
+        )
+
+    @classmethod
+    def at_means(cls, terms: Sequence[tuple[float, Region]]) -> FrozenSum:
+        """Each region at the mean of its own cell."""
+        return cls([(weight, region, region.cell.mean) for weight, region in terms])
+
+    def at(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """(A [R, in], B [out, R]), float32, with ΔW = B A; None where no region adapts the site."""
+        found = [
+            (basis.down[name].float(), basis.up[name].float() * gates[layer, i])
+            for region, gates in self._terms
+            if name in region.bases[0].down
+            for layer in [region.layers.index(int(name.split(".")[1]))]
+            for i, basis in enumerate(region.bases)
+        ]
+        if not found:
+            return None
+        downs, ups = zip(*found, strict=True)
+        return torch.cat(downs), torch.cat(ups, dim=1)

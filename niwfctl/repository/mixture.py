@@ -1,0 +1,121 @@
+"""What a capability is at z: how much of each region acts.
+
+A capability of one region, one of several, a composition, the routed union of all of them, and the
+rows of a mixed batch are all of this one kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from niwfctl.atlas import Capability, RegionEntry
+from niwfctl.field.cell import Cell
+from niwfctl.field.routing import Claim, bids, nearest
+from niwfctl.repository.routing import Stake, claim_of
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Regions, and how much of each acts on a prompt at z.
+
+    Attributes:
+        entries: the regions, each once.
+        shares: z [batch, dim] → float32 [batch, regions].
+    """
+
+    entries: tuple[RegionEntry, ...]
+    shares: Callable[[Tensor], Tensor]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is one region that acts everywhere as it is."""
+        return self.shares is _all_of_it
+
+
+def of_capability(repository: Repository, capability: Capability) -> Mixture:
+    """A capability, given by name.
+
+    Where it has several regions, the one that owns the prompt among them acts; where none of their
+    cells holds it, the one that is nearest.
+
+    Raises:
+        ObjectError: an object is missing or corrupt.
+    """
+    if capability.parts:
+        return weighted(
+            [(part.weight, _of_regions(repository, part.regions)) for part in capability.parts]
+        )
+    return _of_regions(repository, capability.regions)
+
+
+def of_owners(stakes: Sequence[Stake], base: Cell) -> tuple[Mixture, Routes]:
+    """The routed union: the region that owns a prompt acts, or none where the base does (G3)."""
+    routes = Routes([stake.name for stake in stakes], base, [stake.claim for stake in stakes])
+    return Mixture(tuple(stake.entry for stake in stakes), routes.shares), routes
+
+
+def weighted(terms: Sequence[tuple[float | Tensor, Mixture]]) -> Mixture:
+    """Σ_i w_i m_i; a weight is a number, or float32 [batch, 1] for rows of their own."""
+    entries = {e.region.oid: e for _, mixture in terms for e in mixture.entries}
+    columns = {oid: index for index, oid in enumerate(entries)}
+
+    def shares(z: Tensor) -> Tensor:
+        total = torch.zeros(len(z), len(columns))
+        for weight, mixture in terms:
+            places = [columns[entry.region.oid] for entry in mixture.entries]
+            if places:
+                total.index_add_(1, torch.tensor(places), weight * mixture.shares(z))
+        return total
+
+    return Mixture(tuple(entries.values()), shares)
+
+
+BARE = Mixture((), lambda z: torch.zeros(len(z), 0))
+"""The bare backbone."""
+
+
+class Routes:
+    """Who owns which prompts.
+
+    Attributes:
+        claimants: names of the capabilities, one a claim; a name with several regions comes again.
+        names: owners of the prompts of the last batch; None for the base.
+    """
+
+    def __init__(self, claimants: list[str], base: Cell, claims: Sequence[Claim]) -> None:
+        self.claimants = claimants
+        self.names: list[str | None] = []
+        self._base, self._claims = base, claims
+
+    def bids(self, z: Tensor) -> Tensor:
+        """Bids of the base and of every claim at z [n, dim]; float64 [n, 1 + claims]."""
+        return bids(z.cpu(), self._base, self._claims)
+
+    def shares(self, z: Tensor) -> Tensor:
+        """1 for the owner of each prompt, 0 for all others; float32 [n, claims]."""
+        owner = self.bids(z).argmax(-1)  # the base comes first
+        self.names = [self.claimants[i - 1] if i else None for i in owner.tolist()]
+        return _one_of(owner, 1 + len(self.claimants))[:, 1:]
+
+
+def _of_regions(repository: Repository, entries: tuple[RegionEntry, ...]) -> Mixture:
+    if len(entries) == 1:
+        return Mixture(entries, _all_of_it)
+    claims = [claim_of(repository, entry) for entry in entries]
+    return Mixture(entries, lambda z: _one_of(nearest(z, claims), len(entries)))
+
+
+def _all_of_it(z: Tensor) -> Tensor:
+    return torch.ones(len(z), 1)
+
+
+def _one_of(index: Tensor, count: int) -> Tensor:
+    return torch.nn.functional.one_hot(index, count).float()
