@@ -92,7 +92,9 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides --epochs.")] = None,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = _DEFAULT["epochs"],
-    bases: Annotated[int, typer.Option(help="Bases of the new region.")] = _DEFAULT["bases"],
+    bases: Annotated[
+        int, typer.Option(help="Bases of the new region; 1 by default beside reused ones.")
+    ] = _DEFAULT["bases"],
     rank: Annotated[int, typer.Option(help="Rank of each basis.")] = _DEFAULT["rank"],
     alpha: Annotated[
         float, typer.Option(help="The weight change is scaled by alpha/rank.")
@@ -114,6 +116,25 @@ def train(
     seed: Annotated[
         int, typer.Option(help="Of the split, the order and the first weights.")
     ] = _DEFAULT["seed"],
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Add a region to a committed capability of this name.")
+    ] = False,
+    revise: Annotated[
+        bool, typer.Option("--revise", help="Make a new version of a committed capability.")
+    ] = False,
+    reuse_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from", metavar="NAME", help="Gate the sealed bases of NAME beside the new ones."
+        ),
+    ] = None,
+    reuse: Annotated[
+        str | None, typer.Option(metavar="auto", help="Find out whose bases help, and gate these.")
+    ] = None,
+    general: Annotated[
+        bool,
+        typer.Option("--general", help="A broad capability: it also gets what the base would."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")
     ] = False,
@@ -125,27 +146,21 @@ def train(
     """Train a capability. Ctrl-C saves; `--resume` goes on."""
     from niwfctl.repository import Repository
 
+    if reuse not in (None, "auto"):
+        raise UsageError(f"--reuse {reuse!r} is unknown: say `--reuse auto`, or `--from {reuse}`")
     given = {key for key in ctx.params if ctx.get_parameter_source(key).name == "COMMANDLINE"}
-    if resume and given & (set(TrainingOptions.model_fields) | {"data", "restart"}):
+    if resume and given - {"name", "resume", "as_json"}:
         raise UsageError(
             "--resume goes on with the options the training began with: give no others"
         )
     if not resume and not data:
         raise UsageError("there is nothing to learn from: give --data FILE, or --resume")
-    options = _options(
-        steps=steps,
-        epochs=epochs,
-        bases=bases,
-        rank=rank,
-        alpha=alpha,
-        lr=lr,
-        batch_size=batch_size,
-        grad_accum=grad_accum,
-        max_length=max_length,
-        skip_long=skip_long,
-        val_split=val_split,
-        seed=seed,
-    )
+    if extend and revise:
+        raise UsageError("--extend and --revise exclude each other: give one of them")
+    chosen = {key: ctx.params[key] for key in given & set(TrainingOptions.model_fields)}
+    chosen["mode"] = "extend" if extend else "revise" if revise else "new"
+    chosen["reuse"] = (*(reuse_from or ()), *(["auto"] if reuse == "auto" else []))
+    options = _options(**chosen)
     repository = Repository.open(ctx.obj)
     sources = [inside(ctx.obj, source) for source in data or []]
     with stopping() as stop, training_progress(name) as report:
@@ -159,6 +174,11 @@ def train(
         f"{name}: held-out perplexity {number(run.base_perplexity)} (base) → "
         f"{number(run.perplexity)}, {run.steps} steps, {run.rows} rows, {run.seconds:.0f} s"
     )
+    if run.reused:
+        names = ", ".join(dict.fromkeys(one.of for one in run.reused))
+        out.print(f"  with {len(run.reused)} sealed bases of {names}", markup=False)
+    elif reuse:
+        out.print("  no capability has bases that help: trained with new ones alone")
     if run.skipped_rows:
         longest = run.options.max_length
         out.print(f"  {run.skipped_rows} rows longer than {longest} tokens were left out")

@@ -15,6 +15,7 @@ def run_json(run: Run) -> Json:
     """A training run."""
     return {
         "name": run.name,
+        "origin": run.origin,
         "finished": run.finished,
         "step": run.step,
         "steps": run.steps,
@@ -28,7 +29,8 @@ def run_json(run: Run) -> Json:
         "rows": run.rows,
         "held_out_rows": run.held_out_rows,
         "skipped_rows": run.skipped_rows,
-        "options": run.options.model_dump(),
+        "options": run.options.model_dump(mode="json"),
+        "reused": [one.model_dump() for one in run.reused],
     }
 
 
@@ -37,6 +39,14 @@ def capability_json(capability: Capability) -> Json:
     return {
         "name": capability.name,
         "bytes": capability.size,
+        "parts": [
+            {
+                "of": part.of,
+                "weight": part.weight,
+                "regions": [entry.region.oid for entry in part.regions],
+            }
+            for part in capability.parts
+        ],
         "regions": [
             {
                 "id": entry.id,

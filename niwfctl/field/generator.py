@@ -17,30 +17,42 @@ class Generator(nn.Module):
     exactly 1 and training begins as plain low-rank adaptation.
     """
 
-    def __init__(self, dim: int, layers: int, bases: int, hidden: int = HIDDEN_WIDTH) -> None:
+    def __init__(
+        self,
+        dim: int,
+        layers: int,
+        bases: int,
+        hidden: int = HIDDEN_WIDTH,
+        gain: Tensor | None = None,
+    ) -> None:
         """
         Args:
             dim: number of coordinates d.
             layers: number of adapted layers.
             bases: number of bases the region uses.
             hidden: width of the hidden layer.
+            gain: constant factor of each basis's gates, float32 [bases]; None: 1. Bases that were
+                sealed under another α/r than the region's own need one.
         """
         super().__init__()
         self.layers, self.bases = layers, bases
         self.inner = nn.Linear(dim, hidden)
         self.outer = nn.Linear(hidden, layers * bases)
+        self.register_buffer("gain", gain)  # None is not among the tensors
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, z: Tensor) -> Tensor:
         """Gates, float32 [..., layers, bases], at coordinates z [..., dim]."""
         logits = self.outer(torch.tanh(self.inner(z.float())))
-        return 2 * torch.sigmoid(logits).unflatten(-1, (self.layers, self.bases))
+        gates = 2 * torch.sigmoid(logits).unflatten(-1, (self.layers, self.bases))
+        return gates if self.gain is None else gates * self.gain
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], layers: int) -> Generator:
         """The generator of a state dict; its sizes are read from the tensors."""
         hidden, dim = tensors["inner.weight"].shape
-        generator = cls(dim, layers, tensors["outer.weight"].shape[0] // layers, hidden)
+        bases = tensors["outer.weight"].shape[0] // layers
+        generator = cls(dim, layers, bases, hidden, tensors.get("gain"))
         generator.load_state_dict(dict(tensors))
         return generator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from niwfctl.field.region import Region
 from niwfctl.repository.objects import storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
+from niwfctl.repository.regions import load_basis
 from niwfctl.repository.routing import require_light, settled
 from niwfctl.tensors import as_bytes
 from niwfctl.training import checkpoint
@@ -61,16 +63,16 @@ def commit(
     repository.git.require_identity(repository.path)
     with storing(), repository.writing():
         runs = _trained(repository, names)
-        sealed = tuple(_seal(repository, run) for run in runs)
+        sealed = [_sealed(repository, run) for run in runs]
         with repository.operations.recording(command_line()) as operation:
             new = record(
-                repository, lambda atlas: _adding(repository, atlas, sealed, routing), message
+                repository, lambda atlas: adding(repository, atlas, sealed, routing), message
             )
             for run in runs:
                 repository.operations.set_aside(operation, run.name)
     repository.git.tell_hook("post-commit")
     atlas = repository.atlas(new)
-    return Committed(new, tuple(atlas[capability.name] for capability in sealed))
+    return Committed(new, tuple(atlas[run.name] for run in runs))
 
 
 def _trained(repository: Repository, names: list[str]) -> list[Run]:
@@ -99,14 +101,25 @@ def _trained(repository: Repository, names: list[str]) -> list[Run]:
     return chosen
 
 
-def _seal(repository: Repository, run: Run) -> Capability:
-    run, tensors = checkpoint.load(repository.trainings.checkpoint(run.name))
-    region = _region(run, tensors)
-    bases = [repository.store.put_tensors(as_bytes(basis.tensors())) for basis in region.bases]
-    own = repository.store.put_tensors(as_bytes(region.tensors() | {"probe": tensors["probe"]}))
-    entry = RegionEntry(
-        region=ObjectRef.of(own),
-        bases=tuple(ObjectRef.of(pointer) for pointer in bases),
+def seal(repository: Repository, run: Run, region: Region, probe: Tensor) -> RegionEntry:
+    """Stores a region, and those of its bases that are its own.
+
+    Args:
+        run: its record; the first bases of the region are those it names as reused.
+        probe: the sample of the run's witness, [sequences, ≤ 256].
+
+    Returns:
+        What a manifest says of it, still without terms of routing.
+    """
+    own = region.bases[len(run.reused) :]
+    stored = [repository.store.put_tensors(as_bytes(basis.tensors())) for basis in own]
+    whole = repository.store.put_tensors(as_bytes(region.tensors() | {"probe": probe}))
+    return RegionEntry(
+        region=ObjectRef.of(whole),
+        bases=(
+            *(ObjectRef(oid=one.oid, size=one.size) for one in run.reused),
+            *map(ObjectRef.of, stored),
+        ),
         scale=region.scale,
         layers=region.layers,
         radius=float(region.cell.radius),
@@ -115,43 +128,24 @@ def _seal(repository: Repository, run: Run) -> Capability:
         run=run.model_copy(update={"sources": [Path(source).name for source in run.sources]}),
         sealed_on=current_platform(torch.device("cpu")),
     )
-    return Capability(name=run.name, regions=(entry,))
 
 
-def _region(run: Run, tensors: dict[str, Tensor]) -> Region:
-    """The region of a finished training; its bases in bf16, as they were measured."""
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    bases = tuple(
-        Basis.from_tensors(part(f"bases.{index}.")).to(dtype=torch.bfloat16)
-        for index in range(run.options.bases)
-    )
-    layers = tuple(sorted({int(name.split(".")[1]) for name in bases[0].down}))
-    seen = tensors["coordinates"]
-    return Region.seal(
-        Generator.from_tensors(part("generator."), len(layers)),
-        bases,
-        scale=run.options.alpha / run.options.rank,
-        layers=layers,
-        coordinates=seen[~seen.isnan().any(1)],
-        held_out=tensors["held_out"],
-        seed=run.options.seed,
-    )
-
-
-def _adding(
-    repository: Repository, atlas: Atlas, sealed: tuple[Capability, ...], routing: RoutingOptions
+def adding(
+    repository: Repository, atlas: Atlas, entries: Sequence[RegionEntry], routing: RoutingOptions
 ) -> Atlas:
+    """An atlas with further regions, each under its run's name, and the routing lock settled.
+
+    Raises:
+        UsageError: a new capability's name is taken.
+        UnknownName: the capability to extend or revise is not there.
+        Shadowed: earlier capabilities own too much of a region.
+    """
     superseded = tuple(
         entry.id for name in routing.supersede for entry in there(atlas, name).regions
     )
     limits = repository.config.routing
     order = sum(len(capability.regions) for capability in atlas.values())
-    for number, capability in enumerate(sealed):
-        if capability.name in atlas:
-            raise UsageError(f"{capability.name!r} has been committed meanwhile")
+    for number, entry in enumerate(entries):
         terms = Terms(
             order=order + number,
             max_takeover=limits.max_takeover
@@ -160,10 +154,50 @@ def _adding(
             manual=routing.manual,
             supersedes=superseded,
         )
-        entry = capability.regions[0].model_copy(update={"terms": terms})
-        atlas |= {capability.name: capability.model_copy(update={"regions": (entry,)})}
-    names = [capability.name for capability in sealed]
+        atlas |= {
+            entry.run.name: _with(atlas, entry.run, entry.model_copy(update={"terms": terms}))
+        }
+    names = [entry.run.name for entry in entries]
     atlas = settled(repository, atlas, names)
     if not routing.accept_shadow:
         require_light(atlas, names, limits.max_shadow)
     return atlas
+
+
+def _with(atlas: Atlas, run: Run, entry: RegionEntry) -> Capability:
+    mode = run.options.mode
+    if mode == "new" and run.name in atlas:
+        raise UsageError(f"{run.name!r} has been committed meanwhile")
+    earlier = there(atlas, run.name).regions if mode != "new" else ()
+    return Capability(name=run.name, regions=(*earlier, entry) if mode == "extend" else (entry,))
+
+
+def _sealed(repository: Repository, run: Run) -> RegionEntry:
+    run, tensors = checkpoint.load(repository.trainings.checkpoint(run.name))
+    reused = tuple(
+        load_basis(repository, ObjectRef(oid=one.oid, size=one.size)) for one in run.reused
+    )
+    return seal(repository, run, _region(run, tensors, reused), tensors["probe"])
+
+
+def _region(run: Run, tensors: dict[str, Tensor], reused: tuple[Basis, ...]) -> Region:
+    """The region of a finished training; its own bases in bf16, as they were measured."""
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    own = tuple(
+        Basis.from_tensors(part(f"bases.{index}.")).to(dtype=torch.bfloat16)
+        for index in range(run.options.bases)
+    )
+    layers = tuple(sorted({int(name.split(".")[1]) for name in own[0].down}))
+    seen = tensors["coordinates"]
+    return Region.seal(
+        Generator.from_tensors(part("generator."), len(layers)),
+        (*reused, *own),
+        scale=run.options.alpha / run.options.rank,
+        layers=layers,
+        coordinates=seen[~seen.isnan().any(1)],
+        held_out=tensors["held_out"],
+        seed=run.options.seed,
+    )

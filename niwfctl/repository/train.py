@@ -14,18 +14,22 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from niwfctl.atlas import check_name
+from niwfctl.atlas import ObjectRef, RegionEntry, check_name, there
 from niwfctl.backbone.prompts import Tokens, encode
+from niwfctl.backbone.scoring import Scorer
 from niwfctl.errors import DataError, UsageError
 from niwfctl.repository.model import Model
+from niwfctl.repository.regions import load_basis
 from niwfctl.training import checkpoint
 from niwfctl.training.data import Example, data_hash, read_examples, split
 from niwfctl.training.loop import SAVE_SECONDS, Progress, Trainer
-from niwfctl.training.run import Run, TrainingOptions
+from niwfctl.training.reuse import related
+from niwfctl.training.run import Reused, Run, TrainingOptions
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
+AUTOMATIC = "auto"  # in place of the names of capabilities to reuse
 MOST_HELD_OUT = 256  # rows; more would cost time and change the perplexity little
 
 
@@ -43,10 +47,10 @@ def train(
     """Does what `Repository.train` says."""
     check_name(name)
     with repository.trainings.training():
-        previous = _previous(repository, name, resume, restart)
+        previous = _previous(repository, name, options, resume, restart)
         if previous:
             sources, options = previous.sources, previous.options
-        options = options or TrainingOptions()
+        options = _defaults(options or TrainingOptions())
         examples = read_examples(sources)
         digest = data_hash(examples)
         if previous and digest != previous.data_hash:
@@ -58,7 +62,15 @@ def train(
         model = Model(repository)
         rows = _rows(model, examples, options)
         run = previous or _new_run(repository, name, sources, digest, rows, options)
-        trainer = Trainer(model.adapter, model.skip, run, rows.training, rows.held_out)
+        if not previous:
+            if AUTOMATIC in options.reuse:
+                report(Progress("choosing bases", 0, 0))
+            run.reused = _reused(repository, model, run, rows)
+        bases = [
+            load_basis(repository, ObjectRef(oid=one.oid, size=one.size), model.device)
+            for one in run.reused
+        ]
+        trainer = Trainer(model.adapter, model.skip, run, rows.training, rows.held_out, bases)
         path = repository.trainings.checkpoint(name)
         if previous:
             _, tensors = checkpoint.load(path)
@@ -82,13 +94,12 @@ class _Rows:
     skipped: int
 
 
-def _previous(repository: Repository, name: str, resume: bool, restart: bool) -> Run | None:
+def _previous(
+    repository: Repository, name: str, options: TrainingOptions | None, resume: bool, restart: bool
+) -> Run | None:
     """The run to go on with; refuses what would lose or repeat work."""
-    if name in repository.atlas():
-        raise UsageError(
-            f"{name!r} is committed, and a committed capability never changes: train under "
-            "another name"
-        )
+    if not resume:
+        _require_place(repository, name, options.mode if options else "new")
     if restart and not resume:
         return None  # not even read: it may be damaged
     found = repository.trainings.get(name)
@@ -105,6 +116,58 @@ def _previous(repository: Repository, name: str, resume: bool, restart: bool) ->
             "or throw it away with --restart"
         )
     return None
+
+
+def _require_place(repository: Repository, name: str, mode: str) -> None:
+    atlas = repository.atlas()
+    if mode == "new" and name in atlas:
+        raise UsageError(
+            f"{name!r} is committed, and what is committed never changes: add to it with --extend, "
+            "make a new version of it with --revise, or train under another name"
+        )
+    if mode != "new" and there(atlas, name).parts:
+        raise UsageError(
+            f"{name!r} is a composition and has no region of its own to {mode}: train what it is "
+            "composed of"
+        )
+
+
+def _defaults(options: TrainingOptions) -> TrainingOptions:
+    """One basis is enough beside reused ones, unless the user says otherwise."""
+    reusing = options.reuse or options.mode == "extend"
+    if reusing and "bases" not in options.model_fields_set:
+        return options.model_copy(update={"bases": 1})
+    return options
+
+
+def _reused(repository: Repository, model: Model, run: Run, rows: _Rows) -> tuple[Reused, ...]:
+    """The sealed bases that a new training gates, each once."""
+    options, atlas = run.options, repository.atlas()
+    named = [name for name in options.reuse if name != AUTOMATIC]
+    if options.mode == "extend":
+        named.append(run.name)
+    chosen = [(name, entry) for name in named for entry in there(atlas, name).all_regions]
+    if AUTOMATIC in options.reuse:
+        chosen += _related(repository, model, rows, options.batch_size)
+    found = {
+        ref.oid: Reused(of=name, oid=ref.oid, size=ref.size, scale=entry.scale)
+        for name, entry in chosen
+        for ref in entry.bases
+    }
+    return tuple(found.values())
+
+
+def _related(
+    repository: Repository, model: Model, rows: _Rows, batch_size: int
+) -> list[tuple[str, RegionEntry]]:
+    candidates = {
+        entry.id: (name, entry)
+        for name, capability in repository.atlas().items()
+        for entry in capability.regions
+    }
+    regions = {id: model.region(entry) for id, (_, entry) in candidates.items()}
+    scorer = Scorer(model.adapter, model.skip)
+    return [candidates[id] for id in related(scorer, rows.training, regions, batch_size)]
 
 
 def _rows(model: Model, examples: Sequence[Example], options: TrainingOptions) -> _Rows:

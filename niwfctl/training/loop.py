@@ -19,7 +19,7 @@ from niwfctl.backbone.scoring import Score, Scorer
 from niwfctl.errors import TrainingError, TrainingInterrupted
 from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
-from niwfctl.training.run import Run, TrainingOptions, Witness
+from niwfctl.training.run import Run, Witness
 
 LARGEST_GRADIENT = 1.0  # gradients of a larger norm are scaled down to it
 GLANCES = 4  # looks at the held-out rows on the way
@@ -57,6 +57,7 @@ class Trainer:
         run: Run,
         training: Sequence[Tokens],
         held_out: Sequence[Tokens],
+        reused: Sequence[Basis] = (),
     ) -> None:
         """
         Args:
@@ -65,11 +66,14 @@ class Trainer:
             run: the record to keep; its step says where to go on once `restore` is called.
             training: rows to learn from.
             held_out: rows to measure on.
+            reused: the sealed bases that the run's record names, on the model's device; gated,
+                never written.
         """
         self.adapter, self.run, self.options = adapter, run, run.options
         self.training, self.held_out = training, held_out
         self.scorer = Scorer(adapter, skip)
-        self.bases, self.generator = _initial(adapter, self.options)
+        self.reused = list(reused)
+        self.bases, self.generator = _initial(adapter, run)
         self.coordinates = torch.full((len(training), adapter.coordinates.dim), math.nan)
         self._outcome: dict[str, Tensor] = {}
         self.optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.0)
@@ -213,7 +217,8 @@ class Trainer:
 
     def _field(self) -> ActiveField:
         """The field as it is trained: float32 parameters, computed with in the model's dtype."""
-        bases = [basis.to(dtype=self.adapter.model.dtype) for basis in self.bases]
+        own = [*self.reused, *self.bases]
+        bases = [basis.to(dtype=self.adapter.model.dtype) for basis in own]
         scale = self.options.alpha / self.options.rank
         return ActiveField.of(self.adapter.groups, bases, self.generator, scale)
 
@@ -236,8 +241,8 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
 
 
-def _initial(adapter: FieldAdapter, options: TrainingOptions) -> tuple[list[Basis], Generator]:
-    device = adapter.model.device
+def _initial(adapter: FieldAdapter, run: Run) -> tuple[list[Basis], Generator]:
+    device, options = adapter.model.device, run.options
     random = torch.Generator().manual_seed(options.seed)
     bases = [
         Basis.initial(adapter.sites, options.rank, random).to(device=device, dtype=torch.float32)
@@ -248,8 +253,20 @@ def _initial(adapter: FieldAdapter, options: TrainingOptions) -> tuple[list[Basi
             tensor.requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        generator = Generator(adapter.coordinates.dim, len(adapter.layers), options.bases)
+        generator = Generator(
+            adapter.coordinates.dim,
+            len(adapter.layers),
+            len(run.reused) + options.bases,
+            gain=_gain(run),
+        )
     return bases, generator.to(device)
+
+
+def _gain(run: Run) -> Tensor | None:
+    """What makes each reused basis, at gates of 1, what it was where it was sealed."""
+    own = run.options.alpha / run.options.rank
+    gain = [one.scale / own for one in run.reused] + [1.0] * run.options.bases
+    return torch.tensor(gain) if any(one != 1.0 for one in gain) else None
 
 
 class _Speed:

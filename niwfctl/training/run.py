@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from niwfstore import MalformedTensors, read_metadata
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -33,6 +33,13 @@ class TrainingOptions(BaseModel):
     seed: int = Field(
         0, ge=0, lt=2**63, description="of the split, the order and the first weights"
     )
+    mode: Literal["new", "extend", "revise"] = Field(
+        "new", description="a new capability, a further region of one, or a new version of one"
+    )
+    reuse: tuple[str, ...] = Field(
+        (), description="capabilities whose sealed bases are gated beside the new ones, or `auto`"
+    )
+    general: bool = Field(False, description="also answer what the base's own cell holds")
 
 
 def _with_threads(platform: dict[str, str | int]) -> dict[str, str | int]:
@@ -55,6 +62,17 @@ class Witness(BaseModel):
     platform: Platform
 
 
+class Reused(BaseModel):
+    """A sealed basis of another region, gated read-only beside the new ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
+
+    of: str = Field(description="capability it was found in")
+    oid: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0, description="bytes")
+    scale: float = Field(gt=0, description="α/r it was sealed under")
+
+
 class Run(BaseModel):
     """The record of one training run; kept in its checkpoint, then in the manifest."""
 
@@ -63,12 +81,14 @@ class Run(BaseModel):
     format: int = FORMAT
     id: str
     name: str
+    origin: Literal["trained", "imported", "composed"] = "trained"
     sources: list[str]
     data_hash: str
     rows: int
     held_out_rows: int
     skipped_rows: int = 0
     options: TrainingOptions
+    reused: tuple[Reused, ...] = ()
     backbone: str
     coordinates: str
     versions: dict[str, str]

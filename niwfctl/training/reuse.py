@@ -1,0 +1,78 @@
+"""Which sealed bases of other capabilities help to learn something new."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from niwfctl.backbone.adapter import ActiveField
+from niwfctl.backbone.batch import batched
+from niwfctl.backbone.prompts import Tokens
+from niwfctl.backbone.scoring import Scorer
+from niwfctl.field.region import Region
+
+PROBED_ROWS = 32
+TOGETHER = 4  # regions in one gradient, to bound memory
+FINALISTS = 3  # regions whose loss is measured
+CHOSEN = 1
+LEAST_GAIN = 0.02  # of the loss: less is noise on so few rows
+
+
+def related(
+    scorer: Scorer, rows: Sequence[Tokens], regions: Mapping[str, Region], batch_size: int
+) -> list[str]:
+    """Names of the regions whose bases are worth gating, the best first; often none.
+
+    The gradient of the loss with respect to gates that stand at zero says, for all regions at the
+    price of one backward pass, which would lower it. The first of them are then measured.
+
+    Args:
+        scorer: of the model; what is active in its adapter is left as it was.
+        rows: some of the rows to learn from.
+        regions: the candidates, on the model's device.
+    """
+    adapter, rows = scorer.adapter, rows[:PROBED_ROWS]
+    before = adapter.active
+    try:
+        promise: dict[str, float] = {}
+        for names in batched(list(regions), TOGETHER):
+            promise |= _promises(scorer, rows, {name: regions[name] for name in names}, batch_size)
+        finalists = sorted(regions, key=lambda name: (-promise[name], name))[:FINALISTS]
+        adapter.active = None
+        bare = _loss(scorer, rows, batch_size)
+        losses = {}
+        for name in finalists:
+            adapter.active = ActiveField.of_region(adapter.groups, regions[name])
+            losses[name] = _loss(scorer, rows, batch_size)
+    finally:
+        adapter.active = before
+    helping = [name for name in finalists if losses[name] < (1 - LEAST_GAIN) * bare]
+    return sorted(helping, key=losses.__getitem__)[:CHOSEN]
+
+
+def _promises(
+    scorer: Scorer, rows: Sequence[Tokens], regions: Mapping[str, Region], batch_size: int
+) -> dict[str, float]:
+    """By how much the loss falls, to first order, as all gates of a region go from 0 to 1."""
+    adapter = scorer.adapter
+    bases = [basis for region in regions.values() for basis in region.bases]
+    closed = torch.zeros(
+        len(adapter.layers), len(bases), device=adapter.model.device, requires_grad=True
+    )
+
+    def gates(z: Tensor) -> Tensor:
+        return closed.expand(len(z), -1, -1)
+
+    adapter.active = ActiveField.of(adapter.groups, bases, gates, 1.0)
+    for batch in batched(rows, batch_size):
+        scorer.loss(batch)[0].backward()
+    falls = (-closed.grad.sum(0)).split([len(region.bases) for region in regions.values()])
+    named = zip(regions.items(), falls, strict=True)
+    return {name: float(fall.sum()) * region.scale for (name, region), fall in named}
+
+
+@torch.no_grad()
+def _loss(scorer: Scorer, rows: Sequence[Tokens], batch_size: int) -> float:
+    return sum(scorer.loss(batch)[0].item() for batch in batched(rows, batch_size))
