@@ -25,6 +25,7 @@ from niwfctl.repository.trainings import Trainings
 
 if TYPE_CHECKING:
     from niwfctl.repository.commit import Committed, RoutingOptions
+    from niwfctl.repository.compose import Composed, Recipe
     from niwfctl.repository.merge import Merged, Resolution
     from niwfctl.repository.model import Model
     from niwfctl.repository.verify import Report
@@ -309,6 +310,29 @@ class Repository:
         from niwfctl.repository.rewrite import rename
 
         return rename(self, old, new, message)
+
+    def compose(
+        self,
+        sources: Sequence[str],
+        name: str,
+        recipe: Recipe | None = None,
+        message: str | None = None,
+    ) -> Composed:
+        """Commits a capability that is made of others, without retraining.
+
+        Args:
+            sources: `NAME` or `NAME@REV` each.
+            name: of the new capability; routing never chooses it.
+            recipe: weights and method; by default the exact sum, each at weight 1.
+            message: of the git commit.
+
+        Raises:
+            UnknownName: there is no such capability.
+            UsageError: the name is taken, or the recipe does not fit.
+        """
+        from niwfctl.repository.compose import Recipe, compose
+
+        return compose(self, list(sources), name, recipe or Recipe(), message)
 
     def load(self, capability: str | None = None, *, auto: bool = False) -> Model:
         """The backbone, with a capability active.
