@@ -208,6 +208,14 @@ class Model:
         self._read([prompt_tokens(self.backbone.tokenizer, [Message("user", prompt)])])
         return self.adapter.z[0].cpu()
 
+    def coordinates(self, examples: Sequence[Example], batch_size: int = 8) -> Tensor:
+        """z of each example's prompt, float32 [examples, dim]."""
+        found = []
+        for batch in batched(examples, batch_size):
+            self._read([prompt_tokens(self.backbone.tokenizer, one.messages) for one in batch])
+            found.append(self.adapter.z.cpu())
+        return torch.cat(found)
+
     def score(self, examples: Sequence[Example], batch_size: int = 8) -> Score:
         """Perplexity on the answers' tokens, with what is active.
 
