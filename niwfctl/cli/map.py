@@ -17,7 +17,7 @@ from niwfctl.errors import UsageError
 if TYPE_CHECKING:
     from niwfctl.repository.map import Area, Map, Point
 
-WIDEST = 100  # columns of the picture on a terminal
+COLUMNS = (20, 100)  # of the picture on a terminal
 
 
 @app.command("map")
@@ -51,8 +51,13 @@ def draw_map(
         _require_text(text)
     repository = Repository.open(ctx.obj)
     files = {source: read_examples([inside(ctx.obj, source)]) for source in data or []}
-    with err.status("loading the backbone" if prompt or files else "reading regions"):
-        drawn = chart(repository, prompt or [], files)
+    with err.status("loading the backbone" if prompt or files else "reading regions") as status:
+        drawn = chart(
+            repository,
+            prompt or [],
+            files,
+            progress=lambda done, total: status.update(f"reading: prompt {done} of {total}"),
+        )
     if html or picture:
         _write(drawn, ctx.obj / (html or picture), repository.path.name)
     if as_json:
@@ -101,7 +106,8 @@ def _write(drawn: Map, file: Path, title: str) -> None:
 def _show(drawn: Map) -> None:
     from niwfctl.cli.drawing.terminal import draw
 
-    for line in draw(drawn, min(out.width, WIDEST)):
+    narrowest, widest = COLUMNS
+    for line in draw(drawn, max(narrowest, min(out.width, widest))):
         out.print(line)
     if not drawn.areas:
         out.print("Committed: nothing yet, all is the base's")

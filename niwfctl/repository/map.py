@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,6 +86,7 @@ def chart(
     prompts: Sequence[str] = (),
     data: Mapping[str, Sequence[Example]] | None = None,
     batch_size: int = 8,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Map:
     """Draws up the map of HEAD's atlas; the backbone is loaded only if there are prompts.
 
@@ -93,8 +94,10 @@ def chart(
         prompts: what to place on it, each by itself.
         data: examples whose prompts to place on it, by the file they come from.
         batch_size: prompts a forward pass.
+        progress: called with (prompts read, in all).
 
     Raises:
+        DataError: a prompt is longer than the backbone can read.
         BackboneError: there are prompts, and the backbone is missing or not the pinned one.
         ObjectError: an object is missing or corrupt.
     """
@@ -114,19 +117,21 @@ def chart(
         ellipse, anchors = plane.ellipse(stake.claim.cell), points(stake.claim.anchors)
         return Area(stake.name, label, stake.entry, index < len(routed), ellipse, anchors)
 
-    given = {None: [Example((Message("user", one),), "", "--prompt") for one in prompts]}
-    fallen = {
-        file: points(z)
-        for file, z in _coordinates(repository, given | dict(data or {}), batch_size).items()
-    }
+    spoken = [Example((Message("user", one),), "", "--prompt") for one in prompts]
+    groups = [spoken, *(data or {}).values()]
+    z = torch.empty(0, plane.origin.shape[0])
+    if any(groups):
+        examples = [example for group in groups for example in group]
+        z = repository.load().coordinates(examples, batch_size, progress)
+    own, *others = (points(part) for part in z.split([len(group) for group in groups]))
     return Map(
         commit=commit,
         base=plane.ellipse(base),
         areas=tuple(area(*one) for one in enumerate(there)),
         composed=tuple(one for _, one in sorted(atlas.items()) if not one.regions),
         takeovers=tuple(_takeovers([stake.entry for stake in there])),
-        prompts=tuple(zip(prompts, fallen.pop(None), strict=True)),
-        data=fallen,
+        prompts=tuple(zip(prompts, own, strict=True)),
+        data=dict(zip(data or {}, others, strict=True)),
         shown=plane.shown,
     )
 
@@ -153,14 +158,3 @@ def _takeovers(entries: Sequence[RegionEntry]) -> Iterator[tuple[int, int, Takeo
         for one in entry.routing.takeover if entry.routing else ():
             if one.won and one.region in places:
                 yield index, places[one.region], one
-
-
-def _coordinates(
-    repository: Repository, groups: Mapping[str | None, Sequence[Example]], batch_size: int
-) -> dict[str | None, Tensor]:
-    """z of the examples' prompts, [examples, dim], by group."""
-    examples = [example for group in groups.values() for example in group]
-    z = torch.empty(0, repository.config.field.dim)
-    if examples:
-        z = repository.load().coordinates(examples, batch_size)
-    return dict(zip(groups, z.split([len(group) for group in groups.values()]), strict=True))

@@ -291,6 +291,7 @@ def test_prompts_that_cannot_be_answered(refused: Refused, committed: Repository
         (["map", "--html", "."], 2),
         (["map", "--prompt", " "], 2),
         (["map", "--prompt", "caf\udce9"], 2),
+        (["map", "--prompt", "x" * 600], 5),
         (["map", "--data", "none.jsonl"], 5),
         (["mv", "apple", "a/b"], 2),
         (["rollback"], 2),

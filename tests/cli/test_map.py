@@ -120,7 +120,14 @@ def test_a_picture_file_holds_the_map(
     prompts = ("--prompt", r"What is $\frac{1}{", "--prompt", "名")
     done = niwfctl("-C", mapped.path, "map", f"--{name[-3:]}", tmp_path / name, *prompts)
     assert done.exit_code == 0 and not done.stderr
-    assert (tmp_path / name).read_bytes().startswith(begins)
+    drawn = (tmp_path / name).read_bytes()
+    assert drawn.startswith(begins)
+    niwfctl("-C", mapped.path, "map", "--png", tmp_path / name, *prompts)
+    assert (tmp_path / name).read_bytes() == drawn
+
+
+def test_the_picture_fits_the_narrowest_terminal(mapped: Repository, niwfctl: Command) -> None:
+    assert niwfctl("-C", mapped.path, "map", env={"COLUMNS": "1"}).exit_code == 0
 
 
 def test_a_written_picture_may_come_with_json(

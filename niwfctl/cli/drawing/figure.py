@@ -25,15 +25,13 @@ _SIDES = {"start": "left", "middle": "center", "end": "right"}
 
 
 def figure(chart: Map, form: str) -> bytes:
-    """The picture, as `png` or `svg`."""
+    """The picture, as `png` or `svg`; equal maps give equal bytes."""
     import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     frame, lines = Frame.around(chart, WIDTH, HEIGHTS, MARGIN), _lines(chart)
     height = frame.height + LINE * len(lines)
-    paper = pyplot.figure(figsize=(WIDTH / INCH, height / INCH), dpi=160)
+    paper = Figure(figsize=(WIDTH / INCH, height / INCH), dpi=160, facecolor="white")
     axes = paper.add_axes((0, 1 - frame.height / height, 1, frame.height / height))
     axes.set(xlim=(0, frame.width), ylim=(frame.height, 0))
     axes.set_axis_off()
@@ -42,10 +40,9 @@ def figure(chart: Map, form: str) -> bytes:
         y = (place + 0.8) * LINE / height
         paper.text(MARGIN / WIDTH, y, line, fontsize=9, va="center", parse_math=False)
     file = io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "map"}):
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of a prompt in some other script
-        paper.savefig(file, format=form, facecolor="white")
-    pyplot.close(paper)
+        paper.savefig(file, format=form, metadata={"Date": None} if form == "svg" else None)
     return file.getvalue()
 
 
