@@ -22,12 +22,16 @@ LEGEND = (
 
 def legend(chart: Map) -> str:
     """How to read the picture."""
-    if chart.shown is None:
-        return LEGEND
-    return (
-        f"The plane shows {chart.shown:.0%} of what sets the cells apart; what overlaps in it may "
-        f"be far apart in other directions. {LEGEND}"
-    )
+    parts = [LEGEND]
+    if chart.shown is not None:
+        parts.insert(
+            0,
+            f"The plane shows {chart.shown:.0%} of what sets the cells apart; what overlaps in it "
+            "may be far apart in other directions.",
+        )
+    if chart.prompts or chart.data:
+        parts.append("A cross is a prompt.")
+    return " ".join(parts)
 
 
 def owner(chart: Map, index: int | None) -> str:
