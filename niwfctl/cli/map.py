@@ -11,7 +11,7 @@ import typer
 
 from niwfctl.cli.main import app
 from niwfctl.cli.make import AsJson, inside
-from niwfctl.cli.output import emit_json, err, out
+from niwfctl.cli.output import emit_json, err, out, require_file
 from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,8 +45,10 @@ def draw_map(
 
     if html and picture:
         raise UsageError("--html and --png exclude each other: give one of them")
-    _require_writable(html, ctx.obj, "--html", ".html", ".htm")
-    _require_writable(picture, ctx.obj, "--png", ".png", ".svg")
+    if html:
+        require_file(ctx.obj / html, "--html", (".html", ".htm"))
+    if picture:
+        require_file(ctx.obj / picture, "--png")
     for text in prompt or ():
         _require_text(text)
     repository = Repository.open(ctx.obj)
@@ -67,17 +69,6 @@ def draw_map(
         out.print(f"{html or picture}: {regions} regions, {prompts} prompts", markup=False)
     else:
         _show(drawn)
-
-
-def _require_writable(file: Path | None, directory: Path, option: str, *suffixes: str) -> None:
-    if file is None:
-        return
-    if file.suffix.lower() not in suffixes:
-        expected = " or ".join(suffixes)
-        raise UsageError(f"{option} {file}: expected a name that ends in {expected}")
-    place = directory / file
-    if place.is_dir() or not place.parent.is_dir():
-        raise UsageError(f"{option} {file}: give a file in a folder that is there")
 
 
 def _require_text(prompt: str) -> None:

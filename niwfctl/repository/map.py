@@ -63,7 +63,7 @@ class Map:
         commit: whose atlas it is.
         base: the base's own cell.
         areas: the regions, those that are routed to first, in the order they were committed.
-        composed: capabilities that have no region of their own, and so no place.
+        composed: capabilities that have no region of their own, only those of others.
         takeovers: (index of a region, index of an earlier one of which it wins anchors, how many).
         prompts: given ones, and where they fall.
         data: where the prompts of given files fall, by file.
@@ -128,7 +128,7 @@ def chart(
         commit=commit,
         base=plane.ellipse(base),
         areas=tuple(area(*one) for one in enumerate(there)),
-        composed=tuple(one for _, one in sorted(atlas.items()) if not one.regions),
+        composed=tuple(atlas[name] for name in sorted(atlas.keys() - {one.name for one in there})),
         takeovers=tuple(_takeovers([stake.entry for stake in there])),
         prompts=tuple(zip(prompts, own, strict=True)),
         data=dict(zip(data or {}, others, strict=True)),
@@ -137,13 +137,15 @@ def chart(
 
 
 def _never_routed_to(repository: Repository, atlas: Atlas, routed: Sequence[Stake]) -> list[Stake]:
-    known = {(stake.name, stake.entry.id) for stake in routed}
-    return [
-        Stake(name, entry, claim_of(repository, entry))
-        for name, capability in sorted(atlas.items())
-        for entry in capability.regions
-        if (name, entry.id) not in known
-    ]
+    """Regions that no prompt is routed to, each once; the same one may have several names."""
+    drawn = {stake.entry.region.oid for stake in routed}
+    found = []
+    for name, capability in sorted(atlas.items()):
+        for entry in capability.regions:
+            if entry.region.oid not in drawn:
+                drawn.add(entry.region.oid)
+                found.append(Stake(name, entry, claim_of(repository, entry)))
+    return found
 
 
 def _label(capability: Capability, entry: RegionEntry) -> str:

@@ -10,7 +10,6 @@ from histories import place
 from tiny import write_data
 from typer.testing import Result
 
-from niwfctl.atlas import Capability, Part
 from niwfctl.repository import Repository
 from niwfctl.repository.map import chart
 from niwfctl.repository.record import record
@@ -165,17 +164,20 @@ def test_regions_of_one_capability_look_alike_and_are_numbered(
     assert "● shell 1  " in done.stdout and "● shell 2  " in done.stdout
 
 
-def test_a_composition_is_listed_with_what_it_is_made_of(
+def test_compositions_are_listed_with_what_they_are_made_of(
     mapped: Repository, niwfctl: Command, tmp_path: Path
 ) -> None:
-    parts = tuple(
-        Part(of=f"{name}@HEAD", weight=0.5, regions=mapped.capability(name).regions)
-        for name in ("shell", "code")
-    )
-    both = Capability(name="both", parts=parts)
-    record(mapped, lambda atlas: {**atlas, "both": both}, "Compose")
-    words = "both is composed of +0.5·shell@HEAD +0.5·code@HEAD"
-    assert words in niwfctl("-C", mapped.path, "map").stdout
-    niwfctl("-C", mapped.path, "map", "--html", tmp_path / "map.html")
-    assert words in (tmp_path / "map.html").read_text("utf-8")
-    assert json.loads(niwfctl("-C", mapped.path, "map", "--json").stdout)["composed"] == ["both"]
+    head = mapped.git.head()
+    for name, method in (("both", "linear"), ("either", "routed"), ("small", "svd")):
+        options = ("--name", name, "--method", method)
+        done = niwfctl("-C", mapped.path, "compose", "shell", "code", *options)
+        assert done.exit_code == 0, done.output
+    assert niwfctl("-C", mapped.path, "map", "--html", tmp_path / "map.html").exit_code == 0
+    shown = niwfctl("-C", mapped.path, "map").stdout
+    for text in (shown, (tmp_path / "map.html").read_text("utf-8")):
+        assert f"both is composed of +1·shell@{head[:12]}" in text
+        assert "either answers with whichever of shell, code owns the prompt" in text
+    told = json.loads(niwfctl("-C", mapped.path, "map", "--json").stdout)
+    assert told["composed"] == ["both", "either"]
+    names = [(one["capability"], one["routed"]) for one in told["regions"]]
+    assert names == [("shell", True), ("code", True), ("private", False), ("small", False)]

@@ -74,10 +74,14 @@ def says(chart: Map, index: int | None) -> str:
     return "\n".join([chart.areas[index].label, *lines])
 
 
-def composition(capability: Capability) -> str:
-    """What a composed capability is made of."""
-    parts = " ".join(f"{part.weight:+g}·{part.of}" for part in capability.parts)
-    return f"{capability.name} is composed of {parts} and has no region of its own"
+def composition(chart: Map, capability: Capability) -> str:
+    """What a capability without a region of its own is made of."""
+    parts = [f"{part.weight:+g}·{part.of}" for part in capability.parts]
+    if parts:
+        return f"{capability.name} is composed of {' '.join(parts)} and has no region of its own"
+    there = {area.entry.id: area.label for area in chart.areas}
+    names = ", ".join(there[entry.id] for entry in capability.regions)
+    return f"{capability.name} answers with whichever of {names} owns the prompt"
 
 
 def one_line(text: str, longest: int) -> str:

@@ -73,7 +73,7 @@ def page(chart: Map, title: str) -> str:
         ],
         labels=labels(chart, frame, LETTERING),
         rows=[(look[i], one.label, facts(chart, i)) for i, one in enumerate(chart.areas)],
-        composed=[composition(capability) for capability in chart.composed],
+        composed=[composition(chart, capability) for capability in chart.composed],
         prompts=[
             (look_of(look, point.owner), owner(chart, point.owner), one_line(text, LONGEST))
             for text, point in chart.prompts

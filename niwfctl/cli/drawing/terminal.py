@@ -32,7 +32,7 @@ def draw(chart: Map, columns: int) -> Iterator[Text]:
         yield _marked(look[index], head)
         yield Text("    " + "; ".join(f"{heading} {value}" for heading, value in found.items()))
     for capability in chart.composed:
-        yield Text(f"  {composition(capability)}")
+        yield Text(f"  {composition(chart, capability)}")
     for number, (text, point) in enumerate(chart.prompts, 1):
         line = f"{number} {owner(chart, point.owner)}: {one_line(text, LONGEST)}"
         yield _marked(look_of(look, point.owner), line)
