@@ -16,7 +16,7 @@ from niwfctl.atlas import Atlas, Capability, RegionEntry, Routing, Takeover
 from niwfctl.errors import Shadowed
 from niwfctl.field.cell import Cell
 from niwfctl.field.routing import BASE, Claim, needed_bias, owners, takeover, upper_bound
-from niwfctl.tensors import read_tensors
+from niwfctl.repository.regions import read_coordinates, read_region
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -42,7 +42,7 @@ def stakes(repository: Repository, atlas: Atlas) -> list[Stake]:
 
 def base_cell(repository: Repository) -> Cell:
     """The base's own cell, of the calibration prompts."""
-    stored = read_tensors(repository.object_path(repository.config.field.coordinates))
+    stored = read_coordinates(repository)
     prefix = "base."
     return Cell.from_tensors(
         {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
@@ -53,9 +53,9 @@ def claim_of(repository: Repository, entry: RegionEntry) -> Claim:
     """What a region claims of coordinate space, with the bias its manifest states.
 
     Raises:
-        ObjectError: its object is missing or corrupt.
+        ObjectError: its object is missing or corrupt, or no region.
     """
-    tensors = read_tensors(repository.object_path(entry.region.oid, entry.region.size))
+    tensors = read_region(repository, entry)
     cell = {key: tensors[f"cell.{key}"] for key in ("mean", "factor", "radius")}
     bias = entry.routing.bias if entry.routing else 0.0
     return Claim(Cell.from_tensors(cell), bias, tensors["anchors.occupied"])

@@ -16,10 +16,9 @@ from niwfctl.backbone.probe import Probe, probe
 from niwfctl.errors import NiwfError, ObjectError, UnknownName
 from niwfctl.repository.model import Model, pinned_source
 from niwfctl.repository.objects import object_file, obtain
-from niwfctl.repository.regions import load_region
+from niwfctl.repository.regions import load_region, read_coordinates, read_region
 from niwfctl.repository.routing import unsettled
 from niwfctl.repository.signature import Signature, signature
-from niwfctl.tensors import read_tensors
 from niwfctl.training.run import Witness
 
 if TYPE_CHECKING:
@@ -92,6 +91,11 @@ def _backbone(repository: Repository) -> Check:
 def _coordinates(repository: Repository) -> Check:
     oid = repository.config.field.coordinates
     problem = _problem(repository, oid, None)
+    if not problem:
+        try:
+            read_coordinates(repository)
+        except ObjectError as error:
+            problem = str(error)
     return Check("coordinates", "objects", not problem, problem or f"object {oid[:12]}")
 
 
@@ -163,8 +167,8 @@ def _logits(repository: Repository, capabilities: list[Capability]) -> Iterator[
     for capability in capabilities:
         for entry in capability.all_regions:
             model.adapter.active = model.field(entry)
-            path = repository.object_path(entry.region.oid, entry.region.size)
-            yield _compared(model, capability.name, entry.run.witness, read_tensors(path)["probe"])
+            sample = read_region(repository, entry)["probe"]
+            yield _compared(model, capability.name, entry.run.witness, sample)
 
 
 def _compared(model: Model, subject: str, witness: Witness, sample: Tensor) -> Check:
