@@ -14,7 +14,7 @@ from niwfstore import Pointer
 
 from niwfctl.errors import RemoteError, UsageError
 from niwfctl.repository.lfs import fetch_object, lacking, require_lfs
-from niwfctl.repository.objects import require_new
+from niwfctl.repository.objects import pointed, require_new
 from niwfctl.repository.process import require_git
 
 if TYPE_CHECKING:
@@ -127,12 +127,8 @@ class Remotes:
             )
 
     def _outgoing(self, remote: str, refs: list[str]) -> list[str]:
-        return self._objects([*refs, "--not", f"--remotes={remote}"])
-
-    def _objects(self, revisions: list[str]) -> list[str]:
-        listed = self._git.plain("rev-list", "--objects", *revisions)
-        paths = (line.split(" ", 1)[1] for line in listed.splitlines() if " " in line)
-        return [Path(path).stem for path in paths if path.startswith("objects/")]
+        found = pointed(self._git, *refs, "--not", f"--remotes={remote}")
+        return list(dict.fromkeys(found.values()))
 
     def _branch(self) -> str:
         branch = self._git.branch()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from niwfstore import MalformedPointer, MissingObject, Pointer
 
 from niwfctl.errors import FormatError, GitError, ObjectError
-from niwfctl.repository.objects import QUARANTINE, object_file, obtain
+from niwfctl.repository.objects import QUARANTINE, object_file, obtain, pointed
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LONGEST_COMMIT = 1.0  # days for which a commit could be under way
-_POINTER = re.compile(r"(?P<blob>[0-9a-f]{40,64}) objects/(?P<oid>[0-9a-f]{64})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,7 @@ def reachable(repository: Repository) -> set[str]:
 
 def _pointer_blobs(repository: Repository) -> dict[str, str]:
     """Object id by blob of its pointer, of all that git can reach."""
-    listed = repository.git.plain(
-        "rev-list", "--objects", "--all", "--reflog", "--indexed-objects", "HEAD"
-    )
-    found = (_POINTER.fullmatch(line) for line in listed.splitlines())
-    return {match["blob"]: match["oid"] for match in found if match}
+    return pointed(repository.git, "--all", "--reflog", "--indexed-objects", "HEAD")
 
 
 def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collected:
