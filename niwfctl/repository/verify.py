@@ -17,7 +17,7 @@ from niwfctl.errors import NiwfError, ObjectError, UnknownName
 from niwfctl.repository.model import Model, pinned_source
 from niwfctl.repository.objects import object_file, obtain
 from niwfctl.repository.regions import load_region, read_coordinates, read_region
-from niwfctl.repository.routing import unsettled
+from niwfctl.repository.routing import excesses
 from niwfctl.repository.signature import Signature, signature
 from niwfctl.training.run import Witness
 
@@ -116,9 +116,11 @@ def _objects_and_anchors(
 
 
 def _routing(repository: Repository, atlas: Atlas) -> Check:
-    problems = unsettled(repository, atlas)
+    problems = [str(excess) for excess in excesses(repository, atlas)]
     detail = "no region takes over more of an earlier one than it may"
-    return Check("atlas", "routing", not problems, "; ".join(problems) or detail)
+    if problems:
+        detail = f"{'; '.join(problems)}: settle it with `niwfctl merge HEAD`"
+    return Check("atlas", "routing", not problems, detail)
 
 
 def _problem(repository: Repository, oid: str, size: int | None) -> str | None:

@@ -122,11 +122,42 @@ def test_a_conflict_is_settled_by_taking_a_side(conflicting: Repository, side: s
     assert conflicting.verify().ok
 
 
-def test_a_conflict_is_settled_by_keeping_both(conflicting: Repository) -> None:
-    theirs = conflicting.atlas("side")["x"]
-    conflicting.merge("side", Resolution(rename=(("x", "y"),)))
+@pytest.mark.parametrize("name", ["x", None], ids=["named", "the only one"])
+def test_a_conflict_is_settled_by_keeping_both(conflicting: Repository, name: str | None) -> None:
+    ours, theirs = conflicting.atlas()["x"], conflicting.atlas("side")["x"]
+    conflicting.merge("side", Resolution(rename=((name, "y"),)))
+    assert conflicting.atlas()["x"].unrouted == ours.unrouted
     assert conflicting.atlas()["y"].unrouted.regions == theirs.unrouted.regions
     assert conflicting.verify().ok
+
+
+@pytest.mark.parametrize(
+    ("renames", "words"),
+    [
+        ([("x", "base")], "'base' is taken"),
+        ([("x", "y"), ("x", "y")], "'y' is taken"),
+        ([("x", "../y")], "cannot name"),
+        ([("base", "y")], "'base' was not changed on both sides"),
+        ([("nowhere", "y")], "'nowhere' was not changed on both sides"),
+    ],
+)
+def test_a_rename_that_makes_no_sense_is_refused(
+    conflicting: Repository, renames: list, words: str
+) -> None:
+    head = conflicting.git.head()
+    with pytest.raises(UsageError, match=words):
+        conflicting.merge("side", Resolution("ours", tuple(renames)))
+    assert conflicting.git.head() == head and not conflicting.changes()
+
+
+def test_a_new_name_alone_is_refused_where_several_could_get_it(conflicting: Repository) -> None:
+    for branch, shift in (("side", 0.3), ("main", 0.4)):
+        conflicting.git.checkout(branch)
+        add(conflicting, "z", shift)
+    with pytest.raises(UsageError, match=r"changed x, z: say which.*`--rename NAME=y`"):
+        conflicting.merge("side", Resolution(rename=((None, "y"),)))
+    with pytest.raises(Conflict, match=r"'z'.*niwfctl merge side --rename z=NEW"):
+        conflicting.merge("side", Resolution(rename=(("x", "y"),)))
 
 
 def test_files_of_others_are_merged_and_conflicts_in_them_refused(

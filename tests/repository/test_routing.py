@@ -1,6 +1,7 @@
 """Routing without a task id, from commit to answers."""
 
 import itertools
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,26 @@ def test_verify_tells_when_plain_git_merge_broke_the_lock_and_merging_head_settl
     done = niwfctl("-C", repository.path, "merge", "HEAD")
     assert done.exit_code == 0 and "bias 0.0 →" in done.stdout
     assert Repository.open(repository.path).verify().ok
+
+
+def test_a_merge_reports_which_takeover_it_took_back(
+    crowd: Crowd, niwfctl: Callable[..., Result]
+) -> None:
+    repository = crowd("first", 50.0)
+    start = repository.git.head()
+    for name, place in (("a", 5.0), ("b", 5.05)):
+        repository.git.plain("checkout", "--quiet", "-b", name, start)
+        crowd(name, place)
+    done = niwfctl("-C", repository.path, "merge", "a", "--json")
+    report = json.loads(done.stdout)
+    (excess,) = report["takeovers"]
+    assert {excess["later"], excess["earlier"]} == {"a", "b"} and excess["allowed"] == 0.02
+    assert excess["won"] > 0.02 * excess["anchors"]
+    before, after = report["biases"][excess["later"]]
+    assert after > before == 0
+    repository.operations.undo()
+    text = niwfctl("-C", repository.path, "merge", "a").stdout
+    assert f"takes over {excess['won']} of {excess['anchors']} anchors of" in text
 
 
 @torch.no_grad()
