@@ -96,14 +96,10 @@ def clone(
     lazy: Lazy = False,
 ) -> None:
     """Clone a repository."""
-    from niwfctl.repository import Repository
     from niwfctl.repository.remote import clone as copy
 
     target = ctx.obj / (folder or Path(url.rstrip("/")).name.removesuffix(".git"))
-    copy(inside(ctx.obj, url), target)
-    repository = Repository.open(target)
-    if not lazy:
-        repository.remotes.fetch("origin")
+    repository = copy(inside(ctx.obj, url), target, lazy)
     out.print(f"{', '.join(sorted(repository.atlas())) or 'no capabilities yet'}", markup=False)
 
 

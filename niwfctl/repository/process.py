@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -93,6 +94,11 @@ def require_git() -> None:
     """
     if not shutil.which("git"):
         raise GitError("there is no git on this machine: install git, https://git-scm.com")
+
+
+def progress() -> int:
+    """Where git-lfs is to draw its progress: the terminal's error stream, or nowhere."""
+    return 2 if os.isatty(2) else subprocess.DEVNULL
 
 
 @contextmanager
