@@ -192,14 +192,28 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clone-") as scratch:
             whole = Path(scratch) / folder.name
             _run(["git", "clone", url, str(whole)])
-            git = Git.open(whole)
-            if git.blob("HEAD", FILE) is None:
-                raise NotARepository(f"{url} is no niwfctl repository: it has no {FILE}")
+            _check_out(url, Git.open(whole))
             whole.rename(folder)
     repository = Repository.open(folder)
     if not lazy:
         repository.remotes.fetch("origin")
     return repository
+
+
+def _check_out(url: str, git: Git) -> None:
+    """Asks that a clone is of a niwfctl repository; checks out its branch where git did not."""
+    if git.head() is None:  # the remote's HEAD is of a branch that was never pushed
+        listed = git.plain("for-each-ref", "--format=%(refname:lstrip=3)", "refs/remotes/origin")
+        branches = listed.split()
+        if len(branches) > 1:
+            raise UsageError(
+                f"{url} has {', '.join(branches)}, and its HEAD is none of them: say there which, "
+                f"with `git symbolic-ref HEAD refs/heads/{branches[0]}`"
+            )
+        for branch in branches:
+            git.checkout(branch)
+    if git.blob("HEAD", FILE) is None:
+        raise NotARepository(f"{url} is no niwfctl repository: it has no {FILE}")
 
 
 def _is_clone(url: str, folder: Path) -> bool:

@@ -10,7 +10,7 @@ from niwfstore import ObjectStore
 from tiny import write_data
 from typer.testing import Result
 
-from niwfctl.errors import ObjectError, RemoteError
+from niwfctl.errors import ObjectError, RemoteError, UsageError
 from niwfctl.repository import Repository
 from niwfctl.repository.remote import clone
 from niwfctl.repository.upkeep import check_all
@@ -87,6 +87,21 @@ def test_a_clone_that_fails_leaves_nothing(tmp_path: Path, niwfctl: Callable[...
         result = niwfctl("-C", tmp_path, "clone", url, "copy")
         assert result.exit_code == 3 and f"{url} is no niwfctl repository" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "other"]
+
+
+@needs_lfs
+def test_a_clone_takes_the_only_branch_where_the_remote_names_another(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    git(remote, "symbolic-ref", "HEAD", "refs/heads/master")
+    shared.remotes.push("origin", [])
+    repository = clone(str(remote), tmp_path / "copy")
+    assert repository.git.branch() == "main" and repository.verify().ok
+    assert repository.remotes.pull("origin").kind == "up to date"
+    git(remote, "branch", "side", "main")
+    with pytest.raises(UsageError, match="has main, side, and its HEAD is none of them"):
+        clone(str(remote), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_remote_or_ref_that_is_not_there_is_named(
