@@ -112,7 +112,7 @@ def as_input(text: str) -> Iterator[IO[bytes]]:
 
 def words(error: git.GitCommandError) -> str:
     """git's own words, in one line."""
-    text = str(error.stderr).strip().removeprefix("stderr: ").strip("'\n ")
+    text = str(error.stderr).strip().removeprefix("stderr: ").removeprefix("'").removesuffix("'")
     return " ".join(line.strip() for line in text.splitlines()) or f"exit status {error.status}"
 
 

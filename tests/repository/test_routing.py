@@ -123,6 +123,34 @@ def test_verify_tells_when_plain_git_merge_broke_the_lock_and_merging_head_settl
     assert Repository.open(repository.path).verify().ok
 
 
+def test_what_is_rolled_back_among_others_leaves_the_routing_lock_whole(crowd: Crowd) -> None:
+    crowd("first", 50.0)
+    repository = crowd("x", 5.0)
+    then, before = repository.git.head(), repository.capability("x")
+    repository.remove("x")
+    crowd("y", 5.05)
+    alone = repository.capability("y")
+    repository.rollback("x")
+    assert repository.verify().ok
+    assert repository.capability("x").unrouted == before.unrouted
+    assert repository.capability("y").unrouted == alone.unrouted
+    repository.rollback(to=then)
+    assert repository.capability("x") == before and repository.verify().ok
+
+
+def test_a_damaged_capability_does_not_keep_another_from_being_rolled_back(
+    crowd: Crowd, caplog: pytest.LogCaptureFixture
+) -> None:
+    crowd("x", 5.0)
+    repository = crowd("y", 50.0)
+    repository.remove("x")
+    oid = repository.capability("y").regions[0].region.oid
+    repository.store.remove(oid)
+    repository.rollback("x")
+    assert sorted(repository.atlas()) == ["x", "y"]
+    assert oid in caplog.text and "niwfctl merge HEAD" in caplog.text
+
+
 def test_a_merge_reports_which_takeover_it_took_back(
     crowd: Crowd, niwfctl: Callable[..., Result]
 ) -> None:
