@@ -18,7 +18,7 @@ from niwfctl.repository.model import Model, pinned_source
 from niwfctl.repository.objects import object_file, obtain
 from niwfctl.repository.regions import load_region, read_coordinates, read_region
 from niwfctl.repository.routing import excesses
-from niwfctl.repository.signature import Signature, signature
+from niwfctl.repository.signature import Signature, signature, tag_signature
 from niwfctl.training.run import Witness
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Check:
     """One thing that was checked.
 
     Attributes:
-        subject: `backbone`, `coordinates`, `commit`, `atlas`, or the name of a capability.
+        subject: `backbone`, `coordinates`, `commit`, `tag`, `atlas`, or the name of a capability.
         check: `identity`, `objects`, `signature`, `anchors`, `routing` or `logits`.
         ok: whether it holds.
         detail: what was compared, or what does not hold.
@@ -68,8 +68,9 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
             raise UnknownName(f"no capability is called {name!r} at {revision}")
     chosen = [atlas[name] for name in names or sorted(atlas)]
     signed = signature(repository.git, commit)
-    intact = Check("commit", "signature", signed.state != "bad", str(signed))
-    checks = [_backbone(repository), _coordinates(repository), intact]
+    checks = [_backbone(repository), _coordinates(repository), _signed("commit", signed)]
+    if of_tag := tag_signature(repository.git, revision):
+        checks.append(_signed("tag", of_tag))
     for capability in chosen:
         checks += _objects_and_anchors(repository, commit, capability)
     if not names and all(check.ok for check in checks):
@@ -77,6 +78,10 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
     if deep and all(check.ok for check in checks):
         checks += _logits(repository, chosen)
     return Report(commit, signed, tuple(checks))
+
+
+def _signed(subject: str, found: Signature) -> Check:
+    return Check(subject, "signature", found.state != "bad", str(found))
 
 
 def _backbone(repository: Repository) -> Check:
