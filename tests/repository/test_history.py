@@ -15,7 +15,7 @@ from niwfctl.errors import Conflict, GitError, NiwfError, UnknownName, UsageErro
 from niwfctl.repository import Repository
 from niwfctl.repository.merge import Resolution, united
 from niwfctl.repository.regions import load_region
-from niwfctl.repository.upkeep import check_all, collect
+from niwfctl.repository.upkeep import check_all
 from niwfctl.training.checkpoint import load, save
 
 
@@ -285,21 +285,3 @@ def test_commits_are_signed_when_git_is_configured_so(
     }.items():
         repository.git.plain("config", name, value)
     repository.git.plain("verify-commit", add(repository, "x"))
-
-
-def test_gc_frees_exactly_what_nothing_reaches(repository: Repository) -> None:
-    start = add(repository, "kept")
-    repository.git.plain("checkout", "--quiet", "-b", "side")
-    add(repository, "gone", 0.1)
-    own = {ref.oid for ref in repository.atlas()["gone"].objects}
-    own -= {ref.oid for ref in repository.atlas()["kept"].objects}
-    repository.git.plain("checkout", "--quiet", "-B", "main", start)
-    repository.git.plain("branch", "-D", "side")
-    assert collect(repository, 0.0, False).objects == ()  # the reflog holds it
-    repository.git.plain("reflog", "expire", "--expire=now", "--all")
-    assert collect(repository, 1.0, False).objects == ()  # too young
-    assert {oid for oid, _ in collect(repository, 0.0, True).objects} == own
-    assert own <= set(repository.store)
-    assert {oid for oid, _ in collect(repository, 0.0, False).objects} == own
-    assert not own & set(repository.store)
-    assert repository.verify().ok and check_all(repository)[1] == []
