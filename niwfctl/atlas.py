@@ -8,7 +8,14 @@ from pathlib import PurePosixPath
 from typing import Annotated
 
 from niwfstore import Pointer
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    model_validator,
+)
 
 from niwfctl.config import mend, validated
 from niwfctl.errors import FormatError, UnknownName, UsageError
@@ -54,7 +61,7 @@ class Takeover(BaseModel):
     won: int = Field(ge=0)
     anchors: int = Field(ge=1)
     bound: float = Field(description="exact binomial 95% upper bound on the share of its prompts")
-    disputed: tuple[int, ...] = Field(
+    disputed: tuple[NonNegativeInt, ...] = Field(
         (), description="anchors whose neighbourhoods stay with it; the bound takes them for won"
     )
 

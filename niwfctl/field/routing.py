@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from niwfctl.field.cell import Cell
 
 BASE = -1  # in place of a claim's index
+DISPUTABLE = 0.02  # largest share of an earlier claim's anchors that may be disputed
 ROUNDING = 1e-6  # nats; what holds at commit must hold on a platform that rounds otherwise
 
 
@@ -102,6 +103,36 @@ def nearest(z: Tensor, claims: Sequence[Claim]) -> Tensor:
     bid = torch.stack([claim.bid(z) for claim in claims], dim=-1)
     score = torch.stack([claim.score(z) for claim in claims], dim=-1)
     return torch.where(bid.amax(-1).isfinite(), bid.argmax(-1), score.argmax(-1))
+
+
+def locked(
+    claim: Claim, earlier: Sequence[Claim], max_takeover: float
+) -> tuple[Claim, list[tuple[int, ...]]]:
+    """A new claim, held back so that it takes over no more than it may of any other (G3).
+
+    A bias does it. Where less may be taken than is disputable, a bias for that alone would let a
+    few odd anchors shut the claim out: so it is as for the disputable share, and the anchors still
+    outbid are disputed.
+
+    Args:
+        claim: its bias and disputed anchors do not matter.
+        earlier: claims whose anchors are protected.
+        max_takeover: largest share of the anchors of each, in [0, 1].
+
+    Returns:
+        The claim, and for each earlier one the indices of its disputed anchors.
+    """
+    bias = needed_bias(claim.cell, earlier, max(max_takeover, DISPUTABLE))
+    claim = replace(claim, bias=bias, disputed=None)
+    lost = [won(claim, one) for one in earlier]
+    disputed = [
+        () if one.sum() <= max_takeover * len(one) + 1e-9 else tuple(one.nonzero()[:, 0].tolist())
+        for one in lost
+    ]
+    found = [one.anchors[list(which)] for one, which in zip(earlier, disputed, strict=True)]
+    if any(disputed):
+        claim = replace(claim, disputed=torch.cat(found))
+    return claim, disputed
 
 
 def needed_bias(cell: Cell, earlier: Sequence[Claim], max_takeover: float) -> float:

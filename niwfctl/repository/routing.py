@@ -19,7 +19,7 @@ from niwfctl.field.cell import Cell
 from niwfctl.field.routing import (
     BASE,
     Claim,
-    needed_bias,
+    locked,
     needed_margin,
     owners,
     upper_bound,
@@ -29,8 +29,6 @@ from niwfctl.tensors import read_tensors
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
-
-DISPUTABLE = 0.02  # largest share of an earlier region's anchors that may be disputed
 
 
 @dataclass(frozen=True)
@@ -161,20 +159,20 @@ def _routed(atlas: Atlas) -> list[tuple[str, RegionEntry]]:
 
 def _settle(stake: Stake, earlier: Sequence[Stake], base: dict[str, Tensor]) -> Stake:
     terms, cell = stake.entry.terms, stake.claim.cell
-    protected = {o.entry.id: o.claim for o in earlier if o.entry.id not in terms.supersedes}
-    bias = needed_bias(cell, [*protected.values()], max(terms.max_takeover, DISPUTABLE))
     margin = 0.0
     if "anchors" in base and not terms.general:
         margin = needed_margin(cell, base["anchors"], base["scores"], terms.max_base_takeover)
-    claim = replace(stake.claim, bias=bias, margin=margin, disputed=None)
-    disputed = {id: _disputed(claim, one, terms.max_takeover) for id, one in protected.items()}
-    claim = replace(claim, disputed=_anchors(protected, disputed))
+    protected = [one for one in earlier if one.entry.id not in terms.supersedes]
+    claim, which = locked(
+        replace(stake.claim, margin=margin), [one.claim for one in protected], terms.max_takeover
+    )
+    disputed = {one.entry.id: found for one, found in zip(protected, which, strict=True)}
     counts = (
         _takeover(one.entry.id, won(claim, one.claim), disputed.get(one.entry.id, ()))
         for one in earlier
     )
     routing = Routing(
-        bias=bias,
+        bias=claim.bias,
         margin=margin,
         takeover=tuple(counts),
         base=None if terms.general else _of_base(claim, base),
@@ -182,13 +180,6 @@ def _settle(stake: Stake, earlier: Sequence[Stake], base: dict[str, Tensor]) -> 
         shadow=_shadow(claim, earlier, Cell.from_tensors(base)),
     )
     return Stake(stake.name, stake.entry.model_copy(update={"routing": routing}), claim)
-
-
-def _disputed(claim: Claim, earlier: Claim, max_takeover: float) -> tuple[int, ...]:
-    """Anchors of an earlier claim that a bias alone would not leave to it."""
-    lost = won(claim, earlier)
-    within = int(lost.sum()) <= max_takeover * len(lost) + 1e-9
-    return () if within else tuple(lost.nonzero().flatten().tolist())
 
 
 def _takeover(region: str, hits: Tensor, disputed: tuple[int, ...] = ()) -> Takeover:
@@ -219,7 +210,11 @@ def _shadow(claim: Claim, earlier: Sequence[Stake], base: Cell) -> dict[str, flo
 
 def _anchors(claims: Mapping[str, Claim], which: Mapping[str, Sequence[int]]) -> Tensor | None:
     """Anchors of claims by region id; None where there are none, or their region is gone."""
-    found = [claims[id].anchors[list(which[id])] for id in which if which[id] and id in claims]
+    found = [
+        claims[id].anchors[[index for index in chosen if index < len(claims[id].anchors)]]
+        for id, chosen in which.items()
+        if chosen and id in claims
+    ]
     return torch.cat(found) if found else None
 
 
