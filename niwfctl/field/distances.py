@@ -9,7 +9,7 @@ from torch import Tensor
 
 from niwfctl.field.cell import Cell
 from niwfctl.field.frozen import FrozenSum
-from niwfctl.field.routing import Claim, takeover
+from niwfctl.field.routing import Claim, won
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ def neighbourhood(a: Claim, b: Claim) -> Neighbourhood:
         return float(other.cell.contains(own.anchors).double().mean())
 
     def taken(own: Claim, other: Claim) -> float:
-        won, anchors = takeover(other, own)
-        return won / anchors
+        return float(won(other, own).double().mean())
 
     distance = bhattacharyya(a.cell, b.cell)
     return Neighbourhood(distance, inside(a, b), inside(b, a), taken(a, b), taken(b, a))
