@@ -16,6 +16,8 @@ FILE = Path(__file__).with_name("commands.md")
 def reference() -> str:
     """Every command with its arguments and options, as Markdown."""
     command = typer.main.get_command(app)
+    for one in command.commands.values():
+        one.short_help = one.help.split("\n\n")[0]  # or click cuts it off at 45 characters
     context = typer.Context(command, info_name="niwfctl")
     return get_docs_for_click(obj=command, ctx=context, name="niwfctl").rstrip() + "\n"
 
