@@ -5,6 +5,7 @@ python docs/make_commands.py
 
 from pathlib import Path
 
+import click
 import typer
 from typer.cli import get_docs_for_click
 
@@ -16,8 +17,16 @@ FILE = Path(__file__).with_name("commands.md")
 def reference() -> str:
     """Every command with its arguments and options, as Markdown."""
     command = typer.main.get_command(app)
+    _describe(command)
     context = typer.Context(command, info_name="niwfctl")
     return get_docs_for_click(obj=command, ctx=context, name="niwfctl").rstrip() + "\n"
+
+
+def _describe(command: click.Command) -> None:
+    """Gives every subcommand the first paragraph of its help; click would cut it off."""
+    for one in getattr(command, "commands", {}).values():
+        one.short_help = one.help.split("\n\n")[0]
+        _describe(one)
 
 
 if __name__ == "__main__":
