@@ -7,25 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
-from common import RESULTS
-from continual_tables import Record, _by_title, _grouped, finished
+from continual_tables import Record, by_title, finished, grouped
+from matplotlib.figure import Figure
 from rivals.streams import CLASSES
 
+EQUAL_BYTES = {"svg.fonttype": "none", "svg.hashsalt": "continual"}  # for equal figures
 
-def draw(records: Sequence[Record], folder: Path = RESULTS) -> list[Path]:
-    """Writes continual-SEQUENCE.svg for every sequence; returns the files."""
+
+def draw(records: Sequence[Record], folder: Path) -> list[Path]:
+    """Writes continual-SEQUENCE-STEPS.svg for every sequence; returns the files."""
     files = []
-    for (sequence, _), group in _grouped(records, "sequence", "steps"):
+    for (sequence, steps), group in grouped(records, "sequence", "steps"):
         lines = [line for line in finished(group) if line.whole]
         if not lines:
             continue
         name = "accuracy" if sequence == CLASSES else "perplexity"
-        figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
         tasks = lines[0].tasks
-        for title, same in _by_title(lines):
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        for title, same in by_title(lines):
             curve = [
                 statistics.fmean(one.figure(row, tasks[0], name) for one in same)
                 for row in range(len(tasks))
@@ -35,7 +35,7 @@ def draw(records: Sequence[Record], folder: Path = RESULTS) -> list[Path]:
         axes.set(xlabel="after learning", ylabel=f"{name} of {tasks[0]}")
         axes.legend(fontsize="small")
         folder.mkdir(parents=True, exist_ok=True)
-        files.append(folder / f"continual-{sequence}.svg")
-        figure.savefig(files[-1], metadata={"Date": None})
-        plt.close(figure)
+        files.append(folder / f"continual-{sequence}-{steps}.svg")
+        with matplotlib.rc_context(EQUAL_BYTES):
+            figure.savefig(files[-1], metadata={"Date": None})
     return files

@@ -70,7 +70,7 @@ def report(records: Sequence[Record]) -> tuple[dict[str, object], str]:
     if len(commits) != 1:
         raise MixedResults(f"a table is of one commit, not of {', '.join(commits) or 'none'}")
     parts, figures = [], []
-    for (sequence, steps), group in _grouped(records, "sequence", "steps"):
+    for (sequence, steps), group in grouped(records, "sequence", "steps"):
         lines = finished(group)
         if not lines:
             continue
@@ -107,7 +107,7 @@ NOTE = (
 def finished(records: Sequence[Record]) -> list[Line]:
     """The runs that came to their end, in the order of the methods; the base first."""
     lines = []
-    for (method, seed), group in _grouped(records, "method", "seed"):
+    for (method, seed), group in grouped(records, "method", "seed"):
         ordered = sorted(group, key=lambda record: record["row"])
         if ordered[-1]["last"]:
             ways = ordered[-1]["scores"]
@@ -151,7 +151,7 @@ def _summary(sequence: str, lines: Sequence[Line], measures: dict[int, Transfer]
     columns += ["backward", "forgetting", "forward", "equal bits", "MB a task"]
     columns += ["M parameters a task", "s a task", "cost", "needs the task"]
     rows = []
-    for title, group in _by_title(lines):
+    for title, group in by_title(lines):
         final = [_spread([one.figure(-1, task, name) for one in group]) for task in tasks]
         found = [measures[id(one)] for one in group]
         averages = [one.average if classes else math.exp(-one.average) for one in found]
@@ -181,7 +181,7 @@ def _course(sequence: str, lines: Sequence[Line]) -> str:
     name = "accuracy" if sequence == CLASSES else "perplexity"
     tasks = lines[0].tasks
     rows = []
-    for title, group in _by_title(lines):
+    for title, group in by_title(lines):
         for row, learned in enumerate(tasks):
             if all(line.records[row]["scores"] for line in group):
                 values = [
@@ -202,7 +202,7 @@ def _routing(lines: Sequence[Line]) -> str:
                 for task in tasks
             ),
         ]
-        for _, group in _by_title(lines)
+        for _, group in by_title(lines)
         if group[0].way == OPEN and group[0].records[-1]["routed"]
     ]
     return "Routed right at the end:\n\n" + markdown(["method", *tasks], rows) if rows else ""
@@ -225,7 +225,7 @@ DRIFT = {
 def _drift(lines: Sequence[Line]) -> str:
     """What the paper's lock kept of the first task after the last commit."""
     rows, told = [], set()
-    for _, group in _by_title(lines):
+    for _, group in by_title(lines):
         method = group[0].method  # however it is asked, it drifts alike
         if method not in told and all("drift" in one.records[-1] for one in group):
             told.add(method)
@@ -241,7 +241,7 @@ def _drift(lines: Sequence[Line]) -> str:
     return "Drift of the first task after the last commit:\n\n" + table
 
 
-def _by_title(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
+def by_title(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
     return [(title, list(group)) for title, group in groupby(lines, lambda line: line.title)]
 
 
@@ -264,7 +264,7 @@ def _signed(values: Sequence[float | None]) -> str:
     return f"{text} ± {statistics.stdev(known):.3f}" if len(known) > 1 and any(known) else text
 
 
-def _grouped(records: Sequence[Record], *names: str):
+def grouped(records: Sequence[Record], *names: str):
     def key(record: Record) -> tuple:
         return tuple(record[name] for name in names)
 

@@ -26,13 +26,17 @@ class LoraPerTask(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.states = FrozenStates(self.backbone, self.tap_layer)
+        self.states = FrozenStates(self.backbone, self.router_layer())
         self.router = self.new_router()
         self.adapters = Adapters(self, self.first_layer())
 
     def new_router(self) -> NearestMean | RidgeRouter:
         """What finds out whose a prompt is."""
         return NearestMean()
+
+    def router_layer(self) -> int:
+        """Index of the layer whose input the router reads."""
+        return self.tap_layer
 
     def first_layer(self) -> int:
         """Index of the first adapted layer."""
@@ -84,8 +88,8 @@ class AnySsr(LoraPerTask):
 
     As in its paper: 4 frozen layers, mean-pooled states after them, ReLU of a fixed random
     projection, and the closed-form ridge solution over all tasks so far, which its recursion equals
-    in exact arithmetic. Ours: 5,000 features in place of 10,000 (two cores), states standardized
-    on general prompts, and each task weighted alike, which makes its router better here.
+    in exact arithmetic. Chosen here: 5,000 features in place of 10,000, states standardized on
+    general prompts, and each task weighted alike, however many rows it has.
     """
 
     name = "Any-SSR"
@@ -98,11 +102,13 @@ class AnySsr(LoraPerTask):
         """
         self._features = features
         super().__init__(setting)
-        self.states = FrozenStates(self.backbone, self.first_layer())
 
     def new_router(self) -> RidgeRouter:
         hidden = self.model.config.hidden_size
         return RidgeRouter(hidden, self._features, torch.Generator().manual_seed(0))
+
+    def router_layer(self) -> int:
+        return self.first_layer()
 
     def first_layer(self) -> int:
         return min(4, self.model.config.num_hidden_layers - 1)

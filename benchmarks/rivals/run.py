@@ -6,8 +6,7 @@ import fcntl
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rivals.loop import answers_of
@@ -24,28 +23,29 @@ def run(
     setting: Setting,
     tasks: Sequence[Task],
     results: Results,
-    lock: Path | None = None,
+    turns: Turns | None = None,
 ) -> None:
     """Runs a method to the last task; goes on where an earlier run of the same key stopped.
 
     Args:
-        lock: file that is locked while anything is computed, so that heavy jobs take turns.
+        turns: to take, before anything heavy.
     """
     done = len(results.of(key))
     if done == len(tasks):
         return
-    with turn(lock):
-        method = make(setting)
-        if not method.incremental:  # it has learned nothing so far, only gathered
-            for task in tasks[:done]:
-                method.learn(task)
-        elif done:
-            method.restore(results.kept(key, done - 1))
+    turns = turns or Turns(None, 0.0)
+    turns.wait()
+    method = make(setting)
+    if not method.incremental:  # it has learned nothing so far, only gathered
+        for task in tasks[:done]:
+            method.learn(task)
+    elif done:
+        method.restore(results.kept(key, done - 1))
     for row in range(done, len(tasks)):
-        with turn(lock):
-            record = commit(method, tasks, row)
-            results.keep(key, row, method.state())
-            results.append(key, record)
+        turns.wait()
+        record = commit(method, tasks, row)
+        results.keep(key, row, method.state())
+        results.append(key, record)
         print(key, tasks[row].name, record["scores"], flush=True)
 
 
@@ -100,15 +100,32 @@ def cost(method: Method, task: Task) -> dict[str, float]:
     return {way: statistics.median(found) for way, found in ratios.items()}
 
 
-@contextmanager
-def turn(lock: Path | None) -> Iterator[None]:
-    """A block that no other process with the same lock file runs at once."""
-    if lock is None:
-        yield
-        return
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+class Turns:
+    """Takes turns with whoever uses the same lock file, so that heavy jobs never run at once."""
+
+    def __init__(self, lock: Path | None, seconds: float) -> None:
+        """
+        Args:
+            lock: file to lock; None for no turns.
+            seconds: how long to go on before others are let in.
+        """
+        self._file = lock.open("a") if lock else None
+        self._seconds, self._since = seconds, 0.0
+        self._held = False
+
+    def wait(self) -> None:
+        """To be called before heavy work: returns when it is this process's turn."""
+        if self._file is None or (self._held and time.monotonic() - self._since < self._seconds):
+            return
+        self.give()
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._held, self._since = True, time.monotonic()
+
+    def give(self) -> None:
+        """Lets others in; to be called at the end."""
+        if self._held:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._held = False
 
 
 def _figures(answers: Answers) -> dict[str, object]:

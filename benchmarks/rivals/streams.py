@@ -22,8 +22,10 @@ SEQUENCES: dict[str, tuple[str, ...]] = {
     "two": ("instruct", "code"),  # the paper's, in small
     "five": FIVE,
     "five-reversed": FIVE[::-1],
+    "library": ("stdlib-explain", "stdlib-code"),
     CLASSES: ("package", "returns", "raises"),
 }
+WITHOUT_DATA = ["library", CLASSES]  # made from Python's own library
 LIBRARY = "stdlib-"  # tasks that examples/stdlib_data.py makes from Python's own library
 
 
@@ -34,10 +36,11 @@ class Streams:
         sequences: names of the tasks of each sequence.
     """
 
-    def __init__(self, data: Path, scratch: Path, classes: Path | None = None) -> None:
+    def __init__(self, data: Path | None, scratch: Path, classes: Path | None = None) -> None:
         """
         Args:
-            data: folder with TASK.jsonl files; the last 200 rows of each are held out.
+            data: folder with TASK.jsonl files; the last 200 rows of each are held out. None where
+                only tasks of the library are asked for.
             scratch: folder for what is made from Python's own library.
             classes: folder with classification tasks, a folder each; by default some are made.
         """

@@ -106,4 +106,4 @@ def test_tables_and_plots_hold_what_was_measured(methods, setting, tasks, tmp_pa
     assert "of commit abc" in text
     assert "gates between" in text
     (file,) = draw(results.records, tmp_path)
-    assert "sequential LoRA" in file.read_text() or file.stat().st_size > 10_000
+    assert "sequential LoRA" in file.read_text()
