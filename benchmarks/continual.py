@@ -10,17 +10,19 @@ line for every commit of every method; a run that is started again goes on where
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
-from common import RESULTS, embedded, write_results
+from common import RESULTS, write_results
 from continual_plots import draw
 from continual_tables import report
 from rivals.protocol import Setting
 from rivals.registry import METHODS
-from rivals.results import Key, Results, code_commit
+from rivals.results import Key, Origin, Results, code_commit
 from rivals.run import Turns, run
 from rivals.streams import SEQUENCES, WITHOUT_DATA, Streams
 
+from niwfctl.backbone.load import load, resolve
 from niwfctl.training.run import TrainingOptions
 
 ABLATIONS = ("penalty-unlocked",)
@@ -49,14 +51,16 @@ def main() -> None:
 
 def measure(given: argparse.Namespace) -> None:
     """Runs what is not there yet."""
-    results = Results(given.results, code_commit())
+    source = resolve(given.model)
+    backbone = partial(load, source)
+    results = Results(given.results, Origin(code_commit(), source.identity))
     streams = Streams(given.data, given.results, given.classes)
-    tokenizer, turns = embedded().tokenizer, Turns(given.lock, given.turn)
+    tokenizer, turns = backbone().tokenizer, Turns(given.lock, given.turn)
     for sequence in given.sequences:
         tasks = streams.tasks(sequence, tokenizer)
         for seed in given.seeds:
             options = TrainingOptions(steps=given.steps, seed=seed)
-            setting = Setting(embedded, options, streams.sequences[sequence])
+            setting = Setting(backbone, options, streams.sequences[sequence])
             for method in given.methods:
                 key = Key(method, sequence, seed, given.steps)
                 run(key, METHODS[method], setting, tasks, results, turns)
@@ -65,8 +69,9 @@ def measure(given: argparse.Namespace) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="folder for results, of one commit each")
+    parser.add_argument("results", type=Path, help="folder of one commit's results")
     parser.add_argument("--data", type=Path, help="folder with TASK.jsonl files")
+    parser.add_argument("--model", default="smollm2", help="the backbone, as for `niwfctl init`")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_const", const="quick", dest="size")
     size.add_argument("--full", action="store_const", const="full", dest="size")

@@ -11,7 +11,7 @@ from itertools import groupby
 from common import markdown
 from rivals.protocol import GIVEN, OPEN
 from rivals.registry import METHODS, TITLES
-from rivals.results import MixedResults
+from rivals.results import Origin, only
 from rivals.streams import CLASSES
 
 from niwfctl.continual import Transfer, transfer
@@ -64,11 +64,9 @@ def report(records: Sequence[Record]) -> tuple[dict[str, object], str]:
     """All figures, and all tables as text.
 
     Raises:
-        MixedResults: the records are of different commits.
+        MixedResults: the records are of different commits or backbones.
     """
-    commits = sorted({record["commit"] for record in records})
-    if len(commits) != 1:
-        raise MixedResults(f"a table is of one commit, not of {', '.join(commits) or 'none'}")
+    origin = only([Origin.of(record) for record in records])
     parts, figures = [], []
     for (sequence, steps), group in grouped(records, "sequence", "steps"):
         lines = finished(group)
@@ -90,8 +88,8 @@ def report(records: Sequence[Record]) -> tuple[dict[str, object], str]:
             }
             for line in lines
         ]
-    parts.append(f"{NOTE} Code of commit {commits[0]}.")
-    return {"commit": commits[0], "lines": figures, "records": list(records)}, "\n\n".join(parts)
+    parts.append(f"{NOTE} By {origin}.")
+    return {**vars(origin), "lines": figures, "records": list(records)}, "\n\n".join(parts)
 
 
 NOTE = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,23 @@ COMPUTED_BY = [  # what figures depend on; not what draws tables of them
 
 
 class MixedResults(Exception):
-    """Results of different commits are in one folder."""
+    """Results of different commits or backbones are in one place."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What computed results: the commit of the code, and the backbone's identity."""
+
+    commit: str
+    backbone: str
+
+    def __str__(self) -> str:
+        return f"commit {self.commit} on {self.backbone[:19]}"
+
+    @classmethod
+    def of(cls, record: dict) -> Origin:
+        """Of a record."""
+        return cls(record["commit"], record["backbone"])
 
 
 @dataclass(frozen=True)
@@ -38,26 +55,22 @@ class Key:
 
 
 class Results:
-    """A folder of results, all of one commit."""
+    """A folder of results, all of one origin."""
 
-    def __init__(self, folder: Path, commit: str | None = None) -> None:
+    def __init__(self, folder: Path, origin: Origin | None = None) -> None:
         """
         Args:
-            commit: of the code that is going to add to them; None to only read.
+            origin: of what is going to be added; None to only read.
 
         Raises:
-            MixedResults: there are results of another commit, or of several.
+            MixedResults: there are results of another origin, or of several.
         """
         self.folder, self.file = folder, folder / "continual.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self.records = _read(self.file)
-        commits = {record["commit"] for record in self.records} | ({commit} if commit else set())
-        if len(commits) > 1:
-            raise MixedResults(
-                f"{self.file} would mix results of the commits {', '.join(sorted(commits))}: give "
-                "each commit a folder of its own"
-            )
-        self.commit = next(iter(commits), None)
+        found = {Origin.of(record) for record in self.records} | ({origin} if origin else set())
+        if found:
+            self.origin = only(found)
 
     def of(self, key: Key) -> list[dict]:
         """The records of a run, in order."""
@@ -66,7 +79,7 @@ class Results:
 
     def append(self, key: Key, record: dict) -> None:
         """Adds the record of a run's next commit, and drops the state that it needs no more."""
-        record = {"commit": self.commit, **vars(key), **record}
+        record = {**vars(self.origin), **vars(key), **record}
         with self.file.open("a") as file:
             file.write(json.dumps(record) + "\n")
         self.records.append(record)
@@ -87,6 +100,21 @@ class Results:
 
     def _state(self, key: Key, row: int) -> Path:
         return self.folder / "states" / f"{key}-{row}.pt"
+
+
+def only(origins: Iterable[Origin]) -> Origin:
+    """The one origin that all results share.
+
+    Raises:
+        MixedResults: they are of none, or of several.
+    """
+    found = sorted(set(map(str, origins)))
+    if len(found) != 1:
+        raise MixedResults(
+            f"expected results of one commit and one backbone, not of {', '.join(found) or 'none'}:"
+            " give each a folder of its own"
+        )
+    return next(iter(origins))
 
 
 def code_commit() -> str:
