@@ -10,6 +10,7 @@ line for every commit of every method; a run that is started again goes on where
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from continual_plots import draw
 from continual_tables import report
 from rivals.protocol import Setting
 from rivals.registry import METHODS
-from rivals.results import Key, Origin, Results, code_commit
+from rivals.results import Key, MixedResults, Origin, Results, UncommittedCode, code_commit
 from rivals.run import Turns, run
 from rivals.streams import SEQUENCES, WITHOUT_DATA, Streams
 
 from niwfctl.backbone.load import load, resolve
+from niwfctl.errors import NiwfError
 from niwfctl.training.run import TrainingOptions
 
 ABLATIONS = ("penalty-unlocked",)
@@ -41,10 +43,13 @@ SIZES: dict[str, dict[str, object]] = {
 
 def main() -> None:
     given = arguments()
-    if not given.table:
-        measure(given)
-    records = Results(given.results).records
-    found, text = report(records)
+    try:
+        if not given.table:
+            measure(given)
+        records = Results(given.results).records
+        found, text = report(records)
+    except (MixedResults, UncommittedCode, NiwfError) as error:
+        sys.exit(str(error))
     draw(records, RESULTS)
     write_results("continual", found, text)
 

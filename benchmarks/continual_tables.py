@@ -94,11 +94,12 @@ def report(records: Sequence[Record]) -> tuple[dict[str, object], str]:
 
 NOTE = (
     "Backward and forward transfer and forgetting are in nats a token (−ln perplexity; for classes "
-    "in accuracy), higher being better but for forgetting. Equal bits: of how many earlier tasks "
-    "every test row's loss is, at the end, bit for bit what it was when the task was committed. "
-    "Stored bytes count 2 a number for the rivals, and niwfctl's sealed objects as they are. Cost: "
-    "time to score a batch over the bare backbone's; routers of the rivals read their states in a "
-    "pass of their own. Joint training takes the steps of all tasks together, and is the bound."
+    "in accuracy), higher being better but for forgetting. Average perplexity is the geometric "
+    "mean. Equal bits: of how many earlier tasks every test row's loss is, at the end, bit for bit "
+    "what it was when the task was committed. Stored bytes count 2 a number for the rivals, and "
+    "niwfctl's sealed objects as they are. Cost: time to score a batch over the bare backbone's; "
+    "routers of the rivals read their states in a pass of their own. Joint training takes the "
+    "steps of all tasks together, and is the bound."
 )
 
 
@@ -248,7 +249,9 @@ def _seconds(line: Line) -> float:
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Mean, and ± the standard deviation over seeds."""
+    """Mean, and ± the standard deviation over seeds; 0 is what is exactly zero."""
+    if not any(values):
+        return "0"
     mean = f"{statistics.fmean(values):.3f}"
     return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 

@@ -126,28 +126,42 @@ def weights_change(
 ) -> float:
     """Mean over coordinates of ‖ΔW′ − ΔW‖ / ‖ΔW‖, over all sites together.
 
-    Norms of low-rank sums come from Gram matrices: ‖Σ_b g_b B_b A_b‖² = gᵀ (BᵀB ∘ AAᵀ) g.
+    The change g′B′A′ − gBA is taken apart into (g′ − g)BA + g′(B′ − B)A + g′B′(A′ − A), each of
+    which is exactly zero where nothing changed. Norms of such sums come from Gram matrices:
+    ‖Σ_b w_b U_b V_b‖² = wᵀ (UᵀU ∘ VVᵀ) w.
 
     Args:
         old, new: gates [coordinates, layers, bases], and the bases that they weigh.
     """
     (old_gates, old_bank), (new_gates, new_bank) = old, new
-    rank, bases = old_bank[0].rank, [*old_bank, *new_bank]
-    weights = torch.cat([-old_gates, new_gates], dim=-1).double()
-    weights = weights.repeat_interleave(rank, dim=-1)
-    half = weights.shape[-1] // 2
+    rank = old_bank[0].rank
+    before, now = (
+        gates.double().repeat_interleave(rank, dim=-1) for gates in (old_gates, new_gates)
+    )
+    weights = torch.cat([now - before, now, now], dim=-1)
     names = list(old_bank[0].down)
     layers = sorted({_layer(name) for name in names})
     change, norm = torch.zeros(2, len(weights), dtype=torch.float64, device=weights.device)
     for name in names:
-        down = torch.cat([basis.down[name] for basis in bases]).double()
-        up = torch.cat([basis.up[name] for basis in bases], dim=1).double()
-        gram = (up.T @ up) * (down @ down.T)
-        here = weights[:, layers.index(_layer(name))]
-        change += ((here @ gram) * here).sum(-1)
-        was = here[:, :half]
-        norm += ((was @ gram[:half, :half]) * was).sum(-1)
+        (down, up), (down_now, up_now) = (_stacked(bank, name) for bank in (old_bank, new_bank))
+        layer = layers.index(_layer(name))
+        ups = torch.cat([up, up_now - up, up_now], dim=1)
+        downs = torch.cat([down, down, down_now - down])
+        change += _square_norm(weights[:, layer], ups, downs)
+        norm += _square_norm(before[:, layer], up, down)
     return float((change.clamp_min(0) / norm).sqrt().mean())
+
+
+def _stacked(bank: Sequence[Basis], name: str) -> tuple[Tensor, Tensor]:
+    """(A [Σ ranks, in], B [out, Σ ranks]) of a site, float64."""
+    down = torch.cat([basis.down[name] for basis in bank]).double()
+    return down, torch.cat([basis.up[name] for basis in bank], dim=1).double()
+
+
+def _square_norm(weights: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """‖up · diag(w) · down‖² for each row w of weights."""
+    gram = (up.T @ up) * (down @ down.T)
+    return ((weights @ gram) * weights).sum(-1)
 
 
 def _layer(name: str) -> int:

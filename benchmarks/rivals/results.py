@@ -25,6 +25,10 @@ class MixedResults(Exception):
     """Results of different commits or backbones are in one place."""
 
 
+class UncommittedCode(Exception):
+    """Results could not say what code computed them."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """What computed results: the commit of the code, and the backbone's identity."""
@@ -121,11 +125,11 @@ def code_commit() -> str:
     """The last commit that changed anything figures depend on.
 
     Raises:
-        RuntimeError: some of it is not committed.
+        UncommittedCode: some of it is not committed.
     """
     changed = _git("status", "--porcelain", "--", *COMPUTED_BY)
     if changed:
-        raise RuntimeError(f"commit the code first, results name the commit they are of: {changed}")
+        raise UncommittedCode(f"commit the code first, since results name its commit: {changed}")
     return _git("log", "-1", "--format=%h", "--abbrev=12", "--", *COMPUTED_BY)
 
 
