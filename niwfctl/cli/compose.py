@@ -9,7 +9,7 @@ import typer
 
 from niwfctl.cli.main import app
 from niwfctl.cli.make import AsJson, inside
-from niwfctl.cli.output import emit_json, err, out, require_image
+from niwfctl.cli.output import emit_json, err, out, require_file
 from niwfctl.cli.schema import capability_json
 from niwfctl.errors import UsageError
 
@@ -67,7 +67,7 @@ def compose(
     if sweep and (weights or method != "linear"):
         raise UsageError("--sweep finds the weights of a linear composition: leave them out")
     if plot:
-        require_image(ctx.obj / plot)
+        require_file(ctx.obj / plot)
     repository = Repository.open(ctx.obj)
     chosen, points = _weights(weights), []
     if sweep:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from niwfctl.cli.main import app
 from niwfctl.cli.make import AsJson
-from niwfctl.cli.output import emit_json, number, out, require_image
+from niwfctl.cli.output import emit_json, number, out, require_file
 from niwfctl.cli.schema import capability_json
 from niwfctl.errors import UsageError
 
@@ -155,7 +155,7 @@ def _compared_json(compared: Compared) -> dict[str, object]:
 
 
 def _plot(compared: Compared, file: Path) -> None:
-    require_image(file)
+    require_file(file)
     import matplotlib
 
     matplotlib.use("Agg")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,16 +20,21 @@ def emit_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def require_image(file: Path) -> None:
-    """Asks that a plot can be written.
+def require_file(
+    file: Path, option: str = "--plot", suffixes: Sequence[str] = (".png", ".svg")
+) -> None:
+    """Asks that the file that an option names can be written.
 
     Raises:
-        UsageError: it is neither .png nor .svg, or its folder is not there.
+        UsageError: it has none of the suffixes, is a folder, or its folder is not there.
     """
-    if file.suffix not in (".png", ".svg"):
-        raise UsageError(f"--plot {file.name}: expected a name that ends in .png or .svg")
+    if file.suffix.lower() not in suffixes:
+        expected = " or ".join(suffixes)
+        raise UsageError(f"{option} {file.name}: expected a name that ends in {expected}")
+    if file.is_dir():
+        raise UsageError(f"{option} {file} is a folder: give a file")
     if not file.parent.is_dir():
-        raise UsageError(f"--plot {file}: there is no folder {file.parent}")
+        raise UsageError(f"{option} {file}: there is no folder {file.parent}")
 
 
 def size(count: int) -> str:

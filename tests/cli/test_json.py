@@ -97,6 +97,8 @@ def test_using(ask: Ask, committed: Repository, data: Path) -> None:
     assert len(ask("eval", "apple", "--auto", "--data", data, *options)["results"]) == 3
     assert ask("route", "hello", documented="route PROMPT")["bids"]
     assert ask("route", "--data", data, documented="route --data")[0]["owners"]
+    prompts = ("--prompt", "hello", "--data", data)
+    assert ask("map", *prompts)["prompts"] and ask("map")["regions"]
     ask("export", "apple", "out")
 
 
