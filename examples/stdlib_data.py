@@ -154,6 +154,14 @@ def _write(path: Path, pairs: Iterable[dict[str, str]]) -> None:
     print(f"{len(lines):6} {path}")
 
 
+def functions_in_order(seed: int) -> list[Function]:
+    """The functions of this Python's own library; the first HELD_OUT of them are held out."""
+    functions = library_functions(Path(sysconfig.get_path("stdlib")))
+    if len(functions) <= HELD_OUT:
+        sys.exit(f"{sysconfig.get_path('stdlib')} holds too few sources: install Python's own")
+    return sorted(functions, key=lambda function: _order(function, seed))
+
+
 def main() -> None:
     """Writes code and explain, each with its held-out part, and prints their counts."""
     parser = argparse.ArgumentParser(description="Instruction data from Python's own library.")
@@ -163,10 +171,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.limit is not None and options.limit < 1:
         parser.error("--limit is to be 1 or more")
-    functions = library_functions(Path(sysconfig.get_path("stdlib")))
-    if len(functions) <= HELD_OUT:
-        sys.exit(f"{sysconfig.get_path('stdlib')} holds too few sources: install Python's own")
-    functions.sort(key=lambda function: _order(function, options.seed))
+    functions = functions_in_order(options.seed)
     held_out, training = functions[:HELD_OUT], functions[HELD_OUT:][: options.limit]
     options.out.mkdir(parents=True, exist_ok=True)
     for kind, pair in (("code", Function.code), ("explain", Function.explain)):

@@ -1,0 +1,1 @@
+"""Ways of learning tasks one after another, behind one protocol: the paper's, niwfctl, rivals."""

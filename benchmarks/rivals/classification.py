@@ -1,0 +1,118 @@
+"""Classification tasks in the layout of the standard continual-learning benchmark.
+
+A task is a folder with train.json and test.json, each a list of {"sentence": …, "label": …}.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from niwfctl.errors import DataError
+from niwfctl.training.data import Example, Message
+
+LABELS = 5  # of the package task
+QUESTION = "{sentence}\n\nAnswer with one of: {labels}."
+
+
+def read_task(folder: Path) -> tuple[list[Example], list[Example]]:
+    """(training, test) examples of one task; every prompt names all labels.
+
+    Raises:
+        DataError: a file is missing or of another layout, or has a label that training lacks.
+    """
+    training, test = (read_records(folder / f"{part}.json") for part in ("train", "test"))
+    labels = sorted({label for _, label in training})
+    for index, (_, label) in enumerate(test):
+        if label not in labels:
+            raise DataError(
+                f"{folder / 'test.json'}[{index}] has the label {label!r}, and train.json has only "
+                f"{', '.join(labels)}: mend one of them"
+            )
+    return _examples(training, labels, folder), _examples(test, labels, folder)
+
+
+def read_records(file: Path) -> list[tuple[str, str]]:
+    """(sentence, label) of every record.
+
+    Raises:
+        DataError: the file cannot be read, or is no list of {"sentence", "label"}.
+    """
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read as JSON ({error}): check the file") from error
+    if not isinstance(content, list) or not content:
+        raise DataError(f'{file} is no list of {{"sentence", "label"}}: expected one or more')
+    return [_record(record, f"{file}[{index}]") for index, record in enumerate(content)]
+
+
+def _record(record: object, origin: str) -> tuple[str, str]:
+    if isinstance(record, dict):
+        pair = record.get("sentence"), record.get("label")
+        if all(isinstance(text, str) and text.strip() for text in pair):
+            return pair
+    raise DataError(f'{origin} is no record: expected texts for "sentence" and "label"')
+
+
+def _examples(records: Iterable[tuple[str, str]], labels: list[str], folder: Path) -> list[Example]:
+    return [
+        Example(
+            (Message("user", QUESTION.format(sentence=sentence, labels=", ".join(labels))),),
+            label,
+            f"{folder.name}[{index}]",
+        )
+        for index, (sentence, label) in enumerate(records)
+    ]
+
+
+def write_library_tasks(folder: Path, functions: list, held_out: int) -> list[str]:
+    """Three tasks about functions of Python's own library, in that layout; returns their names.
+
+    `package`: of which of five packages is it, by its docstring. `returns`: does it return a value,
+    `raises`: does it raise an error, both by its source: two tasks of one kind of prompt.
+
+    Args:
+        functions: as `examples/stdlib_data.py` finds them, in the order to split by.
+        held_out: how many records of each task's test.json.
+    """
+    packages = Counter(_package(function) for function in functions)
+    common = {name for name, _ in packages.most_common(LABELS)}
+    tasks = {
+        "package": [(f.summary, _package(f)) for f in functions if _package(f) in common],
+        "returns": [(_source(f), _yes(_has(f, _returns))) for f in functions],
+        "raises": [(_source(f), _yes(_has(f, _raises))) for f in functions],
+    }
+    for name, pairs in tasks.items():
+        records = [{"sentence": sentence, "label": label} for sentence, label in pairs]
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for part, kept in (("test", records[:held_out]), ("train", records[held_out:])):
+            (folder / name / f"{part}.json").write_text(json.dumps(kept, ensure_ascii=False))
+    return list(tasks)
+
+
+def _package(function) -> str:
+    return function.name.partition(":")[0].partition(".")[0]
+
+
+def _source(function) -> str:
+    return f"{function.head}\n{function.body}"
+
+
+def _yes(fact: bool) -> str:
+    return "yes" if fact else "no"
+
+
+def _has(function, kind) -> bool:
+    return any(kind(node) for node in ast.walk(ast.parse(_source(function))))
+
+
+def _returns(node: ast.AST) -> bool:
+    return isinstance(node, ast.Return) and node.value is not None
+
+
+def _raises(node: ast.AST) -> bool:
+    return isinstance(node, ast.Raise)
