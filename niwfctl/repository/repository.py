@@ -26,6 +26,7 @@ from niwfctl.repository.trainings import Trainings
 if TYPE_CHECKING:
     from niwfctl.repository.commit import Committed, RoutingOptions
     from niwfctl.repository.compose import Composed, Recipe
+    from niwfctl.repository.imports import Imported
     from niwfctl.repository.merge import Merged, Resolution
     from niwfctl.repository.model import Model
     from niwfctl.repository.verify import Report
@@ -225,6 +226,45 @@ class Repository:
         from niwfctl.repository.commit import RoutingOptions, commit
 
         return commit(self, list(names), message, routing or RoutingOptions())
+
+    def import_adapter(
+        self,
+        folder: Path | str,
+        name: str,
+        data: Sequence[str | Path] = (),
+        *,
+        prompts: Sequence[str | Path] = (),
+        message: str | None = None,
+        options: TrainingOptions | None = None,
+        routing: RoutingOptions | None = None,
+        report: Callable[[Progress], None] = lambda progress: None,
+    ) -> Imported:
+        """Commits a LoRA that PEFT saved, as a capability whose gates are 1 everywhere.
+
+        Args:
+            folder: with adapter_config.json and adapter_model.safetensors.
+            data: what gives its region and its perplexity, as in `train`.
+            prompts: instead, text files with one prompt a line; nothing is measured then.
+            options: those that say how rows are read; the others are the adapter's own.
+            routing: as in `commit`.
+
+        Raises:
+            FormatError: the adapter cannot be imported here; the message says why.
+            UsageError, DataError, BackboneError, Shadowed, GitError, StorageError.
+        """
+        from niwfctl.repository.imports import import_adapter
+
+        return import_adapter(
+            self,
+            Path(folder),
+            name,
+            [str(source) for source in data],
+            [str(source) for source in prompts],
+            options,
+            message,
+            routing,
+            report,
+        )
 
     def merge(
         self, revision: str, resolution: Resolution | None = None, message: str | None = None

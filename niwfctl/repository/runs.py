@@ -93,10 +93,14 @@ def _encode(model: Model, examples: Sequence[Example], limit: int, skip_long: bo
             f"{example.origin} has {longest} tokens with its prompt, and --max-length is {limit}: "
             f"raise it to {longest}, or leave longer rows out with --skip-long"
         )
-    kept = [row for row in rows if len(row) <= limit and row.answer]
+    kept = [
+        row
+        for row, example in zip(rows, examples, strict=True)
+        if len(row) <= limit and (row.answer or not example.answer)
+    ]
     if not kept:
         raise DataError(
-            f"no answer token is left to learn from: all {len(rows)} rows of one part of the data "
-            f"are longer than --max-length {limit}, so raise it to {longest}"
+            f"no row is left: all {len(rows)} rows of one part of the data are longer than "
+            f"--max-length {limit}, so raise it to {longest}"
         )
     return kept

@@ -102,6 +102,13 @@ def test_using(ask: Ask, committed: Repository, data: Path) -> None:
     ask("export", "apple", "out")
 
 
+def test_importing(ask: Ask, committed: Repository, data: Path) -> None:
+    ask("export", "apple", "lora")
+    imported = ask("import", "lora", "--name", "pear", "--data", data)
+    assert imported["capability"]["regions"][0]["training"]["adapter"]["digest"]
+    ask("show", "pear", documented="show NAME")
+
+
 def test_rewriting(ask: Ask, committed: Repository) -> None:
     assert ask("mv", "apple", "pear").keys() == ask("rm", "pear").keys()
     assert ask("rollback", "--to", "HEAD~2", "--dry-run")["changes"]["added"] == ["apple"]
