@@ -54,8 +54,8 @@ def import_adapter(
     repository: Repository,
     folder: Path,
     name: str,
-    data: Sequence[str],
-    prompts: Sequence[str],
+    data: Sequence[str | Path],
+    prompts: Sequence[str | Path],
     options: TrainingOptions | None,
     message: str | None,
     routing: RoutingOptions | None,
@@ -70,7 +70,8 @@ def import_adapter(
     config = read_config(folder)
     if bool(data) == bool(prompts):
         raise UsageError("say what the adapter is for: give --data FILE, or --prompts FILE")
-    examples = read_examples(data) if data else read_prompts(prompts)
+    sources = [str(source) for source in data or prompts]
+    examples = read_examples(sources) if data else read_prompts(sources)
     report(Progress("loading the backbone", 0, 0))
     model = Model(repository)
     adapter = read_adapter(folder, config, model.adapter.sites)
@@ -80,7 +81,7 @@ def import_adapter(
     rows = encoded(model, examples, options)
     report(Progress("reading coordinates", 0, 0))
     region = _region(model, adapter, rows, options)
-    measured, probe = _measured(model, adapter, rows, options, report)
+    measured, probe = _measured(model, region, rows, options, report)
     kept = ImportedAdapter(
         digest=adapter.digest,
         base_model=_public(config.base_model_name_or_path),
@@ -89,7 +90,7 @@ def import_adapter(
     run = new_run(
         repository,
         name,
-        list(data or prompts),
+        sources,
         data_hash(examples),
         rows,
         options,
@@ -145,7 +146,7 @@ def _coordinates(model: Model, prompts: Sequence[list[int]], options: TrainingOp
 
 def _measured(
     model: Model,
-    adapter: Adapter,
+    region: Region,
     rows: Rows,
     options: TrainingOptions,
     report: Callable[[Progress], None],
@@ -163,10 +164,7 @@ def _measured(
 
     field.active = None
     base = perplexity("measuring the base")
-    gates = Generator.constant(field.coordinates.dim, len(field.layers), 1)
-    basis = adapter.basis.to(device=model.device, dtype=torch.bfloat16)
-    gates = gates.requires_grad_(False).to(model.device)
-    field.active = ActiveField.of(field.groups, [basis], gates, adapter.scale)
+    field.active = ActiveField.of_region(field.groups, region.on(model.device))
     own = perplexity("measuring")
     witness, sample = witnessed(field)
     if not (math.isfinite(own or 0.0) and sample.isfinite().all()):
