@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from niwfctl.cli.main import app
 from niwfctl.cli.make import AcceptShadow, AsJson, Manual, MaxTakeover, Supersede, inside
-from niwfctl.cli.output import emit_json, err, out
+from niwfctl.cli.output import emit_json, err, number, out, size
 from niwfctl.cli.schema import capability_json
 from niwfctl.cli.show import perplexity_line, show_committed, training_progress
 from niwfctl.training.run import TrainingOptions
@@ -21,24 +22,44 @@ _DEFAULT = {name: field.default for name, field in TrainingOptions.model_fields.
 def export(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME[@REV]", help="The capability.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="To write.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="To write: a folder or a file.")],
     form: Annotated[
-        str, typer.Option("--format", help="`peft`, a LoRA directory; `merged`, full weights.")
+        str,
+        typer.Option(
+            "--format",
+            help="`peft`, a LoRA directory, for vLLM, too; `gguf-lora`, a file for llama.cpp; "
+            "`merged`, full weights.",
+        ),
     ] = "peft",
     at: Annotated[
         str | None, typer.Option(metavar="PROMPT", help="Gates as for this prompt, not the mean.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure here what it costs that the gates are frozen."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a capability for other tools; its gates are frozen at one coordinate."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.export import export as write
 
-    written = write(Repository.open(ctx.obj), name, form, ctx.obj / folder, at)
+    repository = Repository.open(ctx.obj)
+    sources = [inside(ctx.obj, source) for source in data or []]
+    with err.status("exporting"):
+        done = repository.export(name, ctx.obj / target, form, at=at, data=sources)
     if as_json:
-        emit_json(written)
-    else:
-        out.print(f"{folder}: {name} as {form}, gates at the {written['gates_at']}", markup=False)
+        emit_json(asdict(done))
+        return
+    out.print(
+        f"{target}: {name} as {form}, {size(done.bytes)}, gates at the {done.gates_at}",
+        markup=False,
+    )
+    if done.freezing:
+        live, frozen = done.freezing.live, done.freezing.frozen
+        out.print(
+            f"  perplexity {number(live)} with live gates, {number(frozen)} with these "
+            f"({frozen / live - 1:+.2%})"
+        )
 
 
 @app.command("import")

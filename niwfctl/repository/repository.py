@@ -15,6 +15,7 @@ from niwfctl.atlas import Atlas, Capability, RegionEntry
 from niwfctl.config import FILE, Config
 from niwfctl.errors import NotARepository, UnknownName
 from niwfctl.repository.checkout import active, checkout, names_capability
+from niwfctl.repository.exchange import Exchange
 from niwfctl.repository.git import Git
 from niwfctl.repository.history import History
 from niwfctl.repository.lock import lock
@@ -26,7 +27,6 @@ from niwfctl.repository.trainings import Trainings
 if TYPE_CHECKING:
     from niwfctl.repository.commit import Committed, RoutingOptions
     from niwfctl.repository.compose import Composed, Recipe
-    from niwfctl.repository.imports import Imported
     from niwfctl.repository.merge import Merged, Resolution
     from niwfctl.repository.model import Model
     from niwfctl.repository.verify import Report
@@ -38,7 +38,7 @@ COMMIT_PATIENCE = 60.0  # seconds to wait for another commit
 _AT = re.compile(r"(?P<name>[^@]+)(?:@(?P<revision>.+))?")
 
 
-class Repository:
+class Repository(Exchange):
     """A niwfctl repository: a git repository with capabilities.
 
     What is committed is read from git's commits, never from the work tree, so neither an edited
@@ -226,45 +226,6 @@ class Repository:
         from niwfctl.repository.commit import RoutingOptions, commit
 
         return commit(self, list(names), message, routing or RoutingOptions())
-
-    def import_adapter(
-        self,
-        folder: Path | str,
-        name: str,
-        data: Sequence[str | Path] = (),
-        *,
-        prompts: Sequence[str | Path] = (),
-        message: str | None = None,
-        options: TrainingOptions | None = None,
-        routing: RoutingOptions | None = None,
-        report: Callable[[Progress], None] = lambda progress: None,
-    ) -> Imported:
-        """Commits a LoRA that PEFT saved, as a capability whose gates are 1 everywhere.
-
-        Args:
-            folder: with adapter_config.json and adapter_model.safetensors.
-            data: what gives its region and its perplexity, as in `train`.
-            prompts: instead, text files with one prompt a line; nothing is measured then.
-            options: those that say how rows are read; the others are the adapter's own.
-            routing: as in `commit`.
-
-        Raises:
-            FormatError: the adapter cannot be imported here; the message says why.
-            UsageError, DataError, BackboneError, Shadowed, GitError, StorageError.
-        """
-        from niwfctl.repository.imports import import_adapter
-
-        return import_adapter(
-            self,
-            Path(folder),
-            name,
-            [str(source) for source in data],
-            [str(source) for source in prompts],
-            options,
-            message,
-            routing,
-            report,
-        )
 
     def merge(
         self, revision: str, resolution: Resolution | None = None, message: str | None = None

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM
+from typer.testing import Result
 
 from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import FormatError, Shadowed, UsageError
@@ -266,12 +267,26 @@ def test_the_rounding_it_reports_is_that_of_the_whole_change(
     assert adapter.rounding == pytest.approx(float((lost / whole).sqrt()), rel=1e-3)
 
 
-def test_a_backbone_of_another_name_is_noticed(
-    fresh: Repository, copy: Callable[..., Path], data: Path
+def test_a_backbone_of_another_name_is_a_warning(
+    niwfctl: Callable[..., Result], fresh: Repository, copy: Callable[..., Path], data: Path
 ) -> None:
     folder = copy(base_model_name_or_path="someone/else-7B")
-    done = fresh.import_adapter(folder, "apple", [data])
-    assert done.base_differs and done.adapter.base_model == "someone/else-7B"
+    arguments = ["import", folder, "--name", "apple", "--data", data, "--manual", "--json"]
+    done = niwfctl("-C", fresh.path, *arguments)
+    assert done.exit_code == 0, done.output
+    assert "warning:" in done.stderr and "someone/else-7B" in done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["base_differs"] and answer["capability"]["regions"][0]["routing"] is None
+    shown = niwfctl("-C", fresh.path, "show", "apple").stdout
+    assert "imported from a LoRA" in shown and "someone/else-7B" in shown
+
+
+def test_it_works_on_a_backbone_in_4_bits(
+    backbone: Path, lora: Path, data: Path, tmp_path: Path
+) -> None:
+    repository = Repository.init(tmp_path / "nf4", model=str(backbone), quant="nf4", dim=8)
+    repository.import_adapter(lora, "apple", [data])
+    assert repository.verify(deep=True).ok
 
 
 def renamed(old: str, new: str) -> Callable[[dict[str, torch.Tensor]], None]:
