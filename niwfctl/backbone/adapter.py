@@ -24,6 +24,7 @@ from niwfctl.backbone.decoding import SingleToken
 from niwfctl.backbone.sites import SiteGroup, decoder_layers, linears, shared_inputs
 from niwfctl.field.basis import Basis, Site
 from niwfctl.field.coordinates import CoordinateMap, pool
+from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.region import Region
 
 
@@ -90,6 +91,15 @@ class ActiveField:
     def of_region(cls, groups: Sequence[SiteGroup], region: Region) -> ActiveField:
         """The field of a sealed region."""
         return cls.of(groups, region.bases, region.gates, region.scale)
+
+    @classmethod
+    def of_frozen(
+        cls, groups: Sequence[SiteGroup], change: FrozenSum, device: torch.device
+    ) -> ActiveField:
+        """A field whose gates are the same for every prompt."""
+        gates = change.gates.to(device)
+        bases = [basis.to(device=device, dtype=basis.dtype) for basis in change.bases]
+        return cls.of(groups, bases, lambda z: gates.expand(len(z), -1, -1), 1.0)
 
     def at(self, z: Tensor) -> ActiveField:
         """What acts on prompts at z: this field, wherever they lie."""

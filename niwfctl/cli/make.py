@@ -13,13 +13,24 @@ import click
 import typer
 
 from niwfctl.cli.main import app
-from niwfctl.cli.output import emit_json, err, number, out, size
+from niwfctl.cli.output import emit_json, err, number, out
 from niwfctl.cli.schema import capability_json, run_json
-from niwfctl.cli.show import routing_line, training_progress
+from niwfctl.cli.show import show_committed, training_progress
 from niwfctl.errors import UsageError
 from niwfctl.training.run import TrainingOptions
 
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
+MaxTakeover = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Largest share it may win of each earlier region's anchors."),
+]
+Supersede = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="It may take all of NAME's prompts.")
+]
+Manual = Annotated[bool, typer.Option("--manual", help="Never route to it.")]
+AcceptShadow = Annotated[
+    bool, typer.Option("--accept-shadow", help="Even where earlier ones own its prompts.")
+]
 _DEFAULT = {name: field.default for name, field in TrainingOptions.model_fields.items()}
 
 
@@ -193,19 +204,10 @@ def commit(
         typer.Argument(metavar="[NAME]...", help="Trainings; all finished ones by default."),
     ] = None,
     message: Annotated[str | None, typer.Option("-m", "--message", help="What was done.")] = None,
-    max_takeover: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Largest share it may win of each earlier region's anchors."
-        ),
-    ] = None,
-    supersede: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="It may take all of NAME's prompts.")
-    ] = None,
-    manual: Annotated[bool, typer.Option("--manual", help="Never route to it.")] = False,
-    accept_shadow: Annotated[
-        bool, typer.Option("--accept-shadow", help="Even where earlier ones own its prompts.")
-    ] = False,
+    max_takeover: MaxTakeover = None,
+    supersede: Supersede = None,
+    manual: Manual = False,
+    accept_shadow: AcceptShadow = False,
     as_json: AsJson = False,
 ) -> None:
     """Seal finished trainings for good and commit them."""
@@ -226,15 +228,7 @@ def commit(
             }
         )
         return
-    where = repository.git.branch() or "detached HEAD"
-    out.print(f"[{where} {done.commit[:7]}] {(message or '').splitlines()[0]}", markup=False)
-    for capability in done.capabilities:
-        for entry in capability.regions:
-            out.print(
-                f"  {capability.name}: region {entry.id}, radius {entry.radius:.2f}, "
-                f"{entry.anchors} anchors, {len(entry.bases)} bases, {size(capability.size)}"
-            )
-            out.print(f"  routing: {routing_line(entry)}", markup=False)
+    show_committed(repository.git.branch(), done.commit, message or "", done.capabilities)
 
 
 @app.command()

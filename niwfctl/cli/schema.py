@@ -33,6 +33,7 @@ def run_json(run: Run) -> Json:
         "skipped_rows": run.skipped_rows,
         "options": run.options.model_dump(mode="json"),
         "reused": [one.model_dump() for one in run.reused],
+        "adapter": run.adapter.model_dump() if run.adapter else None,
     }
 
 

@@ -1,4 +1,4 @@
-"""remote, push, fetch, pull, clone, bundle, export: capabilities between people and tools."""
+"""remote, push, fetch, pull, clone, bundle: capabilities between people."""
 
 from __future__ import annotations
 
@@ -101,30 +101,6 @@ def clone(
     target = ctx.obj / (folder or Path(url.rstrip("/")).name.removesuffix(".git"))
     repository = copy(inside(ctx.obj, url), target, lazy)
     out.print(f"{', '.join(sorted(repository.atlas())) or 'no capabilities yet'}", markup=False)
-
-
-@app.command()
-def export(
-    ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME[@REV]", help="The capability.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="To write.")],
-    form: Annotated[
-        str, typer.Option("--format", help="`peft`, a LoRA directory; `merged`, full weights.")
-    ] = "peft",
-    at: Annotated[
-        str | None, typer.Option(metavar="PROMPT", help="Gates as for this prompt, not the mean.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write a capability for other tools; its gates are frozen at one coordinate."""
-    from niwfctl.repository import Repository
-    from niwfctl.repository.export import export as write
-
-    written = write(Repository.open(ctx.obj), name, form, ctx.obj / folder, at)
-    if as_json:
-        emit_json(written)
-    else:
-        out.print(f"{folder}: {name} as {form}, gates at the {written['gates_at']}", markup=False)
 
 
 @bundle.command("create")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -82,6 +82,13 @@ def run_line(run: Run) -> str:
     return f"{run.name}: stopped at step {run.step} of {run.steps}, loss {number(run.loss)}"
 
 
+def perplexity_line(run: Run) -> str:
+    """What a run came to, on the rows held out."""
+    if run.finished and run.perplexity is None:
+        return "not measured, since only prompts were given"
+    return f"{number(run.base_perplexity)} (base) → {number(run.perplexity)}"
+
+
 def show_capability(capability: Capability, indent: str = "") -> None:
     """A capability with everything its manifest says of it."""
     out.print(f"{indent}[bold]capability {capability.name}[/]  {size(capability.size)}")
@@ -97,14 +104,27 @@ def show_capability(capability: Capability, indent: str = "") -> None:
             "data": f"{', '.join(run.sources)} ({run.data_hash[:19]})",
             "rows": f"{run.rows} to learn from, {run.held_out_rows} held out, "
             f"{run.skipped_rows} left out",
-            "training": f"{run.steps} steps of {options.batch_size * options.grad_accum} rows, "
-            f"lr {options.lr:g}, seed {options.seed}, {run.seconds:.0f} s",
-            "perplexity": f"{number(run.base_perplexity)} (base) → {number(run.perplexity)}",
+            "training": _training_line(run),
+            "perplexity": perplexity_line(run),
             "routing": routing_line(entry),
             "made with": ", ".join(f"{name} {which}" for name, which in run.versions.items()),
         }
         for label, text in lines.items():
             out.print(f"{indent}  {label:<11}{text}", markup=False)
+
+
+def _training_line(run: Run) -> str:
+    if run.adapter:
+        made_for = f", made for {run.adapter.base_model}" if run.adapter.base_model else ""
+        return (
+            f"imported from a LoRA ({run.adapter.digest[:19]}){made_for}; rounding to bf16 changed "
+            f"its weights by {run.adapter.rounding:.2%}"
+        )
+    options = run.options
+    return (
+        f"{run.steps} steps of {options.batch_size * options.grad_accum} rows, lr {options.lr:g}, "
+        f"seed {options.seed}, {run.seconds:.0f} s"
+    )
 
 
 def routing_line(entry: RegionEntry) -> str:
@@ -135,6 +155,21 @@ def routing_line(entry: RegionEntry) -> str:
 
 def _taken(takeover: Takeover) -> str:
     return f"{takeover.won / takeover.anchors:.1%} (95% bound {takeover.bound:.1%})"
+
+
+def show_committed(
+    branch: str | None, commit: str, message: str, capabilities: Iterable[Capability]
+) -> None:
+    """What a commit made of trainings, or of an adapter."""
+    where = branch or "detached HEAD"
+    out.print(f"[{where} {commit[:7]}] {message.splitlines()[0]}", markup=False)
+    for capability in capabilities:
+        entry = capability.regions[-1]  # what came; an extension keeps earlier ones
+        out.print(
+            f"  {capability.name}: region {entry.id}, radius {entry.radius:.2f}, {entry.anchors} "
+            f"anchors, {len(entry.bases)} bases, {size(sum(ref.size for ref in entry.objects))}"
+        )
+        out.print(f"  routing: {routing_line(entry)}", markup=False)
 
 
 def show_commit(commit: Commit, signature: Signature | None = None) -> None:

@@ -47,6 +47,11 @@ class Basis:
         """Rank r, the same at every site."""
         return next(iter(self.down.values())).shape[0]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of all factors."""
+        return next(iter(self.down.values())).dtype
+
     @classmethod
     def initial(cls, sites: Iterable[Site], rank: int, generator: torch.Generator) -> Basis:
         """A trainable float32 basis with ΔW = 0: A uniform as in LoRA (Hu et al., 2021), B zero."""

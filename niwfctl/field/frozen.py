@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from niwfctl.field.basis import Basis
 from niwfctl.field.region import Region
 
 Term = tuple[float, Region, Tensor]
@@ -32,6 +33,19 @@ class FrozenSum:
     def at_means(cls, terms: Sequence[tuple[float, Region]]) -> FrozenSum:
         """Each region at the mean of its own cell."""
         return cls([(weight, region, region.cell.mean) for weight, region in terms])
+
+    @property
+    def bases(self) -> list[Basis]:
+        """The bases of all regions, in the order of the gates."""
+        return [basis for region, _ in self._terms for basis in region.bases]
+
+    @property
+    def gates(self) -> Tensor:
+        """What the bases are weighed by, α/r and w included, float32 [layers, bases].
+
+        The regions must adapt the same layers, as those of one repository do.
+        """
+        return torch.cat([gates for _, gates in self._terms], dim=-1)
 
     def at(self, name: str) -> tuple[Tensor, Tensor] | None:
         """(A [R, in], B [out, R]), float32, with ΔW = B A; None where no region adapts the site."""

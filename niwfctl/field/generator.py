@@ -49,6 +49,14 @@ class Generator(nn.Module):
         return gates if self.gain is None else gates * self.gain
 
     @classmethod
+    def constant(cls, dim: int, layers: int, bases: int) -> Generator:
+        """The smallest one whose gates are exactly 1 at every z."""
+        generator = cls(dim, layers, bases, hidden=1)
+        nn.init.zeros_(generator.inner.weight)
+        nn.init.zeros_(generator.inner.bias)
+        return generator
+
+    @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], layers: int) -> Generator:
         """The generator of a state dict; its sizes are read from the tensors."""
         hidden, dim = tensors["inner.weight"].shape

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -71,6 +72,11 @@ class Region:
     def anchors(self) -> Tensor:
         """All anchors, float64 [n + m, dim]."""
         return torch.cat([self.sampled, self.occupied])
+
+    def on(self, device: torch.device) -> Region:
+        """A copy that computes on a device."""
+        bases = tuple(basis.to(device=device, dtype=basis.dtype) for basis in self.bases)
+        return replace(self, bases=bases, generator=copy.deepcopy(self.generator).to(device))
 
     @torch.no_grad()
     def gates(self, z: Tensor) -> Tensor:

@@ -66,15 +66,33 @@ def commit(
     with storing(), repository.writing():
         runs = _trained(repository, names)
         sealed = [_sealed(repository, run) for run in runs]
-        with repository.operations.recording(command_line()) as operation:
-            new = record(
-                repository, lambda atlas: adding(repository, atlas, sealed, routing), message
-            )
-            for run in runs:
-                repository.operations.set_aside(operation, run.name)
+        done = commit_regions(repository, sealed, message, routing, [run.name for run in runs])
     repository.git.tell_hook("post-commit")
+    return done
+
+
+def commit_regions(
+    repository: Repository,
+    entries: Sequence[RegionEntry],
+    message: str,
+    routing: RoutingOptions,
+    trainings: Sequence[str] = (),
+) -> Committed:
+    """Commits sealed regions as one operation; the caller holds the lock under which they were.
+
+    Args:
+        trainings: names of those that are done with.
+
+    Raises:
+        UsageError, UnknownName, Shadowed: as `adding`.
+        GitError: git refuses.
+    """
+    with repository.operations.recording(command_line()) as operation:
+        new = record(repository, lambda atlas: adding(repository, atlas, entries, routing), message)
+        for name in trainings:
+            repository.operations.set_aside(operation, name)
     atlas = repository.atlas(new)
-    return Committed(new, tuple(atlas[run.name] for run in runs))
+    return Committed(new, tuple(atlas[entry.run.name] for entry in entries))
 
 
 def _trained(repository: Repository, names: list[str]) -> list[Run]:

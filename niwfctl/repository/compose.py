@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import platform
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, Part, check_name
@@ -149,13 +146,13 @@ def _merged(
 ) -> tuple[RegionEntry, float]:
     """A region of one basis, which approximates the parts at the means of their cells."""
     from niwfctl.backbone.adapter import ActiveField
-    from niwfctl.backbone.platform import current_platform
-    from niwfctl.backbone.probe import probe
+    from niwfctl.backbone.probe import witnessed
     from niwfctl.repository.commit import seal
     from niwfctl.repository.merging import merged_region
     from niwfctl.repository.model import Model
     from niwfctl.repository.regions import load_region
-    from niwfctl.training.run import Run, TrainingOptions, Witness
+    from niwfctl.repository.runs import Rows, new_run
+    from niwfctl.training.run import TrainingOptions
 
     if any(len(part.regions) > 1 for part in parts):
         raise UsageError(
@@ -165,28 +162,19 @@ def _merged(
     loaded = [(part.weight, load_region(repository, part.regions[0])) for part in parts]
     region, error = merged_region(loaded, recipe)
     model = Model(repository)
-    model.adapter.active = ActiveField.of_region(model.adapter.groups, region)
-    witness = probe(model.adapter)
-    config = repository.config
-    run = Run(
-        id=uuid.uuid4().hex[:12],
-        name=name,
+    model.adapter.active = ActiveField.of_region(model.adapter.groups, region.on(model.device))
+    witness, probe = witnessed(model.adapter)
+    rank = region.bases[0].rank
+    run = new_run(
+        repository,
+        name,
+        [f"{part.weight:+g} {part.of}" for part in parts],
+        "",
+        Rows([], [], 0),
+        TrainingOptions(bases=1, rank=rank, alpha=rank, seed=recipe.seed),
         origin="composed",
-        sources=[f"{part.weight:+g} {part.of}" for part in parts],
-        data_hash="",
-        rows=0,
-        held_out_rows=0,
-        options=TrainingOptions(
-            bases=1, rank=region.bases[0].rank, alpha=region.bases[0].rank, seed=recipe.seed
-        ),
-        backbone=config.backbone.identity,
-        coordinates=config.field.coordinates,
-        versions={
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("niwfctl", "torch", "transformers")},
-        },
         steps=0,
-        witness=Witness(digest=witness.digest, platform=current_platform(model.device)),
+        witness=witness,
     )
     with storing():
-        return seal(repository, run, region, witness.sample), error
+        return seal(repository, run, region, probe), error

@@ -1,70 +1,118 @@
-"""Capabilities for other tools: a standard PEFT LoRA, or the backbone with it merged in."""
+"""Capabilities for other tools, where gates cannot depend on the prompt."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import torch
-from niwfstore import write_atomic
-from safetensors.torch import save_file
 from torch import Tensor
+from transformers import AutoConfig
 
-from niwfctl.atlas import Capability
-from niwfctl.backbone.load import quiet
-from niwfctl.backbone.sites import decoder_layers
+from niwfctl import __version__
+from niwfctl.atlas import Capability, RegionEntry
+from niwfctl.backbone.adapter import ActiveField
 from niwfctl.errors import UsageError
 from niwfctl.field.frozen import FrozenSum
+from niwfctl.field.region import Region
+from niwfctl.repository.forms import (
+    factors_of,
+    rank_of,
+    require_mergeable,
+    write_merged,
+    write_peft,
+)
+from niwfctl.repository.gguf_lora import Layout, write_gguf_lora
 from niwfctl.repository.mixture import of_capability
-from niwfctl.repository.model import Model
-from niwfctl.repository.objects import require_new, storing
+from niwfctl.repository.model import Model, pinned_source
+from niwfctl.repository.objects import require_new, require_new_file, storing
 from niwfctl.repository.regions import load_region
+from niwfctl.training.data import Example, data_hash, read_examples
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
-# Ranks that PEFT, vLLM and llama.cpp all take; with alpha = rank no tool scales by anything.
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-FORMATS = ("peft", "merged")
+FORMATS = ("peft", "merged", "gguf-lora")
+SIDECAR = "niwf.json"  # provenance, kept out of files that other tools read
+
+
+@dataclass(frozen=True)
+class Freezing:
+    """What it costs that gates no longer follow the prompt.
+
+    Attributes:
+        live: perplexity with gates as the field gives them for each prompt.
+        frozen: with the gates that were exported.
+        tokens: of the answers, which both are the mean of.
+    """
+
+    live: float
+    frozen: float
+    rows: int
+    tokens: int
+    data_hash: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        rank: of the LoRA, zero-padded; None for merged weights.
+        bytes: of all files.
+        gates_at: `mean` of the region's cell, or `prompt`.
+        freezing: None where it was not measured.
+    """
+
+    name: str
+    format: str
+    rank: int | None
+    bytes: int
+    gates_at: str
+    freezing: Freezing | None
 
 
 def export(
-    repository: Repository, name: str, form: str, folder: Path, prompt: str | None
-) -> dict[str, object]:
-    """Writes a capability as other tools load it.
-
-    Elsewhere gates cannot depend on the prompt, so they are frozen: at the mean of the region's
-    cell, or at the coordinate of `prompt`.
-
-    Args:
-        form: `peft` (a LoRA directory) or `merged` (full weights in bf16).
-        folder: to write; it must not be there, or be empty.
-        prompt: where to take the gates, instead of the mean.
-
-    Returns:
-        What was written: format, rank, bytes, and the coordinate's origin.
-
-    Raises:
-        UsageError: an unknown format, or the folder is not empty.
-        UnknownName, ObjectError, StorageError.
-    """
+    repository: Repository,
+    name: str,
+    form: str,
+    target: Path,
+    prompt: str | None = None,
+    data: Sequence[str | Path] = (),
+) -> Exported:
+    """Does what `Repository.export` says. Nothing appears at `target` before all is written."""
     if form not in FORMATS:
-        raise UsageError(f"--format {form!r} is unknown: choose {' or '.join(FORMATS)}")
-    require_new(folder)
+        raise UsageError(f"--format {form!r} is unknown: choose {', '.join(FORMATS)}")
     capability = repository.capability(name)
-    model = Model(repository) if prompt is not None or form == "merged" else None
-    change = frozen(repository, capability, None if prompt is None else model.coordinate(prompt))
-    with storing():
-        folder.mkdir(parents=True, exist_ok=True)
-        if form == "peft":
-            rank = _write_peft(repository, change, folder)
-        else:
-            rank = None
-            _write_merged(model, change, folder)
-    written = sum(file.stat().st_size for file in folder.iterdir())
+    layout = _layout(repository) if form == "gguf-lora" else None
+    (require_new_file if layout else require_new)(target)
+    examples = read_examples([str(source) for source in data]) if data else []
+    model = Model(repository) if prompt is not None or examples or form == "merged" else None
+    if form == "merged":
+        require_mergeable(model)
+    terms = _terms(repository, capability, None if prompt is None else model.coordinate(prompt))
+    change = _sum(terms)
+    freezing = _freezing(model, name, change, examples) if examples else None
+    factors = None if form == "merged" else factors_of(change)
     where = "mean" if prompt is None else "prompt"
-    return {"name": name, "format": form, "rank": rank, "bytes": written, "gates_at": where}
+    provenance = json.dumps(_provenance(repository, name, where, terms), indent=1)
+    with storing(), _appearing(target.parent if layout else target) as folder:
+        if layout:
+            write_gguf_lora(folder / target.name, factors, layout, capability.name, provenance)
+        else:
+            if factors:
+                write_peft(folder, factors, repository.config.backbone.model)
+            else:
+                write_merged(folder, model, change)
+            (folder / SIDECAR).write_text(provenance + "\n", "utf-8")
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    rank = rank_of(factors) if factors else None
+    return Exported(capability.name, form, rank, size, where, freezing)
 
 
 def frozen(repository: Repository, capability: Capability, z: Tensor | None) -> FrozenSum:
@@ -75,55 +123,79 @@ def frozen(repository: Repository, capability: Capability, z: Tensor | None) -> 
     Raises:
         ObjectError: an object is missing or corrupt.
     """
+    return _sum(_terms(repository, capability, z))
+
+
+@dataclass(frozen=True)
+class _Term:
+    """A region, how much of it acts, and the coordinate [dim] at which its gates are taken."""
+
+    weight: float
+    entry: RegionEntry
+    region: Region
+    z: Tensor
+
+
+def _terms(repository: Repository, capability: Capability, z: Tensor | None) -> list[_Term]:
     if z is not None:
         mixture = of_capability(repository, capability)
         shares = mixture.shares(z[None])[0].tolist()
-        chosen = [(share, entry) for share, entry in zip(shares, mixture.entries, strict=True)]
+        chosen = list(zip(shares, mixture.entries, strict=True))
     else:
         parts = [(part.weight, part.regions[0]) for part in capability.parts]
         chosen = parts or [(1.0, capability.regions[0])]
-    loaded = [(weight, load_region(repository, entry)) for weight, entry in chosen if weight]
-    return FrozenSum([(w, region, region.cell.mean if z is None else z) for w, region in loaded])
+    loaded = [(weight, entry, load_region(repository, entry)) for weight, entry in chosen if weight]
+    return [_Term(*one, one[2].cell.mean if z is None else z) for one in loaded]
 
 
-def _write_peft(repository: Repository, change: FrozenSum, folder: Path) -> int:
-    factors = {name: change.at(name) for name in change.names}
-    true_rank = max(len(down) for down, _ in factors.values())
-    rank = next((known for known in RANKS if known >= true_rank), true_rank)
-    tensors = {}
-    for name, (down, up) in factors.items():
-        key = f"base_model.model.model.{name}"
-        missing = rank - len(down)
-        tensors[f"{key}.lora_A.weight"] = torch.nn.functional.pad(down, (0, 0, 0, missing))
-        tensors[f"{key}.lora_B.weight"] = torch.nn.functional.pad(up, (0, missing)).contiguous()
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": repository.config.backbone.model,
-        "inference_mode": True,
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": [f"model.{name}" for name in factors],
+def _sum(terms: Sequence[_Term]) -> FrozenSum:
+    return FrozenSum([(term.weight, term.region, term.z) for term in terms])
+
+
+def _layout(repository: Repository) -> Layout:
+    source = pinned_source(repository)
+    return Layout.of(AutoConfig.from_pretrained(source.folder, revision=source.revision))
+
+
+def _freezing(model: Model, name: str, change: FrozenSum, examples: Sequence[Example]) -> Freezing:
+    model.use(name)
+    live = model.score(examples)
+    adapter = model.adapter
+    adapter.active = ActiveField.of_frozen(adapter.groups, change, model.device)
+    fixed = model.score(examples)
+    digest = data_hash(examples)
+    return Freezing(live.perplexity, fixed.perplexity, len(examples), live.tokens, digest)
+
+
+def _provenance(
+    repository: Repository, name: str, where: str, terms: Sequence[_Term]
+) -> dict[str, object]:
+    pinned = repository.config.backbone
+    capability, _, revision = name.partition("@")
+    return {
+        "name": capability,
+        "commit": repository.git.resolve(revision or "HEAD"),
+        "gates_at": where,
+        "regions": [
+            {
+                "id": term.entry.id,
+                "object": term.entry.region.oid,
+                "weight": term.weight,
+                "coordinate": term.z.tolist(),
+            }
+            for term in terms
+        ],
+        "backbone": pinned.model_dump(exclude={"witness"}),
+        "niwfctl": __version__,
     }
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    write_atomic(folder / "adapter_config.json", json.dumps(config, indent=2).encode())
-    return rank
 
 
-def _write_merged(model: Model, change: FrozenSum, folder: Path) -> None:
-    backbone = model.backbone
-    if getattr(backbone.model, "hf_quantizer", None) is not None:
-        raise UsageError("a 4-bit backbone cannot be merged into: export `--format peft` instead")
-    model.adapter.detach()
-    layers = decoder_layers(backbone.model)
-    for name in change.names:
-        down, up = change.at(name)
-        _, layer, module = name.split(".", 2)
-        linear = layers[int(layer)].get_submodule(module)
-        delta = (up @ down).to(linear.weight.device)
-        linear.weight.data = (linear.weight.float() + delta).to(linear.weight.dtype)
-    with quiet():
-        backbone.model.save_pretrained(folder)
-        backbone.tokenizer.save_pretrained(folder)
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A scratch folder whose files are in `folder` at the end, or nowhere if anything fails."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    with TemporaryDirectory(dir=there, prefix=".niwf-") as scratch:
+        yield Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in Path(scratch).iterdir():
+            os.replace(file, folder / file.name)

@@ -9,15 +9,13 @@ from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.calibration import calibrate, default_tap_layer
 from niwfctl.backbone.embedded import EMBEDDED
 from niwfctl.backbone.load import load, resolve
-from niwfctl.backbone.platform import current_platform
-from niwfctl.backbone.probe import probe
+from niwfctl.backbone.probe import witnessed
 from niwfctl.backbone.sites import find_sites
 from niwfctl.config import FILE, BackboneConfig, Config, FieldConfig
 from niwfctl.errors import NotARepository, UsageError
 from niwfctl.repository.git import Git
 from niwfctl.repository.objects import object_file, require_folder, storing
 from niwfctl.tensors import as_bytes
-from niwfctl.training.run import Witness
 
 ATTRIBUTES = "objects/*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 
@@ -40,8 +38,8 @@ def initialize(
     tap_layer = default_tap_layer(backbone) if tap_layer is None else tap_layer
     sites = find_sites(backbone.model, tap_layer)
     calibration = calibrate(backbone, tap_layer, dim, progress)
-    witness = probe(FieldAdapter(backbone.model, sites, calibration.coordinates))
-    tensors = calibration.tensors() | {"probe": witness.sample}
+    witness, sample = witnessed(FieldAdapter(backbone.model, sites, calibration.coordinates))
+    tensors = calibration.tensors() | {"probe": sample}
 
     git = Git.init(path)
     from niwfctl.repository.repository import Repository
@@ -56,9 +54,7 @@ def initialize(
                 revision=source.revision,
                 identity=source.identity,
                 quant=quant,
-                witness=Witness(
-                    digest=witness.digest, platform=current_platform(backbone.model.device)
-                ),
+                witness=witness,
             ),
             field=FieldConfig(
                 tap_layer=tap_layer, dim=dim, skip_tokens=calibration.skip, coordinates=pointer.oid

@@ -40,7 +40,7 @@ def merged_region(terms: Sequence[tuple[float, Region]], recipe: Recipe) -> tupl
     occupied = torch.cat([region.occupied for _, region in terms])
     held_out = torch.arange(len(occupied)) % 5 == 0
     region = Region.seal(
-        constant_generator(occupied.shape[1], len(layers)),
+        Generator.constant(occupied.shape[1], len(layers), 1),
         (basis,),
         scale=1.0,
         layers=layers,
@@ -49,15 +49,6 @@ def merged_region(terms: Sequence[tuple[float, Region]], recipe: Recipe) -> tupl
         seed=recipe.seed,
     )
     return region, error
-
-
-def constant_generator(dim: int, layers: int) -> Generator:
-    """A generator whose gates are 1 at every z, for one basis."""
-    generator = Generator(dim, layers, 1, hidden=1)
-    with torch.no_grad():
-        for parameter in generator.parameters():
-            parameter.zero_()
-    return generator
 
 
 def compressed(change: FrozenSum, rank: int) -> tuple[Pairs, float]:

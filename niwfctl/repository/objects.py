@@ -72,6 +72,17 @@ def require_new(folder: Path) -> None:
         raise UsageError(f"{folder} is there already and not empty: give another folder")
 
 
+def require_new_file(path: Path) -> None:
+    """Asks that a file can be made.
+
+    Raises:
+        UsageError: it is there already, or its folder is a file.
+    """
+    require_folder(path.parent)
+    if path.exists():
+        raise UsageError(f"{path} is there already: give the name of a new file")
+
+
 def obtain(
     repository: Repository, oid: str, size: int | None, check: Callable[[str, int | None], object]
 ) -> Path:

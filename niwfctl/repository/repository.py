@@ -15,6 +15,7 @@ from niwfctl.atlas import Atlas, Capability, RegionEntry
 from niwfctl.config import FILE, Config
 from niwfctl.errors import NotARepository, UnknownName
 from niwfctl.repository.checkout import active, checkout, names_capability
+from niwfctl.repository.exchange import Exchange
 from niwfctl.repository.git import Git
 from niwfctl.repository.history import History
 from niwfctl.repository.lock import lock
@@ -37,7 +38,7 @@ COMMIT_PATIENCE = 60.0  # seconds to wait for another commit
 _AT = re.compile(r"(?P<name>[^@]+)(?:@(?P<revision>.+))?")
 
 
-class Repository:
+class Repository(Exchange):
     """A niwfctl repository: a git repository with capabilities.
 
     What is committed is read from git's commits, never from the work tree, so neither an edited

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-import platform
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from niwfctl.atlas import ObjectRef, RegionEntry, check_name, there
-from niwfctl.backbone.prompts import Tokens, encode
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.errors import DataError, UsageError
 from niwfctl.repository.model import Model
 from niwfctl.repository.regions import load_basis
+from niwfctl.repository.runs import Rows, encoded, new_run
 from niwfctl.training import checkpoint
-from niwfctl.training.data import Example, data_hash, read_examples, split
+from niwfctl.training.data import data_hash, read_examples
 from niwfctl.training.loop import SAVE_SECONDS, Progress, Trainer
 from niwfctl.training.reuse import related
 from niwfctl.training.run import Reused, Run, TrainingOptions
@@ -30,7 +25,6 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 AUTOMATIC = "auto"  # in place of the names of capabilities to reuse
-MOST_HELD_OUT = 256  # rows; more would cost time and change the perplexity little
 
 
 def train(
@@ -60,8 +54,10 @@ def train(
             )
         report(Progress("loading the backbone", 0, 0))
         model = Model(repository)
-        rows = _rows(model, examples, options)
-        run = previous or _new_run(repository, name, sources, digest, rows, options)
+        rows = encoded(model, examples, options)
+        run = previous or new_run(
+            repository, name, sources, digest, rows, options, steps=_steps(options, rows)
+        )
         if not previous:
             if AUTOMATIC in options.reuse:
                 report(Progress("choosing bases", 0, 0))
@@ -85,13 +81,6 @@ def train(
 
         trainer.fit(report, save, stop, save_seconds)
         return run
-
-
-@dataclass(frozen=True)
-class _Rows:
-    training: list[Tokens]
-    held_out: list[Tokens]
-    skipped: int
 
 
 def _previous(
@@ -140,7 +129,12 @@ def _defaults(options: TrainingOptions) -> TrainingOptions:
     return options
 
 
-def _reused(repository: Repository, model: Model, run: Run, rows: _Rows) -> tuple[Reused, ...]:
+def _steps(options: TrainingOptions, rows: Rows) -> int:
+    size = options.batch_size * options.grad_accum
+    return options.steps or math.ceil(options.epochs * len(rows.training) / size)
+
+
+def _reused(repository: Repository, model: Model, run: Run, rows: Rows) -> tuple[Reused, ...]:
     """The sealed bases that a new training gates, each once."""
     options, atlas = run.options, repository.atlas()
     named = [name for name in options.reuse if name != AUTOMATIC]
@@ -158,7 +152,7 @@ def _reused(repository: Repository, model: Model, run: Run, rows: _Rows) -> tupl
 
 
 def _related(
-    repository: Repository, model: Model, rows: _Rows, batch_size: int
+    repository: Repository, model: Model, rows: Rows, batch_size: int
 ) -> list[tuple[str, RegionEntry]]:
     candidates = {
         entry.id: (name, entry)
@@ -168,58 +162,3 @@ def _related(
     regions = {id: model.region(entry) for id, (_, entry) in candidates.items()}
     scorer = Scorer(model.adapter, model.skip)
     return [candidates[id] for id in related(scorer, rows.training, regions, batch_size)]
-
-
-def _rows(model: Model, examples: Sequence[Example], options: TrainingOptions) -> _Rows:
-    training, held_out = split(examples, options.val_split, options.seed)
-    limit = min(options.max_length, model.longest)
-    learned = _encode(model, training, limit, options.skip_long)
-    measured = _encode(model, held_out, limit, options.skip_long)
-    skipped = len(examples) - len(learned) - len(measured)
-    return _Rows(learned, measured[:MOST_HELD_OUT], skipped)
-
-
-def _encode(model: Model, examples: Sequence[Example], limit: int, skip_long: bool) -> list[Tokens]:
-    rows = [encode(model.backbone.tokenizer, example) for example in examples]
-    longest, example = max(zip(map(len, rows), examples, strict=True), key=lambda pair: pair[0])
-    if longest > limit and not skip_long:
-        raise DataError(
-            f"{example.origin} has {longest} tokens with its prompt, and --max-length is {limit}: "
-            f"raise it to {longest}, or leave longer rows out with --skip-long"
-        )
-    kept = [row for row in rows if len(row) <= limit and row.answer]
-    if not kept:
-        raise DataError(
-            f"no answer token is left to learn from: all {len(rows)} rows of one part of the data "
-            f"are longer than --max-length {limit}, so raise it to {longest}"
-        )
-    return kept
-
-
-def _new_run(
-    repository: Repository,
-    name: str,
-    sources: list[str],
-    digest: str,
-    rows: _Rows,
-    options: TrainingOptions,
-) -> Run:
-    config = repository.config
-    size = options.batch_size * options.grad_accum
-    return Run(
-        id=uuid.uuid4().hex[:12],
-        name=name,
-        sources=[str(Path(s).resolve()) if Path(s).exists() else s for s in sources],
-        data_hash=digest,
-        rows=len(rows.training),
-        held_out_rows=len(rows.held_out),
-        skipped_rows=rows.skipped,
-        options=options,
-        backbone=config.backbone.identity,
-        coordinates=config.field.coordinates,
-        versions={
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("niwfctl", "torch", "transformers")},
-        },
-        steps=options.steps or math.ceil(options.epochs * len(rows.training) / size),
-    )

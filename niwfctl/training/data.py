@@ -43,7 +43,7 @@ class Example:
 
     Attributes:
         messages: the prompt.
-        answer: what the model is to say after it.
+        answer: what the model is to say after it; empty where only the prompt is known.
         origin: the record it comes from: `FILE:LINE` for JSONL and CSV, `FILE[INDEX]` for JSON,
             `FILE row INDEX` for Parquet and the hub. The answers of one chat share theirs.
     """
@@ -66,6 +66,15 @@ def read_examples(sources: Sequence[str]) -> list[Example]:
     if not sources:
         raise DataError("no data is given: name at least one file or hub dataset to read")
     return [example for source in sources for example in _read(source)]
+
+
+def read_prompts(sources: Sequence[str]) -> list[Example]:
+    """Reads text files with one prompt a line, as examples without an answer.
+
+    Raises:
+        DataError: a file cannot be read, is not UTF-8, or holds no prompt.
+    """
+    return [example for source in sources for example in _prompts(source)]
 
 
 def split(
@@ -114,6 +123,20 @@ def _read(source: str) -> list[Example]:
         raise DataError(f"{source} cannot be read: {error.strerror or error}") from None
     if not examples:
         raise DataError(f"{source} holds no records: {_ACCEPTED} in at least one")
+    return examples
+
+
+def _prompts(source: str) -> list[Example]:
+    try:
+        examples = [
+            Example((Message("user", line.strip()),), "", f"{source}:{number}")
+            for number, line in _lines(source)
+            if line.strip()
+        ]
+    except OSError as error:
+        raise DataError(f"{source} cannot be read: {error.strerror or error}") from None
+    if not examples:
+        raise DataError(f"{source} holds no prompts: expected text, one prompt a line")
     return examples
 
 

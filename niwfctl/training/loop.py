@@ -12,14 +12,13 @@ from torch import Tensor
 
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.batch import batched
-from niwfctl.backbone.platform import current_platform
-from niwfctl.backbone.probe import probe
+from niwfctl.backbone.probe import witnessed
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.scoring import Score, Scorer
 from niwfctl.errors import TrainingError, TrainingInterrupted
 from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
-from niwfctl.training.run import Run, Witness
+from niwfctl.training.run import Run
 
 LARGEST_GRADIENT = 1.0  # gradients of a larger norm are scaled down to it
 GLANCES = 4  # looks at the held-out rows on the way
@@ -196,13 +195,10 @@ class Trainer:
     def _measure(self, pause_if_asked: Callable[[], None]) -> None:
         self.adapter.active = self._sealed()
         score = self._score(self.held_out, pause_if_asked)
-        witness = probe(self.adapter)
+        witness, sample = witnessed(self.adapter)
         self._require_finite(score.perplexity)
-        self.run.perplexity = score.perplexity
-        self.run.witness = Witness(
-            digest=witness.digest, platform=current_platform(self.adapter.model.device)
-        )
-        self._outcome = {"held_out": score.coordinates, "probe": witness.sample}
+        self.run.perplexity, self.run.witness = score.perplexity, witness
+        self._outcome = {"held_out": score.coordinates, "probe": sample}
 
     def _require_finite(self, *values: float) -> None:
         if not all(map(math.isfinite, values)):

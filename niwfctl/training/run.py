@@ -73,6 +73,16 @@ class Reused(BaseModel):
     scale: float = Field(gt=0, description="α/r it was sealed under")
 
 
+class ImportedAdapter(BaseModel):
+    """The LoRA that an imported region was made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
+
+    digest: str = Field(description="sha256 of its file of weights")
+    base_model: str | None = Field(description="what it says it was made for")
+    rounding: float = Field(ge=0, description="relative error of ΔW, from rounding to bf16")
+
+
 class Run(BaseModel):
     """The record of one training run; kept in its checkpoint, then in the manifest."""
 
@@ -89,6 +99,7 @@ class Run(BaseModel):
     skipped_rows: int = 0
     options: TrainingOptions
     reused: tuple[Reused, ...] = ()
+    adapter: ImportedAdapter | None = None
     backbone: str
     coordinates: str
     versions: dict[str, str]

@@ -12,7 +12,9 @@ from typer.testing import Result
 
 from niwfctl.repository import Repository
 
-PROGRESS = re.compile(r"\S+: (loading the backbone|measuring( the base)?|training step .*)")
+PROGRESS = re.compile(
+    r"\S+: (loading the backbone|reading coordinates|measuring( the base)?|training step .*)"
+)
 
 
 def state(path: Path) -> tuple:

@@ -273,6 +273,24 @@ def test_prompts_that_cannot_be_answered(refused: Refused, committed: Repository
     refused(committed, ["run", "x", "--base", "--capability", "apple"], 2, "exclude")
 
 
+def test_a_lora_that_cannot_be_imported(
+    niwfctl: Command, refused: Refused, committed: Repository, data: Path, tmp_path: Path
+) -> None:
+    assert niwfctl("-C", committed.path, "export", "apple", tmp_path / "lora").exit_code == 0
+    arguments = ["import", tmp_path / "lora", "--name", "pear"]
+    refused(committed, arguments, 2, "--data", "--prompts")
+    refused(committed, [*arguments, "--data", data, "--prompts", data], 2, "--prompts")
+    refused(committed, [*arguments, "--data", "none.jsonl"], 5, "none.jsonl")
+    refused(committed, [*arguments, "--prompts", "none.txt"], 5, "none.txt")
+    refused(committed, [*arguments, "--prompts", tmp_path], 5, "cannot be read")
+    refused(committed, [*arguments, "--data", data, "--max-length", 4], 5, "--max-length is 4")
+    refused(committed, [*arguments, "--data", data, "-m", " "], 2, "-m")
+    refused(committed, ["import", tmp_path, "--name", "pear", "--data", data], 11, "config.json")
+    refused(committed, ["import", "none", "--name", "pear", "--data", data], 2, "none")
+    refused(committed, ["import", "none", "--name", "apple", "--data", data], 2, "is committed")
+    refused(committed, ["import", "none", "--name", "a/b", "--data", data], 2, "cannot name")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -299,6 +317,9 @@ def test_prompts_that_cannot_be_answered(refused: Refused, committed: Repository
         (["export", "apple", "out", "--format", "gif"], 2),
         (["export", "apple", "capabilities"], 2),
         (["export", "apple", "niwf.toml"], 2),
+        (["export", "apple", "niwf.toml", "--format", "gguf-lora"], 2),
+        (["export", "apple", "niwf.toml/a.gguf", "--format", "gguf-lora"], 2),
+        (["export", "apple", "out", "--data", "none.jsonl"], 5),
         (["bundle", "create", "none/file"], 2),
         (["bundle", "create", "objects"], 2),
         (["bundle", "apply", "none"], 2),

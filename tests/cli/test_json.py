@@ -100,6 +100,14 @@ def test_using(ask: Ask, committed: Repository, data: Path) -> None:
     prompts = ("--prompt", "hello", "--data", data)
     assert ask("map", *prompts)["prompts"] and ask("map")["regions"]
     ask("export", "apple", "out")
+    assert ask("export", "apple", "a.gguf", "--format", "gguf-lora", "--data", data)["freezing"]
+
+
+def test_importing(ask: Ask, committed: Repository, data: Path) -> None:
+    ask("export", "apple", "lora")
+    imported = ask("import", "lora", "--name", "pear", "--data", data)
+    assert imported["capability"]["regions"][0]["training"]["adapter"]["digest"]
+    ask("show", "pear", documented="show NAME")
 
 
 def test_rewriting(ask: Ask, committed: Repository) -> None:

@@ -1,18 +1,25 @@
 """Exported capabilities, loaded by the tools they are for."""
 
+import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from faults import ended, start
 from peft import PeftModel
+from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
-from niwfctl.errors import UsageError
+from niwfctl.errors import StorageError, UsageError
 from niwfctl.repository import Repository
-from niwfctl.repository.export import export, frozen
+from niwfctl.repository.compose import Recipe
+from niwfctl.repository.export import frozen
 from niwfctl.repository.regions import load_region
+from niwfctl.training.data import read_examples
 
 PROMPT = "Say apple 3."
 
@@ -30,8 +37,8 @@ def ours(repository: Repository, tokens: torch.Tensor, z: torch.Tensor) -> torch
 def test_plain_peft_gives_the_logits_of_the_same_coordinate(
     committed: Repository, backbone: Path, tmp_path: Path, prompt: str | None
 ) -> None:
-    report = export(committed, "apple", "peft", tmp_path / "lora", prompt)
-    assert report["rank"] == 8
+    report = committed.export("apple", tmp_path / "lora", at=prompt)
+    assert report.rank == 8
     base = AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.bfloat16)
     loaded = PeftModel.from_pretrained(base, tmp_path / "lora").eval()
     tokens = torch.randint(0, 256, (2, 12), generator=torch.Generator().manual_seed(1))
@@ -50,7 +57,7 @@ def test_plain_peft_gives_the_logits_of_the_same_coordinate(
 def test_merged_weights_are_the_backbone_plus_the_change(
     committed: Repository, backbone: Path, tmp_path: Path
 ) -> None:
-    export(committed, "apple", "merged", tmp_path / "merged", None)
+    committed.export("apple", tmp_path / "merged", "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
     before = AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.bfloat16).state_dict()
     change = frozen(committed, committed.capability("apple"), None)
@@ -64,8 +71,97 @@ def test_merged_weights_are_the_backbone_plus_the_change(
 def test_a_folder_that_is_not_empty_is_left_alone(committed: Repository, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("keep")
     with pytest.raises(UsageError, match="not empty"):
-        export(committed, "apple", "peft", tmp_path, None)
-    assert [file.name for file in tmp_path.iterdir()] != []
+        committed.export("apple", tmp_path)
+    assert (tmp_path / "mine").read_text() == "keep"
+
+
+def test_other_tools_find_a_plain_lora_and_its_provenance_lies_beside_it(
+    committed: Repository, tmp_path: Path
+) -> None:
+    committed.export(f"apple@{committed.git.head()[:10]}", tmp_path / "lora")
+    config = json.loads((tmp_path / "lora" / "adapter_config.json").read_bytes())
+    modules = config.pop("target_modules")
+    assert config == {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": committed.config.backbone.model,
+        "inference_mode": True,
+        "r": 8,
+        "lora_alpha": 8,
+        "lora_dropout": 0.0,
+        "bias": "none",
+    }
+    tensors = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    assert {f"base_model.model.{module}.lora_{w}.weight" for module in modules for w in "AB"} == (
+        tensors.keys()
+    )
+    assert {min(tensor.shape) for tensor in tensors.values()} == {8}
+    with safe_open(tmp_path / "lora" / "adapter_model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    (entry,) = committed.capability("apple").regions
+    provenance = json.loads((tmp_path / "lora" / "niwf.json").read_bytes())
+    mean = load_region(committed, entry).cell.mean
+    assert provenance["regions"] == [
+        {"id": entry.id, "object": entry.region.oid, "weight": 1.0, "coordinate": mean.tolist()}
+    ]
+    assert provenance["backbone"]["identity"] == committed.config.backbone.identity
+    assert (provenance["name"], provenance["gates_at"]) == ("apple", "mean")
+    assert provenance["commit"] == committed.git.head()
+
+
+@pytest.mark.parametrize("form", ["peft", "merged", "gguf-lora"])
+def test_it_tells_what_freezing_the_gates_costs(
+    committed: Repository, data: Path, tmp_path: Path, form: str
+) -> None:
+    freezing = committed.export("apple", tmp_path / "out", form, at=PROMPT, data=[data]).freezing
+    model = committed.load("apple")
+    examples = read_examples([str(data)])
+    z = model.coordinate(PROMPT)
+    assert freezing.live == model.score(examples).perplexity
+    gates = model.adapter.active.gates
+    model.adapter.active.gates = lambda many: gates(z[None]).expand(len(many), -1, -1)
+    score = model.score(examples)
+    assert freezing.frozen == pytest.approx(score.perplexity, rel=1e-4)
+    assert freezing.frozen != freezing.live
+    assert (freezing.rows, freezing.tokens) == (len(examples), score.tokens)
+
+
+def test_gates_that_are_constant_lose_nothing_by_being_frozen(
+    fresh: Repository, committed: Repository, data: Path, tmp_path: Path
+) -> None:
+    committed.export("apple", tmp_path / "lora")
+    fresh.import_adapter(tmp_path / "lora", "apple", [data])
+    freezing = fresh.export("apple", tmp_path / "again", data=[data]).freezing
+    assert freezing.frozen == pytest.approx(freezing.live, rel=1e-6)
+
+
+def test_a_sum_of_capabilities_is_frozen_as_a_sum(
+    committed: Repository, data: Path, tmp_path: Path
+) -> None:
+    committed.compose(["apple", "apple"], "more", Recipe(weights=(1.5, -0.25)))
+    done = committed.export("more", tmp_path / "lora", data=[data])
+    assert done.rank == 8
+    assert done.freezing.frozen == pytest.approx(done.freezing.live, rel=0.05)
+    weights = [
+        one["weight"]
+        for one in json.loads((tmp_path / "lora" / "niwf.json").read_bytes())["regions"]
+    ]
+    assert weights == [1.5, -0.25]
+
+
+@pytest.mark.parametrize("form", ["peft", "merged", "gguf-lora"])
+def test_a_full_disk_leaves_nothing_behind(
+    committed: Repository, tmp_path: Path, form: str
+) -> None:
+    target = tmp_path / "new" / "out"
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        with pytest.raises(StorageError):
+            committed.export("apple", target, form)
+
+    assert ended(start(fill)) == 0
+    assert {file.name for file in tmp_path.iterdir()} == {"committed"}
 
 
 def test_the_command_reports_what_it_wrote(

@@ -1,0 +1,126 @@
+"""export, import: capabilities for other tools, and from them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from niwfctl.cli.main import app
+from niwfctl.cli.make import AcceptShadow, AsJson, Manual, MaxTakeover, Supersede, inside
+from niwfctl.cli.output import emit_json, err, number, out, size
+from niwfctl.cli.schema import capability_json
+from niwfctl.cli.show import perplexity_line, show_committed, training_progress
+from niwfctl.training.run import TrainingOptions
+
+_DEFAULT = {name: field.default for name, field in TrainingOptions.model_fields.items()}
+
+
+@app.command()
+def export(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME[@REV]", help="The capability.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="To write: a folder or a file.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="`peft`, a LoRA directory, for vLLM, too; `gguf-lora`, a file for llama.cpp; "
+            "`merged`, full weights.",
+        ),
+    ] = "peft",
+    at: Annotated[
+        str | None, typer.Option(metavar="PROMPT", help="Gates as for this prompt, not the mean.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure here what it costs that the gates are frozen."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a capability for other tools; its gates are frozen at one coordinate."""
+    from niwfctl.repository import Repository
+
+    repository = Repository.open(ctx.obj)
+    sources = [inside(ctx.obj, source) for source in data or []]
+    with err.status("exporting"):
+        done = repository.export(name, ctx.obj / target, form, at=at, data=sources)
+    if as_json:
+        emit_json(asdict(done))
+        return
+    out.print(
+        f"{target}: {name} as {form}, {size(done.bytes)}, gates at the {done.gates_at}",
+        markup=False,
+    )
+    if done.freezing:
+        live, frozen = done.freezing.live, done.freezing.frozen
+        out.print(
+            f"  perplexity {number(live)} with live gates, {number(frozen)} with these "
+            f"({frozen / live - 1:+.2%})"
+        )
+
+
+@app.command("import")
+def import_adapter(
+    ctx: typer.Context,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A LoRA as PEFT saves it, in safetensors.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the capability.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="What it is for, in any form that `train` reads; may be given again."),
+    ] = None,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Instead: text, one prompt a line; none are measured."),
+    ] = None,
+    message: Annotated[str | None, typer.Option("-m", "--message", help="What was done.")] = None,
+    max_length: Annotated[int, typer.Option(min=2, help="Longest row, in tokens.")] = _DEFAULT[
+        "max_length"
+    ],
+    skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave longer rows out.")] = False,
+    max_takeover: MaxTakeover = None,
+    supersede: Supersede = None,
+    manual: Manual = False,
+    accept_shadow: AcceptShadow = False,
+    as_json: AsJson = False,
+) -> None:
+    """Commit an existing LoRA as a capability; its data or prompts give its region."""
+    from niwfctl.repository import Repository
+    from niwfctl.repository.commit import RoutingOptions
+
+    repository = Repository.open(ctx.obj)
+    message = f"Import {name}" if message is None else message
+    with training_progress(name) as report:
+        done = repository.import_adapter(
+            ctx.obj / folder,
+            name,
+            [inside(ctx.obj, source) for source in data or []],
+            prompts=[ctx.obj / source for source in prompts or []],
+            message=message,
+            options=TrainingOptions(max_length=max_length, skip_long=skip_long),
+            routing=RoutingOptions(max_takeover, manual, tuple(supersede or ()), accept_shadow),
+            report=report,
+        )
+    if done.base_differs:
+        err.print(
+            f"warning: {folder} says it is made for {done.adapter.base_model}, and the backbone "
+            f"here is {repository.config.backbone.model}: it is of use only if they are the same",
+            markup=False,
+        )
+    if as_json:
+        emit_json(
+            {
+                "commit": done.commit,
+                "branch": repository.git.branch(),
+                "capability": capability_json(done.capability),
+                "base_differs": done.base_differs,
+            }
+        )
+        return
+    show_committed(repository.git.branch(), done.commit, message, [done.capability])
+    out.print(f"  held-out perplexity: {perplexity_line(done.capability.regions[-1].run)}")
+    out.print(f"  rounding to bf16 changed its weights by {done.adapter.rounding:.2%}")

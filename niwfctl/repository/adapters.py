@@ -1,0 +1,338 @@
+"""PEFT LoRA directories: what they state, and what a region is made of them. No git."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from niwfctl.errors import FormatError, UsageError
+from niwfctl.field.basis import Basis, Site
+
+CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+ROOT = "base_model.model."  # of all keys of the weights
+DECODER = "model."  # path of the decoder in every supported model
+_FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
+Number = TypeVar("Number", int, float)
+_LARGEST_RANK = 1024  # as in TrainingOptions
+_KEEP_THE_BASE = (
+    True,
+    False,
+    None,
+    "gaussian",
+    "eva",
+    "mica",
+    "orthogonal",
+)  # of init_lora_weights
+# Entries that say how an adapter was trained, or what its keys and shapes say as well.
+_WITHOUT_EFFECT = {
+    "auto_mapping",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "target_modules",
+    "task_type",
+}
+
+
+class AdapterConfig(BaseModel):
+    """The entries of adapter_config.json that say what an adapter computes."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    peft_type: str
+    base_model_name_or_path: str | None = None
+    r: int = Field(ge=1)
+    lora_alpha: float = Field(gt=0)
+    use_rslora: bool = False
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, float] | None = None
+    bias: str = "none"
+    init_lora_weights: bool | str | None = True
+
+    def rank(self, module: str) -> int:
+        """Rank of a module's factors."""
+        return _matching(self.rank_pattern, module, self.r)
+
+    def scale(self, module: str) -> float:
+        """α/r of a module, or α/√r where the adapter is rank-stabilized (rsLoRA)."""
+        return self._scale(
+            _matching(self.alpha_pattern, module, self.lora_alpha), self.rank(module)
+        )
+
+    @property
+    def usual_scale(self) -> float:
+        """The same for modules that no pattern names."""
+        return self._scale(self.lora_alpha, self.r)
+
+    def _scale(self, alpha: float, rank: int) -> float:
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA as a region takes it.
+
+    Attributes:
+        basis: bf16, the same rank at every site, zero where the adapter changes nothing; what
+            single modules scale differently is folded into B.
+        scale: α/r.
+        rounding: what bf16 costs: ‖ΔW′ − ΔW‖ / ‖ΔW‖ (Frobenius, over all linears together).
+        digest: `sha256:…` of the file of weights.
+    """
+
+    basis: Basis
+    scale: float
+    rounding: float
+    digest: str
+
+
+def read_config(folder: Path) -> AdapterConfig:
+    """What a PEFT directory says of itself, once it is one that can be imported.
+
+    Raises:
+        UsageError: there is no such directory.
+        FormatError: it is no LoRA that changes the weights of linears and nothing else, or its
+            weights are pickled.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a directory: give one with {CONFIG} and {WEIGHTS}")
+    for file in (CONFIG, WEIGHTS):
+        if (folder / file).is_file():
+            continue
+        if file == WEIGHTS and (folder / PICKLE).is_file():
+            raise FormatError(
+                f"{folder / PICKLE} is a pickle, which could run any code and is never opened: "
+                "save the adapter as safetensors with a current version of peft"
+            )
+        raise FormatError(f"{folder} is no PEFT adapter: it has no {file}")
+    path = folder / CONFIG
+    try:
+        config = AdapterConfig.model_validate(json.loads(_content(path)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        entry = ".".join(map(str, first["loc"]))
+        raise FormatError(f"{path} is wrong: {entry or 'it'}: {first['msg']}") from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is not valid JSON: {error}") from error
+    reason = _obstacle(config)
+    if reason:
+        raise FormatError(f"{path} {reason}")
+    return config
+
+
+def read_adapter(folder: Path, config: AdapterConfig, sites: Sequence[Site]) -> Adapter:
+    """The weights of a PEFT directory as a basis for the sites of a backbone.
+
+    Args:
+        config: from `read_config`.
+        sites: all that a region of this repository adapts.
+
+    Raises:
+        FormatError: the weights are damaged, of other shapes, or of a module that is not adapted
+            here.
+    """
+    content = _content(folder / WEIGHTS)
+    try:
+        tensors = load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise FormatError(f"{folder / WEIGHTS} is not readable safetensors: {error}") from error
+    pairs = _pairs(folder, tensors)
+    _require_adapted(folder, pairs, sites)
+    by_module = {f"{DECODER}{site.name}": site for site in sites}
+    for module, pair in pairs.items():
+        _require_shapes(folder, config, module, by_module[module], pair)
+    rank = max(len(down) for down, _ in pairs.values())
+    if rank > _LARGEST_RANK:
+        raise FormatError(f"{folder} is of rank {rank}, and {_LARGEST_RANK} is the most")
+    scale = config.usual_scale
+    true: dict[str, tuple[Tensor, Tensor]] = {}
+    for module, site in by_module.items():
+        down, up = pairs.get(module) or (
+            torch.zeros(rank, site.in_features),
+            torch.zeros(site.out_features, rank),
+        )
+        own = config.scale(module)
+        true[site.name] = padded(down, up if own == scale else up.float() * (own / scale), rank)
+    basis = Basis(
+        {name: down.to(torch.bfloat16) for name, (down, _) in true.items()},
+        {name: up.to(torch.bfloat16) for name, (_, up) in true.items()},
+    )
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return Adapter(basis, scale, _rounding(true, basis), digest)
+
+
+def padded(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A [rank, in] and B [out, rank], float32, with the same product and zeros beyond their own."""
+    missing = rank - len(down)
+    pad = torch.nn.functional.pad
+    return pad(down.float(), (0, 0, 0, missing)), pad(up.float(), (0, missing)).contiguous()
+
+
+def _matching(pattern: Mapping[str, Number] | None, module: str, usual: Number) -> Number:
+    """The entry for a module, found as PEFT finds it: keys are ends of paths, or expressions."""
+    entries = (pattern or {}).items()
+    return next((entry for key, entry in entries if re.match(rf"(.*\.)?({key})$", module)), usual)
+
+
+def _obstacle(config: AdapterConfig) -> str | None:
+    """Why an adapter is not a LoRA of linears and nothing else, to be said after its file."""
+    if config.peft_type != "LORA":
+        return f"is of type {config.peft_type}: only LORA can be imported"
+    if config.bias != "none":
+        return f"has bias={config.bias!r}: an adapter that also changes biases cannot be imported"
+    if config.init_lora_weights not in _KEEP_THE_BASE:
+        return (
+            f"has init_lora_weights={config.init_lora_weights!r}, which changes the base's own "
+            "weights, too: convert it to a plain LoRA when you save it (PEFT's "
+            "`path_initial_model_for_weight_conversion`)"
+        )
+    for pattern in (config.rank_pattern, config.alpha_pattern):
+        for key, value in (pattern or {}).items():
+            if value <= 0 or not _is_expression(key):
+                return f"has the impossible pattern {key!r}: {value!r}"
+    for entry, value in (config.model_extra or {}).items():
+        if value and entry not in _WITHOUT_EFFECT:
+            return (
+                f"sets {entry}, and what that does to the weights cannot be imported: only plain "
+                "LoRA of linears can"
+            )
+    return None
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def _is_expression(key: str) -> bool:
+    try:
+        re.compile(key)
+    except re.error:
+        return False
+    return True
+
+
+def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """(A, B) by path of the module in the model, the lowest layer first."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in sorted(tensors.items()):
+        match = _FACTOR.fullmatch(key)
+        if match is None:
+            raise FormatError(
+                f"{folder} holds {key}, which is no LoRA factor of a linear: it cannot be imported"
+            )
+        found.setdefault(match["module"], {})[match["which"]] = tensor
+    if not found:
+        raise FormatError(f"{folder} holds no LoRA factors: there is nothing to import")
+    for module, pair in sorted(found.items()):
+        if len(pair) < 2:
+            raise FormatError(f"{folder} has only one of A and B for {module}: it is damaged")
+    return {
+        module: (found[module]["A"], found[module]["B"]) for module in sorted(found, key=_place)
+    }
+
+
+def _place(module: str) -> list[tuple[int, str]]:
+    """A key that sorts paths with their numbers as numbers."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in module.split(".")]
+
+
+def _require_adapted(folder: Path, modules: Mapping[str, object], sites: Sequence[Site]) -> None:
+    """Refuses modules that are not adapted here, those below the tap layer with the way out."""
+    tap, last = sites[0].layer, sites[-1].layer
+    known = {f"{DECODER}{site.name}" for site in sites}
+    strange = [module for module in modules if module not in known]
+    numbers = [re.match(r"model\.layers\.(\d+)\.", module) for module in strange]
+    below = sorted({int(n[1]) for n in numbers if n and int(n[1]) < tap})
+    if below:
+        way = (
+            f"import it into a repository made with `niwfctl init --tap-layer {below[0]}`"
+            if below[0] > 0
+            else "no repository can take a change of layer 0, since the coordinate is read below "
+            f"all changes, so train it with layers_to_transform from {tap}"
+        )
+        raise FormatError(
+            f"{folder} adapts {_listed(below)}, and capabilities here change layers {tap} (the "
+            f"tap layer) to {last} only: {way}"
+        )
+    if strange:
+        raise FormatError(
+            f"{folder} adapts {strange[0]}, and capabilities here change the linears of layers "
+            f"{tap} to {last} only: it cannot be imported"
+        )
+
+
+def _listed(layers: Sequence[int]) -> str:
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    if len(layers) == layers[-1] - layers[0] + 1:
+        return f"layers {layers[0]} to {layers[-1]}"
+    return f"layers {', '.join(map(str, layers))}"
+
+
+def _require_shapes(
+    folder: Path, config: AdapterConfig, module: str, site: Site, pair: tuple[Tensor, Tensor]
+) -> None:
+    rank = config.rank(module)
+    expected = [(rank, site.in_features), (site.out_features, rank)]
+    for which, tensor, shape in zip("AB", pair, expected, strict=True):
+        if tuple(tensor.shape) != shape:
+            raise FormatError(
+                f"{folder} has {which} of {module} in the shape {list(tensor.shape)}, expected is "
+                f"{list(shape)}: it was made for another backbone "
+                f"({config.base_model_name_or_path}), or its {CONFIG} belongs to other weights"
+            )
+        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise FormatError(
+                f"{folder} has {which} of {module} as {tensor.dtype}: expected float32, float16 "
+                "or bfloat16"
+            )
+        if not tensor.isfinite().all():
+            raise FormatError(
+                f"{folder} has a value in {which} of {module} that is not a finite number: its "
+                "training has failed"
+            )
+
+
+def _rounding(true: Mapping[str, tuple[Tensor, Tensor]], basis: Basis) -> float:
+    """‖B′A′ − BA‖ / ‖BA‖ over all sites; 0 where nothing had to be rounded."""
+    lost = whole = 0.0
+    for name, (down, up) in true.items():
+        down, up = down.double(), up.double()
+        near_down, near_up = basis.down[name].double(), basis.up[name].double()
+        # B′A′ − BA = (B′ − B) A′ + B (A′ − A): exactly zero where both are
+        lost += _square(
+            torch.cat([near_down, near_down - down]), torch.cat([near_up - up, up], dim=1)
+        )
+        whole += _square(down, up)
+    return math.sqrt(max(lost, 0.0) / whole) if whole else 0.0
+
+
+def _square(down: Tensor, up: Tensor) -> float:
+    """‖B A‖² from Gram matrices."""
+    return float(((up.T @ up) * (down @ down.T)).sum())

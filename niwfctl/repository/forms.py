@@ -1,0 +1,100 @@
+"""The forms in which other tools take a capability with frozen gates: PEFT, GGUF, full weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from niwfstore import write_atomic
+from safetensors import SafetensorError
+from safetensors.torch import save
+from torch import Tensor
+
+from niwfctl.backbone.load import quiet
+from niwfctl.backbone.sites import decoder_layers
+from niwfctl.errors import StorageError, UsageError
+from niwfctl.field.frozen import FrozenSum
+from niwfctl.repository.adapters import CONFIG, DECODER, ROOT, WEIGHTS, padded
+from niwfctl.repository.model import Model
+
+# Ranks that PEFT, vLLM and llama.cpp all take; with alpha = rank no tool scales by anything.
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+Factors = dict[str, tuple[Tensor, Tensor]]
+"""(A [rank, in], B [out, rank]) by site, float32, of one rank at all sites; ΔW = B A."""
+
+
+def factors_of(change: FrozenSum) -> Factors:
+    """The factors of a change of weights, padded with zeros to one rank that every tool takes."""
+    found = {name: change.at(name) for name in change.names}
+    true_rank = max(len(down) for down, _ in found.values())
+    rank = next((known for known in RANKS if known >= true_rank), true_rank)
+    return {name: padded(down, up, rank) for name, (down, up) in found.items()}
+
+
+def rank_of(factors: Factors) -> int:
+    """The rank that all sites share."""
+    return len(next(iter(factors.values()))[0])
+
+
+def write_peft(folder: Path, factors: Factors, backbone: str) -> None:
+    """A LoRA directory.
+
+    Every linear is named by its full path, since layers below the tap are not adapted, and what
+    the tools scale by is 1.
+
+    Args:
+        backbone: what it was trained on, by name.
+    """
+    rank = rank_of(factors)
+    tensors = {
+        f"{ROOT}{DECODER}{name}.lora_{which}.weight": tensor
+        for name, pair in factors.items()
+        for which, tensor in zip("AB", pair, strict=True)
+    }
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": backbone,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": [f"{DECODER}{name}" for name in factors],
+    }
+    write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_atomic(folder / CONFIG, json.dumps(config, indent=2).encode())
+
+
+def require_mergeable(model: Model) -> None:
+    """Asks that changes of weights can be added to the backbone's own.
+
+    Raises:
+        UsageError: it is loaded in 4 bits.
+    """
+    if getattr(model.backbone.model, "hf_quantizer", None) is not None:
+        raise UsageError("a 4-bit backbone cannot be merged into: export `--format peft` instead")
+
+
+def write_merged(folder: Path, model: Model, change: FrozenSum) -> None:
+    """The backbone with the change added to its weights, in its own dtype; `model` is spent.
+
+    Raises:
+        StorageError: the disk is full or read-only.
+    """
+    backbone = model.backbone
+    model.adapter.detach()
+    layers = decoder_layers(backbone.model)
+    for name in change.names:
+        down, up = change.at(name)
+        _, layer, module = name.split(".", 2)
+        linear = layers[int(layer)].get_submodule(module)
+        delta = (up @ down).to(linear.weight.device)
+        linear.weight.data = (linear.weight.float() + delta).to(linear.weight.dtype)
+    try:
+        with quiet():
+            backbone.model.save_pretrained(folder)
+            backbone.tokenizer.save_pretrained(folder)
+    except SafetensorError as error:  # its word for any error of the disk
+        raise StorageError(f"the merged weights cannot be written: {error}") from error

@@ -1,0 +1,187 @@
+"""Importing: an existing LoRA becomes a committed capability."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from niwfctl.atlas import Capability, check_name
+from niwfctl.backbone.adapter import ActiveField
+from niwfctl.backbone.batch import batched
+from niwfctl.backbone.calibration import pooled
+from niwfctl.backbone.embedded import EMBEDDED, UPSTREAM
+from niwfctl.backbone.probe import witnessed
+from niwfctl.backbone.scoring import Scorer
+from niwfctl.errors import FormatError, UsageError
+from niwfctl.field.generator import Generator
+from niwfctl.field.region import Region
+from niwfctl.repository.adapters import Adapter, read_adapter, read_config
+from niwfctl.repository.commit import RoutingOptions, commit_regions, seal
+from niwfctl.repository.model import Model
+from niwfctl.repository.objects import storing
+from niwfctl.repository.runs import Rows, encoded, new_run
+from niwfctl.training.data import data_hash, read_examples, read_prompts
+from niwfctl.training.loop import Progress
+from niwfctl.training.run import ImportedAdapter, TrainingOptions
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+
+@dataclass(frozen=True)
+class Imported:
+    """An import.
+
+    Attributes:
+        commit: its id.
+        adapter: what the record keeps of the LoRA.
+        base_differs: whether the LoRA names another backbone than the repository pins.
+    """
+
+    commit: str
+    capability: Capability
+    adapter: ImportedAdapter
+    base_differs: bool
+
+
+def import_adapter(
+    repository: Repository,
+    folder: Path,
+    name: str,
+    data: Sequence[str | Path],
+    prompts: Sequence[str | Path],
+    options: TrainingOptions | None,
+    message: str | None,
+    routing: RoutingOptions | None,
+    report: Callable[[Progress], None],
+) -> Imported:
+    """Does what `Repository.import_adapter` says. Nothing is stored before all is measured."""
+    _require_free(repository, name)
+    message = f"Import {name}" if message is None else message
+    if not message.strip():
+        raise UsageError("an empty commit message: say what is imported with -m")
+    repository.git.require_identity(repository.path)
+    config = read_config(folder)
+    if bool(data) == bool(prompts):
+        raise UsageError("say what the adapter is for: give --data FILE, or --prompts FILE")
+    sources = [str(source) for source in data or prompts]
+    examples = read_examples(sources) if data else read_prompts(sources)
+    report(Progress("loading the backbone", 0, 0))
+    model = Model(repository)
+    adapter = read_adapter(folder, config, model.adapter.sites)
+    rank = adapter.basis.rank
+    shape = {"bases": 1, "rank": rank, "alpha": adapter.scale * rank}
+    options = (options or TrainingOptions()).model_copy(update=shape)
+    rows = encoded(model, examples, options)
+    report(Progress("reading coordinates", 0, 0))
+    region = _region(model, adapter, rows, options)
+    measured, probe = _measured(model, region, rows, options, report)
+    kept = ImportedAdapter(
+        digest=adapter.digest,
+        base_model=_public(config.base_model_name_or_path),
+        rounding=adapter.rounding,
+    )
+    run = new_run(
+        repository,
+        name,
+        sources,
+        data_hash(examples),
+        rows,
+        options,
+        origin="imported",
+        steps=0,
+        adapter=kept,
+        **measured,
+    )
+    with storing(), repository.writing():
+        entry = seal(repository, run, region, probe)
+        done = commit_regions(repository, [entry], message, routing or RoutingOptions())
+    repository.git.tell_hook("post-commit")
+    differs = _differs(config.base_model_name_or_path, repository.config.backbone.model)
+    return Imported(done.commit, done.capabilities[0], kept, differs)
+
+
+def _require_free(repository: Repository, name: str) -> None:
+    check_name(name)
+    if name in repository.atlas():
+        raise UsageError(
+            f"{name!r} is committed, and what is committed never changes: import under another name"
+        )
+    if repository.trainings.checkpoint(name).is_file():
+        raise UsageError(
+            f"{name!r} has an uncommitted training, which could not be committed any more: import "
+            "under another name, or commit it first"
+        )
+
+
+def _region(model: Model, adapter: Adapter, rows: Rows, options: TrainingOptions) -> Region:
+    """The region of prompts like the rows, whose gates are 1 wherever they lie."""
+    layers = model.adapter.layers
+    return Region.seal(
+        Generator.constant(model.adapter.coordinates.dim, len(layers), 1),
+        (adapter.basis,),
+        scale=adapter.scale,
+        layers=layers,
+        coordinates=_coordinates(model, [row.prompt for row in rows.training], options),
+        held_out=_coordinates(model, [row.prompt for row in rows.held_out], options),
+        seed=options.seed,
+    )
+
+
+def _coordinates(model: Model, prompts: Sequence[list[int]], options: TrainingOptions) -> Tensor:
+    """z of each prompt, float32 [prompts, dim]."""
+    tap = model.adapter.layers[0]
+    states = [
+        pooled(model.backbone.model, tap, batch, model.skip)
+        for batch in batched(prompts, options.batch_size)
+    ]
+    return model.adapter.coordinates.to("cpu")(torch.cat(states))
+
+
+def _measured(
+    model: Model,
+    region: Region,
+    rows: Rows,
+    options: TrainingOptions,
+    report: Callable[[Progress], None],
+) -> tuple[dict[str, object], Tensor]:
+    """What the record states of the outcome, and the sample of its witness."""
+    field = model.adapter
+    scorer = Scorer(field, model.skip)
+    answered = all(row.answer for row in rows.held_out)
+
+    def perplexity(stage: str) -> float | None:
+        if not answered:
+            return None
+        report(Progress(stage, 0, 0))
+        return scorer.score(rows.held_out, options.batch_size).perplexity
+
+    field.active = None
+    base = perplexity("measuring the base")
+    field.active = ActiveField.of_region(field.groups, region.on(model.device))
+    own = perplexity("measuring")
+    witness, sample = witnessed(field)
+    if not (math.isfinite(own or 0.0) and sample.isfinite().all()):
+        raise FormatError(
+            "with this adapter the backbone gives no finite numbers: it is made for another one"
+        )
+    return {"base_perplexity": base, "perplexity": own, "witness": witness}, sample
+
+
+def _public(named: str | None) -> str | None:
+    """A backbone's name; where it lay on someone's disk is nobody's business."""
+    return Path(named).name if named and Path(named).is_absolute() else named
+
+
+def _differs(named: str | None, pinned: str) -> bool:
+    """Whether an adapter names another backbone; a folder or owner before the name says little."""
+    if named is None:
+        return False
+    known = {Path(pinned).name.lower()} | ({UPSTREAM.lower()} if pinned == EMBEDDED else set())
+    return Path(named).name.lower() not in known

@@ -1,0 +1,106 @@
+"""What a training and an import begin with: their rows as tokens, and the record of the run."""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from niwfctl.backbone.prompts import Tokens, encode
+from niwfctl.errors import DataError
+from niwfctl.repository.model import Model
+from niwfctl.training.data import Example, split
+from niwfctl.training.run import Run, TrainingOptions
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+MOST_HELD_OUT = 256  # rows; more would cost time and change the perplexity little
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Examples as tokens.
+
+    Attributes:
+        training: what a region is trained on, or fitted to.
+        held_out: what it is measured on.
+        skipped: how many were left out, as longer than allowed.
+    """
+
+    training: list[Tokens]
+    held_out: list[Tokens]
+    skipped: int
+
+
+def encoded(model: Model, examples: Sequence[Example], options: TrainingOptions) -> Rows:
+    """Splits examples and makes tokens of them.
+
+    Raises:
+        DataError: there are too few, or one is too long and `skip_long` is not set.
+    """
+    training, held_out = split(examples, options.val_split, options.seed)
+    limit = min(options.max_length, model.longest)
+    learned = _encode(model, training, limit, options.skip_long)
+    measured = _encode(model, held_out, limit, options.skip_long)
+    skipped = len(examples) - len(learned) - len(measured)
+    return Rows(learned, measured[:MOST_HELD_OUT], skipped)
+
+
+def new_run(
+    repository: Repository,
+    name: str,
+    sources: Sequence[str],
+    data_hash: str,
+    rows: Rows,
+    options: TrainingOptions,
+    **details: object,
+) -> Run:
+    """The record of a run that begins now.
+
+    Args:
+        details: what else the record states.
+    """
+    config = repository.config
+    return Run(
+        id=uuid.uuid4().hex[:12],
+        name=name,
+        sources=[str(Path(s).resolve()) if Path(s).exists() else s for s in sources],
+        data_hash=data_hash,
+        rows=len(rows.training),
+        held_out_rows=len(rows.held_out),
+        skipped_rows=rows.skipped,
+        options=options,
+        backbone=config.backbone.identity,
+        coordinates=config.field.coordinates,
+        versions={
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("niwfctl", "torch", "transformers")},
+        },
+        **details,
+    )
+
+
+def _encode(model: Model, examples: Sequence[Example], limit: int, skip_long: bool) -> list[Tokens]:
+    rows = [encode(model.backbone.tokenizer, example) for example in examples]
+    longest, example = max(zip(map(len, rows), examples, strict=True), key=lambda pair: pair[0])
+    if longest > limit and not skip_long:
+        raise DataError(
+            f"{example.origin} has {longest} tokens with its prompt, and --max-length is {limit}: "
+            f"raise it to {longest}, or leave longer rows out with --skip-long"
+        )
+    kept = [
+        row
+        for row, example in zip(rows, examples, strict=True)
+        if len(row) <= limit and (row.answer or not example.answer)
+    ]
+    if not kept:
+        raise DataError(
+            f"no row is left: all {len(rows)} rows of one part of the data are longer than "
+            f"--max-length {limit}, so raise it to {longest}"
+        )
+    return kept
