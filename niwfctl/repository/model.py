@@ -219,6 +219,14 @@ class Model:
             )
         return Row(self.backbone.tokenizer, tokens, self.skip, wishes)
 
+    def skipped(self, tokens: Sequence[int]) -> int:
+        """How many tokens of a plain text come before what its coordinate is read from.
+
+        Those of the template where it begins with them; else the first, which any text has.
+        """
+        template = prompt_tokens(self.backbone.tokenizer, [Message("user", "?")])[: self.skip]
+        return self.skip if list(tokens[: self.skip]) == template else 1
+
     def answer(self, rows: Sequence[Row]) -> None:
         """Answers rows in one batch, each as if alone, with what is active."""
         answer(self.backbone, self.adapter, rows)
