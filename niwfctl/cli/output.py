@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
+
+from niwfctl.errors import UsageError
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -14,6 +18,23 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 def emit_json(value: object) -> None:
     """Writes one JSON document to standard output; docs/json.md describes each."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def require_file(
+    file: Path, option: str = "--plot", suffixes: Sequence[str] = (".png", ".svg")
+) -> None:
+    """Asks that the file that an option names can be written.
+
+    Raises:
+        UsageError: it has none of the suffixes, is a folder, or its folder is not there.
+    """
+    if file.suffix.lower() not in suffixes:
+        expected = " or ".join(suffixes)
+        raise UsageError(f"{option} {file.name}: expected a name that ends in {expected}")
+    if file.is_dir():
+        raise UsageError(f"{option} {file} is a folder: give a file")
+    if not file.parent.is_dir():
+        raise UsageError(f"{option} {file}: there is no folder {file.parent}")
 
 
 def size(count: int) -> str:

@@ -79,7 +79,7 @@ class Region:
 
     @torch.no_grad()
     def weight_changes(self, z: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """(site name, ΔW [out, in]) for each site: ΔW(z) = (α/r) Σ_b g_b(z) B_b A_b.
+        """(site name, ΔW [out, in], float32) for each site: ΔW(z) = (α/r) Σ_b g_b(z) B_b A_b.
 
         Args:
             z: one coordinate, [dim].
@@ -90,7 +90,9 @@ class Region:
             yield (
                 name,
                 sum(
-                    self.scale * gates[layer, i] * (basis.up[name] @ basis.down[name]).float()
+                    self.scale
+                    * gates[layer, i]
+                    * (basis.up[name].float() @ basis.down[name].float())
                     for i, basis in enumerate(self.bases)
                 ),
             )

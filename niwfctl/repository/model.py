@@ -237,6 +237,29 @@ class Model:
         self._read([prompt_tokens(self.backbone.tokenizer, [Message("user", prompt)])])
         return self.adapter.z[0].cpu()
 
+    def coordinates(
+        self,
+        examples: Sequence[Example],
+        batch_size: int = 8,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Tensor:
+        """z of each example's prompt, float32 [examples, dim].
+
+        Args:
+            progress: called with (prompts done, in all).
+
+        Raises:
+            DataError: the template refuses a prompt, or it is longer than the backbone can read.
+        """
+        found = [torch.empty(0, self.adapter.coordinates.dim)]
+        for batch in batched(examples, batch_size):
+            rows = [prompt_tokens(self.backbone.tokenizer, one.messages) for one in batch]
+            self._require_readable(batch, rows)
+            self._read(rows)
+            found.append(self.adapter.z.cpu())
+            progress(sum(map(len, found)), len(examples))
+        return torch.cat(found)
+
     def score(self, examples: Sequence[Example], batch_size: int = 8) -> Score:
         """Perplexity on the answers' tokens, with what is active.
 
@@ -252,12 +275,7 @@ class Model:
             DataError: the template refuses one, or it is longer than the backbone can read.
         """
         rows = [encode(self.backbone.tokenizer, example) for example in examples]
-        for example, row in zip(examples, rows, strict=True):
-            if len(row) > self.longest:
-                raise DataError(
-                    f"{example.origin} has {len(row)} tokens, and the backbone reads "
-                    f"{self.longest}: shorten it"
-                )
+        self._require_readable(examples, rows)
         return rows
 
     @property
@@ -269,6 +287,16 @@ class Model:
     def longest(self) -> int:
         """How many tokens the backbone can read."""
         return getattr(self.backbone.model.config, "max_position_embeddings", 1 << 30)
+
+    def _require_readable(
+        self, examples: Sequence[Example], rows: Sequence[Tokens | list[int]]
+    ) -> None:
+        for example, row in zip(examples, rows, strict=True):
+            if len(row) > self.longest:
+                raise DataError(
+                    f"{example.origin} has {len(row)} tokens, and the backbone reads "
+                    f"{self.longest}: shorten it"
+                )
 
     @torch.no_grad()
     def _read(self, rows: Sequence[list[int]]) -> None:

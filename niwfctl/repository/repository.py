@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niwfstore import ObjectStore, write_atomic
+from niwfstore import ObjectStore
 
 from niwfctl.atlas import Atlas, Capability, RegionEntry
 from niwfctl.config import FILE, Config
-from niwfctl.errors import NotARepository, UnknownName, UsageError
+from niwfctl.errors import NotARepository, UnknownName
+from niwfctl.repository.checkout import active, checkout, names_capability
 from niwfctl.repository.git import Git
 from niwfctl.repository.history import History
 from niwfctl.repository.lock import lock
@@ -25,6 +25,7 @@ from niwfctl.repository.trainings import Trainings
 
 if TYPE_CHECKING:
     from niwfctl.repository.commit import Committed, RoutingOptions
+    from niwfctl.repository.compose import Composed, Recipe
     from niwfctl.repository.merge import Merged, Resolution
     from niwfctl.repository.model import Model
     from niwfctl.repository.verify import Report
@@ -146,10 +147,7 @@ class Repository:
     @property
     def active(self) -> str | None:
         """What is checked out: `NAME` or `NAME@COMMIT`; None for the bare backbone."""
-        try:
-            return json.loads((self.git.folder / "niwf-active").read_bytes())["capability"]
-        except (OSError, ValueError, KeyError):
-            return None
+        return active(self)
 
     def checkout(self, target: str | None) -> str:
         """Makes a capability the active one, or moves the work tree to a branch, tag or commit.
@@ -164,27 +162,7 @@ class Repository:
             UnknownName: nothing is called so.
             UsageError: both a capability and a branch or tag are called so, or git refuses.
         """
-        if target is None:
-            self._activate(None)
-            return "the bare backbone is active"
-        if self.names_capability(target):
-            self.capability(target)
-            name, _, revision = target.partition("@")
-            if revision not in ("", "HEAD"):
-                name = f"{name}@{self.git.resolve(revision)}"
-            self._activate(name)
-            return f"capability {name!r} is active"
-        try:
-            commit = self.git.resolve(target)
-        except UnknownName as error:
-            there = ", ".join(sorted(self.atlas())) or "none yet"
-            raise UnknownName(
-                f"neither a capability, a branch, a tag nor a commit is called {target!r}: "
-                f"capabilities are {there}"
-            ) from error
-        self.git.checkout(target.removeprefix("refs/heads/"))
-        del self.config
-        return f"at {self.git.branch() or commit[:12]} ({commit[:12]})"
+        return checkout(self, target)
 
     def names_capability(self, target: str) -> bool:
         """Whether a target is a capability (else it can only be a revision).
@@ -192,19 +170,7 @@ class Repository:
         Raises:
             UsageError: it is both a capability and a branch or tag.
         """
-        name, at, _ = target.partition("@")
-        if at:
-            return bool(name) and not target.startswith("@")
-        if target not in self.atlas():
-            return False
-        refs = self.git.names(target)
-        if refs:
-            kind = "branch" if refs[0].startswith("refs/heads/") else "tag"
-            raise UsageError(
-                f"{target!r} is a capability and a {kind}: say `{target}@HEAD` for the capability "
-                f"or `{refs[0]}` for the {kind}"
-            )
-        return True
+        return names_capability(self, target)
 
     def train(
         self,
@@ -310,6 +276,29 @@ class Repository:
 
         return rename(self, old, new, message)
 
+    def compose(
+        self,
+        sources: Sequence[str],
+        name: str,
+        recipe: Recipe | None = None,
+        message: str | None = None,
+    ) -> Composed:
+        """Commits a capability that is made of others, without retraining.
+
+        Args:
+            sources: `NAME` or `NAME@REV` each.
+            name: of the new capability; routing never chooses it.
+            recipe: weights and method; by default the exact sum, each at weight 1.
+            message: of the git commit.
+
+        Raises:
+            UnknownName: there is no such capability.
+            UsageError: the name is taken, or the recipe does not fit.
+        """
+        from niwfctl.repository.compose import Recipe, compose
+
+        return compose(self, list(sources), name, recipe or Recipe(), message)
+
     def load(self, capability: str | None = None, *, auto: bool = False) -> Model:
         """The backbone, with a capability active.
 
@@ -383,7 +372,3 @@ class Repository:
     def _entries(self) -> Iterator[RegionEntry]:
         for capability in self.atlas().values():
             yield from capability.regions
-
-    def _activate(self, capability: str | None) -> None:
-        content = json.dumps({"capability": capability}).encode()
-        write_atomic(self.git.folder / "niwf-active", content)

@@ -85,7 +85,9 @@ def require_light(atlas: Atlas, names: Sequence[str], max_shadow: float) -> None
     Raises:
         Shadowed: the message names the owners and the ways out.
     """
-    names_of = {entry.id: name for name, one in atlas.items() for entry in one.regions}
+    names_of = {
+        entry.id: name for name, one in atlas.items() for entry in one.regions if entry.routing
+    }
     for name in names:
         for entry in atlas[name].regions:
             if entry.routing is None:

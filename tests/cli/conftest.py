@@ -1,11 +1,13 @@
 """What it means that a command is refused."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from histories import place
 from typer.testing import Result
 
 from niwfctl.repository import Repository
@@ -49,3 +51,19 @@ def refused(niwfctl: Callable[..., Result]) -> Callable[..., None]:
         assert state(path) == before
 
     return check
+
+
+@pytest.fixture(scope="session")
+def _mapped(tmp_path_factory: pytest.TempPathFactory, _trained: Path) -> Path:
+    folder = shutil.copytree(_trained, tmp_path_factory.mktemp("mapped") / "repository")
+    repository = Repository.open(folder)
+    place(repository, "shell", 5.0)
+    place(repository, "code", 5.0, 0.8, max_takeover=0.2)
+    place(repository, "private", -4.0, 3.0, manual=True)
+    return folder
+
+
+@pytest.fixture
+def mapped(tmp_path: Path, _mapped: Path) -> Repository:
+    """Capabilities `shell` and, beside it, `code`; `private` is never routed to."""
+    return Repository.open(shutil.copytree(_mapped, tmp_path / "mapped"))

@@ -22,7 +22,7 @@ from niwfctl.repository import Repository
 Command = Callable[..., Result]
 NIWFCTL = str(Path(sys.executable).with_name("niwfctl"))
 COMMANDS = [
-    "init", "train", "commit", "checkout", "status", "log", "show", "diff", "run", "eval",
+    "init", "train", "commit", "checkout", "status", "log", "show", "diff", "run", "eval", "map",
     "branch", "tag", "merge", "rollback", "rm", "mv", "undo", "remote", "push", "fetch", "pull",
     "clone", "export", "verify", "check", "fsck", "gc", "doctor",
 ]  # fmt: skip

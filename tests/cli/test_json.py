@@ -79,10 +79,15 @@ def test_making(ask: Ask, backbone: Path, data: Path) -> None:
 def test_looking(ask: Ask, committed: Repository, tmp_path: Path) -> None:
     committed.train("plum", [write_data(tmp_path / "plum.jsonl", word="plum")], QUICK)
     committed.commit(["plum"], "Plums")
+    ask("compose", "apple", "plum", "--name", "both")
+    ask("show", "both", documented="show NAME")
+    ask("diff", "apple", "both", documented="diff NAME NAME")
+    data = tmp_path / "plum.jsonl"
+    ask("compose", "apple", "--sweep", "--data", f"apple={data}")
     assert any(commit["changes"] for commit in ask("log"))
     ask("show", "apple", documented="show NAME")
     assert ask("show", "HEAD", documented="show REV")["signature"]["state"] == "unsigned"
-    assert ask("diff")
+    assert ask("diff", "HEAD~2")
     assert ask("diff", "apple", "plum", documented="diff NAME NAME")["sites"]
 
 
@@ -92,6 +97,8 @@ def test_using(ask: Ask, committed: Repository, data: Path) -> None:
     assert len(ask("eval", "apple", "--auto", "--data", data, *options)["results"]) == 3
     assert ask("route", "hello", documented="route PROMPT")["bids"]
     assert ask("route", "--data", data, documented="route --data")[0]["owners"]
+    prompts = ("--prompt", "hello", "--data", data)
+    assert ask("map", *prompts)["prompts"] and ask("map")["regions"]
     ask("export", "apple", "out")
 
 

@@ -1,0 +1,178 @@
+"""Writes README's table of figures from docs/results/*.json: none is typed by hand.
+
+    python benchmarks/summary.py [--check]
+
+With `--check` nothing is written, and the exit code says whether README is up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
+Results = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A line of the table.
+
+    Attributes:
+        source: name of the results, and of the script that makes them.
+        what: what is measured, over what.
+        read: the figure, from the results.
+        goal: what was aimed at, in words.
+    """
+
+    source: str
+    what: str
+    read: Callable[[Results], str]
+    goal: str
+
+
+def quality(results: Results) -> str:
+    ratios: dict[str, list[float]] = {}
+    for one in results["results"]:
+        ratios.setdefault(one["task"], []).append(one["niwfctl"] / one["peft"])
+    return ", ".join(f"{task} {statistics.mean(found):.3f}" for task, found in ratios.items())
+
+
+def least_retention(results: Results) -> str:
+    pairs = [one for one in results["results"] if len(one["parts"]) == 2]
+
+    def best(side: str, method: str | None = None) -> str:
+        chosen: dict[tuple[str, ...], float] = {}
+        for one in pairs:
+            if one["side"] == side and method in (None, one["method"]):
+                parts = tuple(one["parts"])
+                chosen[parts] = max(chosen.get(parts, 0.0), min(one["retentions"]))
+        return f"{min(chosen.values()):.3f}"
+
+    linear, routed = best("niwfctl", "linear"), best("niwfctl", "routed")
+    return f"linear {linear}, routed {routed}, PEFT's best method {best('PEFT')}"
+
+
+def across(key: str, form: str) -> Callable[[Results], str]:
+    """The worst of a figure over the tasks."""
+    return lambda results: form.format(max(one[key] for one in results["results"]))
+
+
+FIGURES = (
+    Figure(
+        "quality",
+        "held-out perplexity over plain PEFT LoRA's, same steps, data, order, parameters",
+        quality,
+        "≤ 1.01",
+    ),
+    Figure(
+        "speed",
+        "training, tokens/s over PEFT's",
+        lambda r: f"{r['training']['ratio']:.2f}",
+        "≥ 1.2",
+    ),
+    Figure("memory", "peak memory of training over PEFT's", lambda r: f"{r['ratio']:.2f}", "≤ 1"),
+    Figure(
+        "speed",
+        "decoding over the bare backbone (PEFT, unmerged)",
+        lambda r: "{niwfctl:.2f} ({peft:.2f})".format(**r["decoding"]["ratio"]),
+        "≤ 1.15",
+    ),
+    Figure(
+        "speed",
+        "switching a resident capability",
+        lambda r: f"{r['switching']['seconds'] * 1e6:.1f} µs",
+        "≤ 1 ms",
+    ),
+    Figure(
+        "commands",
+        "`log`, `status`, `show` over `import typer, rich, git`",
+        lambda r: f"{max(r['ratio'].values()):.2f} at most",
+        "≤ 3",
+    ),
+    Figure(
+        "auto",
+        "perplexity under `--auto` over that with the right capability given",
+        lambda r: f"{max(o['auto'] / o['given'] for o in r['results']):.3f} at most",
+        "≤ 1.01",
+    ),
+    Figure(
+        "auto",
+        "time to the first token, and of each further one, `--auto` over given",
+        lambda r: (
+            f"{statistics.median(o['first_token'] for o in r['results']):.3f}, "
+            f"{statistics.median(o['token'] for o in r['results']):.3f}"
+        ),
+        "≤ 1.03",
+    ),
+    Figure(
+        "composition",
+        "least retention of a part in a pair, worst pair",
+        least_retention,
+        "≥ 0.98",
+    ),
+    Figure(
+        "composition",
+        "relative error in ΔW of a linear sum; compression of a sum to rank 16",
+        lambda r: f"{r['linear_error']:.0e}; {r['compression_seconds']:.2f} s",
+        "≤ 1e-6; ≤ 0.5 s",
+    ),
+    *(
+        Figure("history", what, lambda r, key=key: f"{r[key]['ratio']:.2f}", goal)
+        for key, what, goal in (
+            (
+                "commit",
+                "commit over `sha256sum` and `cp` of the same bytes, at 7B's shapes",
+                "≤ 1.5",
+            ),
+            ("checkout", "checkout, ready to use, over reading the bytes", "≤ 1.2"),
+            ("diff", "diff of two capabilities over one read of both", "< 1"),
+            ("log", "log of 1,000 commits over `git log`", "≤ 3"),
+        )
+    ),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    readme = ROOT / "README.md"
+    text = readme.read_text("utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    new = f"{before}{BEGIN}\n" + "\n".join(table()) + f"\n{END}{after}"
+    if check:
+        sys.exit(0 if new == text else "README.md is not up to date: run benchmarks/summary.py")
+    readme.write_text(new, "utf-8")
+
+
+def table() -> Iterator[str]:
+    """Lines of Markdown; what has no results yet is left out."""
+    yield "| what | measured | goal | made by |"
+    yield "|---|---|---|---|"
+    machines = {}
+    for figure in FIGURES:
+        file = ROOT / "docs" / "results" / f"{figure.source}.json"
+        if file.exists():
+            results = json.loads(file.read_text("utf-8"))
+            where = results["machine"]
+            machines[where["date"], where["processor"], where["cores"], where["memory_gib"]] = where
+            source = f"[{figure.source}](docs/results/{figure.source}.md)"
+            yield f"| {figure.what} | {figure.read(results)} | {figure.goal} | {source} |"
+    yield ""
+    seen = "; ".join(
+        f"{processor}, {cores} cores, {memory} GiB, {date}"
+        for date, processor, cores, memory in sorted(machines)
+    )
+    yield f"SmolLM2-135M-Instruct in bf16 where a model is needed. Machine and date: {seen}."
+
+
+if __name__ == "__main__":
+    main()

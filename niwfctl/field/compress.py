@@ -1,0 +1,42 @@
+"""The best approximation of a change of weights by one of a smaller rank."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def best_rank(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
+    """The best rank-r approximation of B A, without forming it (Eckart and Young, 1936).
+
+    With B = Q_b R_b and Aᵀ = Q_a R_a, the singular values of B A are those of the small R_b R_aᵀ.
+
+    Args:
+        down: A [R, in], float32.
+        up: B [out, R], float32.
+        rank: r, at most R to be a compression.
+
+    Returns:
+        A [r, in] and B [out, r], the singular values shared evenly; and ‖B A − approximation‖²_F.
+    """
+    q_up, r_up = torch.linalg.qr(up)
+    q_down, r_down = torch.linalg.qr(down.T)
+    left, values, right = torch.linalg.svd(r_up @ r_down.T, full_matrices=False)
+    kept = values[:rank].sqrt()
+    lost = float(values[rank:].double().square().sum())
+    return (kept[:, None] * right[:rank]) @ q_down.T, q_up @ (left[:, :rank] * kept), lost
+
+
+def truncated(matrix: Tensor, rank: int, seed: int = 0) -> tuple[Tensor, Tensor, float]:
+    """A [r, in] and B [out, r] near the best for a full matrix [out, in], and the squared error.
+
+    A randomized range finder (Halko, Martinsson and Tropp, 2011), with the same bits for a seed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        size = min(rank + 8, *matrix.shape)
+        left, values, right = torch.svd_lowrank(matrix, q=size, niter=4)
+    kept = values[:rank].sqrt()
+    down, up = kept[:, None] * right[:, :rank].T, left[:, :rank] * kept
+    lost = float((matrix - up @ down).double().square().sum())
+    return down, up, lost

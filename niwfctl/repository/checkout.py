@@ -1,0 +1,70 @@
+"""What is checked out: a capability to answer with, and a revision to stand on."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from niwfstore import write_atomic
+
+from niwfctl.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+_FILE = "niwf-active"  # in the git folder of a work tree: each work tree has its own
+
+
+def active(repository: Repository) -> str | None:
+    """Does what `Repository.active` says."""
+    try:
+        return json.loads((repository.git.folder / _FILE).read_bytes())["capability"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def checkout(repository: Repository, target: str | None) -> str:
+    """Does what `Repository.checkout` says."""
+    if target is None:
+        _activate(repository, None)
+        return "the bare backbone is active"
+    if names_capability(repository, target):
+        repository.capability(target)
+        name, _, revision = target.partition("@")
+        if revision not in ("", "HEAD"):
+            name = f"{name}@{repository.git.resolve(revision)}"
+        _activate(repository, name)
+        return f"capability {name!r} is active"
+    try:
+        commit = repository.git.resolve(target)
+    except UnknownName as error:
+        there = ", ".join(sorted(repository.atlas())) or "none yet"
+        raise UnknownName(
+            f"neither a capability, a branch, a tag nor a commit is called {target!r}: "
+            f"capabilities are {there}"
+        ) from error
+    repository.git.checkout(target.removeprefix("refs/heads/"))
+    del repository.config
+    return f"at {repository.git.branch() or commit[:12]} ({commit[:12]})"
+
+
+def names_capability(repository: Repository, target: str) -> bool:
+    """Does what `Repository.names_capability` says."""
+    name, at, _ = target.partition("@")
+    if at:
+        return bool(name) and not target.startswith("@")
+    if target not in repository.atlas():
+        return False
+    refs = repository.git.names(target)
+    if refs:
+        kind = "branch" if refs[0].startswith("refs/heads/") else "tag"
+        raise UsageError(
+            f"{target!r} is a capability and a {kind}: say `{target}@HEAD` for the capability "
+            f"or `{refs[0]}` for the {kind}"
+        )
+    return True
+
+
+def _activate(repository: Repository, capability: str | None) -> None:
+    content = json.dumps({"capability": capability}).encode()
+    write_atomic(repository.git.folder / _FILE, content)

@@ -1,0 +1,192 @@
+"""Composition, without retraining: a capability made of sealed bases of others."""
+
+from __future__ import annotations
+
+import math
+import platform
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from niwfctl.atlas import Atlas, Capability, Part, check_name
+from niwfctl.errors import UsageError
+from niwfctl.repository.objects import storing
+from niwfctl.repository.operations import command_line
+from niwfctl.repository.record import record
+
+if TYPE_CHECKING:
+    from niwfctl.atlas import RegionEntry
+    from niwfctl.repository.repository import Repository
+
+EXACT = ("linear", "routed")
+MERGING = ("svd", "ties", "dare_linear", "dare_ties", "magnitude_prune")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How capabilities become one.
+
+    Attributes:
+        weights: one a capability; may be negative; None: 1 for each.
+        method: `linear`: Σ_i w_i ΔW_i(z), exact, of the very bases that are there; `routed`: the
+            one that owns the prompt acts; `svd`: the best approximation of the sum by a smaller
+            rank; or one of PEFT's methods on the changes of weights.
+        rank: of the result where it is approximated; None: the ranks of all added up.
+        density: share of the entries that PEFT's methods keep.
+        seed: of the methods that draw.
+    """
+
+    weights: tuple[float, ...] | None = None
+    method: str = "linear"
+    rank: int | None = field(default=None)
+    density: float = 0.5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The outcome.
+
+    Attributes:
+        error: ‖ΔW − approximation‖_F over ‖ΔW‖_F, gates at the means of their cells; None where
+            nothing is approximated.
+    """
+
+    commit: str
+    capability: Capability
+    error: float | None
+
+
+def compose(
+    repository: Repository, sources: Sequence[str], name: str, recipe: Recipe, message: str | None
+) -> Composed:
+    """Does what `Repository.compose` says."""
+    check_name(name)
+    parts = parts_of(repository, sources, _checked(recipe, len(sources)))
+    _require_free(repository.atlas(), name)
+    repository.git.require_identity(repository.path)
+    message = message or f"Compose {name} of {', '.join(sources)}"
+    error, entry = None, None
+    if recipe.method not in EXACT:
+        entry, error = _merged(repository, name, parts, recipe)
+    with storing(), repository.writing(), repository.operations.recording(command_line()):
+
+        def change(atlas: Atlas) -> Atlas:
+            _require_free(atlas, name)
+            if entry is not None:
+                from niwfctl.repository.commit import RoutingOptions, adding
+
+                return adding(repository, atlas, [entry], RoutingOptions(manual=True))
+            whole = Capability(name=name, parts=parts)
+            return atlas | {name: _routed(name, parts) if recipe.method == "routed" else whole}
+
+        commit = record(repository, change, message)
+    repository.git.tell_hook("post-commit")
+    return Composed(commit, repository.atlas(commit)[name], error)
+
+
+def parts_of(
+    repository: Repository, sources: Sequence[str], weights: Sequence[float]
+) -> tuple[Part, ...]:
+    """The terms of a composition; of compositions, their own terms.
+
+    Raises:
+        UnknownName: there is no such capability.
+    """
+    found = []
+    for source, weight in zip(sources, weights, strict=True):
+        capability = repository.capability(source)
+        name, _, revision = source.partition("@")
+        of = f"{name}@{repository.git.resolve(revision or 'HEAD')[:12]}"
+        own = [Part(of=of, weight=1.0, regions=capability.regions)] if capability.regions else []
+        for part in own or capability.parts:
+            found.append(part.model_copy(update={"weight": part.weight * weight}))
+    return tuple(found)
+
+
+def _checked(recipe: Recipe, count: int) -> tuple[float, ...]:
+    if recipe.method not in (*EXACT, *MERGING):
+        known = ", ".join((*EXACT, *MERGING))
+        raise UsageError(f"--method {recipe.method!r} is unknown: choose one of {known}")
+    weights = recipe.weights or (1.0,) * count
+    if len(weights) != count:
+        raise UsageError(
+            f"{len(weights)} weights for {count} capabilities: give one for each, as in "
+            f"--weights {','.join(['0.7'] * count)}"
+        )
+    if not all(map(math.isfinite, weights)) or not any(weights):
+        raise UsageError("--weights must be finite numbers, and not all of them 0")
+    if recipe.method == "routed" and recipe.weights:
+        raise UsageError("routed capabilities act as they are: --weights does not go with it")
+    if recipe.rank is not None and recipe.method in EXACT:
+        raise UsageError(
+            f"--rank approximates, and {recipe.method} is exact: use `--method svd --rank "
+            f"{recipe.rank}` for the best approximation of the weighted sum"
+        )
+    return weights
+
+
+def _require_free(atlas: Atlas, name: str) -> None:
+    if name in atlas:
+        raise UsageError(f"{name!r} is a capability already: compose under another name")
+
+
+def _routed(name: str, parts: Sequence[Part]) -> Capability:
+    """The regions of all parts under one name; routing of the whole atlas still knows their own."""
+    regions = {entry.region.oid: entry for part in parts for entry in part.regions}
+    return Capability(name=name, regions=tuple(map(_never_routed, regions.values())))
+
+
+def _never_routed(entry: RegionEntry) -> RegionEntry:
+    terms = entry.terms and entry.terms.model_copy(update={"manual": True})
+    return entry.model_copy(update={"terms": terms, "routing": None})
+
+
+def _merged(
+    repository: Repository, name: str, parts: Sequence[Part], recipe: Recipe
+) -> tuple[RegionEntry, float]:
+    """A region of one basis, which approximates the parts at the means of their cells."""
+    from niwfctl.backbone.adapter import ActiveField
+    from niwfctl.backbone.platform import current_platform
+    from niwfctl.backbone.probe import probe
+    from niwfctl.repository.commit import seal
+    from niwfctl.repository.merging import merged_region
+    from niwfctl.repository.model import Model
+    from niwfctl.repository.regions import load_region
+    from niwfctl.training.run import Run, TrainingOptions, Witness
+
+    if any(len(part.regions) > 1 for part in parts):
+        raise UsageError(
+            f"a capability of several regions cannot be approximated by one of rank r: compose "
+            f"with `--method {EXACT[0]}`"
+        )
+    loaded = [(part.weight, load_region(repository, part.regions[0])) for part in parts]
+    region, error = merged_region(loaded, recipe)
+    model = Model(repository)
+    model.adapter.active = ActiveField.of_region(model.adapter.groups, region)
+    witness = probe(model.adapter)
+    config = repository.config
+    run = Run(
+        id=uuid.uuid4().hex[:12],
+        name=name,
+        origin="composed",
+        sources=[f"{part.weight:+g} {part.of}" for part in parts],
+        data_hash="",
+        rows=0,
+        held_out_rows=0,
+        options=TrainingOptions(
+            bases=1, rank=region.bases[0].rank, alpha=region.bases[0].rank, seed=recipe.seed
+        ),
+        backbone=config.backbone.identity,
+        coordinates=config.field.coordinates,
+        versions={
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("niwfctl", "torch", "transformers")},
+        },
+        steps=0,
+        witness=Witness(digest=witness.digest, platform=current_platform(model.device)),
+    )
+    with storing():
+        return seal(repository, run, region, witness.sample), error

@@ -1,0 +1,106 @@
+"""Which weights compose best: retention of each part, measured on validation data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from niwfctl.errors import UsageError
+from niwfctl.repository.compose import parts_of
+from niwfctl.repository.mixture import of_capability, weighted
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+    from niwfctl.training.data import Example
+
+COMMON = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # weights tried for all parts alike, first
+STEPS = (0.1, 0.05)  # by which single weights are then moved, as long as that helps
+ROWS = 48  # of each part's data
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one choice of weights gives.
+
+    Attributes:
+        weights: one a part.
+        perplexities: of each part's data in the composition.
+        retentions: perplexity of the part alone over that in the composition.
+    """
+
+    weights: tuple[float, ...]
+    perplexities: tuple[float, ...]
+    retentions: tuple[float, ...]
+
+    @property
+    def worst(self) -> float:
+        """The retention of the part that keeps least."""
+        return min(self.retentions)
+
+
+def sweep(
+    repository: Repository,
+    sources: Sequence[str],
+    data: Mapping[str, Sequence[Example]],
+    report: Callable[[Point], None] = lambda point: None,
+) -> list[Point]:
+    """Searches the weights of a linear composition for the best worst retention.
+
+    Args:
+        sources: the parts, `NAME` or `NAME@REV`.
+        data: validation examples of each part; the first ROWS of each are used.
+        report: called with every point, as it is measured.
+
+    Returns:
+        All points measured, the best first.
+
+    Raises:
+        UsageError: a part has no data.
+    """
+    for source in sources:
+        if source not in data:
+            raise UsageError(f"--sweep needs data of {source!r}: give `--data {source}=FILE`")
+    model = repository.load(None)
+    mixtures = [of_capability(repository, repository.capability(source)) for source in sources]
+    rows = [data[source][:ROWS] for source in sources]
+    parts_of(repository, sources, [1.0] * len(sources))  # refuses what cannot be composed
+
+    def measure(weights: Sequence[float]) -> list[float]:
+        acting = model.acting(weighted(list(zip(weights, mixtures, strict=True))))
+        model.adapter.active = acting
+        return [model.score(examples).perplexity for examples in rows]
+
+    alone = []
+    for mixture, examples in zip(mixtures, rows, strict=True):
+        model.adapter.active = model.acting(mixture)
+        alone.append(model.score(examples).perplexity)
+    known: dict[tuple[float, ...], Point] = {}
+
+    def at(weights: tuple[float, ...]) -> Point:
+        if weights not in known:
+            found = tuple(measure(weights))
+            kept = tuple(own / there for own, there in zip(alone, found, strict=True))
+            known[weights] = Point(weights, found, kept)
+            report(known[weights])
+        return known[weights]
+
+    best = max((at((common,) * len(sources)) for common in COMMON), key=_quality)
+    for step in STEPS:
+        while True:
+            better = max((at(near) for near in _around(best.weights, step)), key=_quality)
+            if _quality(better) <= _quality(best):
+                break
+            best = better
+    return sorted(known.values(), key=_quality, reverse=True)
+
+
+def _quality(point: Point) -> tuple[float, float]:
+    return point.worst, sum(point.retentions)
+
+
+def _around(weights: tuple[float, ...], step: float) -> Iterator[tuple[float, ...]]:
+    for index, weight in enumerate(weights):
+        for moved in (round(weight - step, 4), round(weight + step, 4)):
+            if 0 < moved <= 1.5:
+                yield (*weights[:index], moved, *weights[index + 1 :])
