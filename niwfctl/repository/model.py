@@ -110,7 +110,7 @@ class Model:
 
     def acting(self, mixture: Mixture) -> ActiveField | Blend | None:
         """What makes the adapter act as a mixture says."""
-        if not mixture.entries:
+        if mixture is BARE:
             return None
         if mixture.whole:
             return self.field(mixture.entries[0])

@@ -212,8 +212,7 @@ class Engine:
     def _pass_on(self, job: Job, place: int, text: str) -> None:
         model = job.model
         if job.capability == AUTO:
-            owners = self._model.routes.names  # none where there is nothing to route to
-            model = (owners[place] if owners else None) or BASE_MODEL
+            model = self._model.routes.names[place] or BASE_MODEL
         self._tell(job, Piece(text, model, job.row.ended))
 
     def _tell(self, job: Job, event: Piece | Exception) -> None:

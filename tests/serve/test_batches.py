@@ -164,3 +164,13 @@ def test_with_a_key_only_who_bears_it_is_let_in(orchard: Path, model: Model) -> 
             assert refused.value.code == "invalid_api_key"
         assert served.client.with_options(api_key="sesame").models.list().data
         assert httpx.post(f"{served.url}/completions", content="{").status_code == 401
+
+
+def test_where_nothing_is_committed_the_base_answers(fresh: Repository) -> None:
+    with serving(fresh, fresh.load()) as served:
+        assert [one.id for one in served.client.models.list()] == ["base", "auto"]
+        answers = [
+            served.client.completions.create(model=name, prompt="x") for name in ("base", "auto")
+        ]
+        assert {one.model for one in answers} == {"base"}
+        assert answers[0].choices == answers[1].choices
