@@ -1,6 +1,8 @@
 """OpenAI's own client, and everything that it may ask."""
 
 import json
+import re
+from pathlib import Path
 
 import httpx2 as httpx
 import openai
@@ -256,3 +258,11 @@ def test_other_paths_and_methods_are_refused_in_the_same_form(served: Served) ->
     for method, path, status in (("GET", "/chat/completions", 405), ("POST", "/embeddings", 404)):
         answer = httpx.request(method, f"{served.url}{path}")
         assert answer.status_code == status and path in answer.json()["error"]["message"]
+
+
+def test_the_example_in_the_docs_runs(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "serve.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", docs, re.S)
+    ours = example.replace("http://127.0.0.1:8000/v1", served.url).replace("shell", "apple")
+    exec(compile(ours, "docs/serve.md", "exec"), {})
+    assert capsys.readouterr().out
