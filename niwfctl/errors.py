@@ -95,11 +95,11 @@ class Conflict(NiwfError):
 
     exit_code = 13
 
-    def __init__(self, names: list[str]) -> None:
-        some = names[0]
+    def __init__(self, names: list[str], revision: str) -> None:
+        command = f"niwfctl merge {revision}"
         super().__init__(
-            f"both sides changed {', '.join(map(repr, names))}: say which to take with --ours or "
-            f"--theirs, or keep both with `--rename {some}=NEW`"
+            f"both sides changed {', '.join(map(repr, names))}: take one of them with `{command} "
+            f"--ours` or `--theirs`, or keep both with `{command} --rename {names[0]}=NEW`"
         )
         self.names = names
 

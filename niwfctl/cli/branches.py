@@ -67,7 +67,9 @@ def merge(
     theirs: Annotated[bool, typer.Option("--theirs", help="Where both changed, theirs.")] = False,
     rename: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=NEW", help="Keep both, theirs under a new name."),
+        typer.Option(
+            metavar="[NAME=]NEW", help="Keep both, theirs (of NAME) under a new name; repeatable."
+        ),
     ] = None,
     message: Message = None,
     as_json: AsJson = False,
@@ -178,11 +180,11 @@ def _made(commit: str, what: str, as_json: bool) -> None:
         out.print(f"[{commit[:7]}] {what}", markup=False)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, new = text.partition("=")
-    if not (name and equals and new):
-        raise UsageError(f"--rename {text}: expected NAME=NEW")
-    return name, new
+def _pair(text: str) -> tuple[str | None, str]:
+    name, equals, new = text.rpartition("=")
+    if not new or (equals and not name):
+        raise UsageError(f"--rename {text}: expected NEW or NAME=NEW")
+    return name or None, new
 
 
 def _changes(before: Atlas, after: Atlas) -> dict[str, list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,8 +18,8 @@ from niwfctl.cli.schema import capability_json
 from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from niwfctl.field.distances import Neighbourhood
-    from niwfctl.repository.diff import Changed, Compared
+    from niwfctl.field.distances import Neighbourhood, SiteDifference
+    from niwfctl.repository.diff import Changed, ChangedRegion, Compared
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~", "extended": "^"}
 _SHADES = ("grey11", "grey23", "grey35", "yellow4", "dark_orange", "red1")
@@ -41,18 +43,18 @@ def diff(
 ) -> None:
     """Show what differs between two revisions, or between two capabilities."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.diff import capabilities, revisions
+    from niwfctl.repository.diff import before_head, capabilities, revisions
 
     repository = Repository.open(ctx.obj)
     named = [target for target in (a, b) if target and repository.names_capability(target)]
     if len(named) == 2:
         compared = capabilities(repository, *map(repository.capability, named))
         if plot:
-            _plot(compared, ctx.obj / plot)
+            _plot(compared, named, ctx.obj / plot)
         if as_json:
-            emit_json(_compared_json(compared))
+            emit_json(_compared_json(compared, named))
         else:
-            _show_compared(compared, stat)
+            _show_compared(compared, named, stat)
         different = compared.a.objects != compared.b.objects
     elif named:
         raise UsageError(
@@ -61,46 +63,61 @@ def diff(
     elif plot:
         raise UsageError("--plot draws the weights of two capabilities: name them")
     else:
-        changes = revisions(repository.atlas(a or "HEAD~1"), repository.atlas(b))
+        before = repository.atlas(a) if a else before_head(repository)
+        changes = revisions(before, repository.atlas(b))
         if as_json:
             emit_json([_changed_json(change) for change in changes])
         else:
-            _show_changes(changes)
+            _show_changes(changes, stat)
         different = bool(changes)
     raise typer.Exit(1 if exit_code and different else 0)
 
 
-def _show_changes(changes: list[Changed]) -> None:
+def _show_changes(changes: list[Changed], stat: bool) -> None:
     for change in changes:
         before, after = (
             number(one.perplexity if one else None) for one in (change.before, change.after)
         )
         sign = _SIGNS[change.kind]
         out.print(f"{sign} {change.name:<20} {change.kind:<9} perplexity {before} → {after}")
+        if not stat:
+            for region in change.regions:
+                out.print(f"    {_SIGNS[region.kind]} region {region.entry.id}  {_region(region)}")
     if not changes:
         out.print("no capability differs")
+
+
+def _region(region: ChangedRegion) -> str:
+    run = region.entry.run
+    if region.kind != "changed":
+        return f"perplexity {number(run.base_perplexity)} (base) → {number(run.perplexity)}"
+    biases = (
+        f"{one.routing.bias:.1f}" if one.routing else "none"
+        for one in (region.before, region.after)
+    )
+    return f"routing bias {' → '.join(biases)}"
 
 
 def _changed_json(change: Changed) -> dict[str, object]:
     sides = {"before": change.before, "after": change.after}
     described = {side: one and capability_json(one) for side, one in sides.items()}
-    return {"kind": change.kind, "name": change.name, **described}
+    regions = [
+        {"kind": one.kind, "id": one.entry.id, "perplexity": one.entry.run.perplexity}
+        for one in change.regions
+    ]
+    return {"kind": change.kind, "name": change.name, **described, "regions": regions}
 
 
-def _show_compared(compared: Compared, stat: bool) -> None:
-    a, b, place = compared.a.name, compared.b.name, compared.place
+def _show_compared(compared: Compared, names: list[str], stat: bool) -> None:
+    a, b = names
     out.print(f"{a} against {b}", style="bold", markup=False)
-    lines = _place_lines(a, b, place) if place else {}
+    lines = _place_lines(a, b, compared.place) if compared.place else {}
     lines["bases"] = (
         f"{len(compared.shared)} shared, {len(compared.own_a)} only {a}, "
         f"{len(compared.own_b)} only {b}"
     )
-    for label, text in lines.items():
+    for label, text in (lines | _weight_lines(compared.sites)).items():
         out.print(f"  {label:<9} {text}", markup=False)
-    norm = sum(site.norm_a**2 for site in compared.sites) ** 0.5
-    other = sum(site.norm_b**2 for site in compared.sites) ** 0.5
-    apart = sum(site.distance**2 for site in compared.sites) ** 0.5
-    out.print(f"  weights   ‖ΔW‖ {norm:.4g} and {other:.4g}, apart {apart:.4g}")
     if not stat:
         _heat_map(compared)
 
@@ -110,21 +127,39 @@ def _place_lines(a: str, b: str, place: Neighbourhood) -> dict[str, str]:
         "distance": f"{place.bhattacharyya:.3g} (Bhattacharyya)",
         "overlap": f"{place.a_in_b:.1%} of {a} lies in the cell of {b}, {place.b_in_a:.1%} of {b} "
         f"in that of {a}",
-        "takeover": f"{b} is denser at {place.a_taken:.1%} of {a}, {a} at {place.b_taken:.1%} of "
-        f"{b}",
+        "takeover": f"{b} wins {place.a_taken:.1%} of {a}, {a} wins {place.b_taken:.1%} of {b}",
+    }
+
+
+def _weight_lines(sites: list[SiteDifference]) -> dict[str, str]:
+    norm, other, apart = (
+        sum(getattr(site, key) ** 2 for site in sites) ** 0.5
+        for key in ("norm_a", "norm_b", "distance")
+    )
+    product = sum(site.cosine * site.norm_a * site.norm_b for site in sites)
+    cosine = product / (norm * other) if norm * other else 0.0
+    angles = sorted(math.degrees(angle) for site in sites for angle in site.angles)
+    return {
+        "weights": f"‖ΔW‖ {norm:.4g} and {other:.4g}, apart {apart:.4g}, cosine {cosine:.3f}",
+        "angles": f"of column spaces, {angles[0]:.0f}° to {angles[-1]:.0f}°, median "
+        f"{statistics.median(angles):.0f}°"
+        if angles
+        else "none: they change no linear in common",
     }
 
 
 def _heat_map(compared: Compared) -> None:
-    """Relative distance by layer (down) and module (across): dark is alike, red is unlike."""
+    """Relative distance by layer (down) and module (across).
+
+    Black is alike; red, from 1 on, is what has nothing in common.
+    """
     layers, modules, values = _grid(compared)
-    highest = max(max(row) for row in values) or 1.0
     out.print("\n  ‖ΔW_a − ΔW_b‖ over √(‖ΔW_a‖² + ‖ΔW_b‖²), by layer and module")
     out.print("        " + " ".join(f"{module.split('.')[-1][:9]:>9}" for module in modules))
     for layer, row in zip(layers, values, strict=True):
         line = Text(f"  {layer:>4}  ")
         for value in row:
-            shade = _SHADES[min(int(value / highest * len(_SHADES)), len(_SHADES) - 1)]
+            shade = _SHADES[min(int(value * (len(_SHADES) - 1)), len(_SHADES) - 1)]
             line.append(f"{value:9.3f}", style=f"white on {shade}").append(" ")
         out.print(line)
 
@@ -140,10 +175,10 @@ def _grid(compared: Compared) -> tuple[list[int], list[str], list[list[float]]]:
     return layers, modules, values
 
 
-def _compared_json(compared: Compared) -> dict[str, object]:
+def _compared_json(compared: Compared, names: list[str]) -> dict[str, object]:
     return {
-        "a": compared.a.name,
-        "b": compared.b.name,
+        "a": names[0],
+        "b": names[1],
         "bases": {
             "shared": list(compared.shared),
             "only_a": list(compared.own_a),
@@ -154,7 +189,7 @@ def _compared_json(compared: Compared) -> dict[str, object]:
     }
 
 
-def _plot(compared: Compared, file: Path) -> None:
+def _plot(compared: Compared, names: list[str], file: Path) -> None:
     require_file(file)
     import matplotlib
 
@@ -163,10 +198,11 @@ def _plot(compared: Compared, file: Path) -> None:
 
     layers, modules, values = _grid(compared)
     figure, axes = pyplot.subplots(figsize=(7, 0.25 * len(layers) + 2), layout="constrained")
-    image = axes.imshow(values, aspect="auto", cmap="magma")
+    top = max(1.0, *(value for row in values for value in row))
+    image = axes.imshow(values, aspect="auto", cmap="magma", vmin=0.0, vmax=top)
     axes.set_xticks(range(len(modules)), [m.split(".")[-1] for m in modules], rotation=30)
     axes.set_yticks(range(len(layers)), layers)
     axes.set_ylabel("layer")
-    axes.set_title(f"relative distance of ΔW: {compared.a.name} against {compared.b.name}")
+    axes.set_title(f"relative distance of ΔW: {names[0]} against {names[1]}")
     figure.colorbar(image)
     figure.savefig(file)

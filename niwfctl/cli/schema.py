@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from niwfctl.atlas import Capability
 from niwfctl.repository.history import Commit
 from niwfctl.repository.merge import Merged
@@ -100,4 +102,11 @@ def merged_json(merged: Merged) -> Json:
     """The outcome of a merge."""
     lists = {kind: list(getattr(merged, kind)) for kind in ("added", "changed", "removed")}
     biases = {name: list(pair) for name, pair in merged.biases.items()}
-    return {"commit": merged.commit, "kind": merged.kind, **lists, "biases": biases}
+    takeovers = [asdict(excess) for excess in merged.takeovers]
+    return {
+        "commit": merged.commit,
+        "kind": merged.kind,
+        **lists,
+        "biases": biases,
+        "takeovers": takeovers,
+    }

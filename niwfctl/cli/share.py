@@ -96,14 +96,10 @@ def clone(
     lazy: Lazy = False,
 ) -> None:
     """Clone a repository."""
-    from niwfctl.repository import Repository
     from niwfctl.repository.remote import clone as copy
 
     target = ctx.obj / (folder or Path(url.rstrip("/")).name.removesuffix(".git"))
-    copy(inside(ctx.obj, url), target)
-    repository = Repository.open(target)
-    if not lazy:
-        repository.remotes.fetch("origin")
+    repository = copy(inside(ctx.obj, url), target, lazy)
     out.print(f"{', '.join(sorted(repository.atlas())) or 'no capabilities yet'}", markup=False)
 
 
@@ -135,17 +131,17 @@ def export(
 def bundle_create(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(help="To write.")],
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="All capabilities by default.")
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME[@REV]...|REV]", help="All of HEAD by default."),
     ] = None,
-    revision: Annotated[str, typer.Option("--rev", help="Where to take them from.")] = "HEAD",
 ) -> None:
-    """Write capabilities, their history and their objects to one file."""
+    """Write capabilities alone, or a revision with its history, and their objects to one file."""
     from niwfctl.repository import Repository
     from niwfctl.repository.bundle import create
 
-    atlas = create(Repository.open(ctx.obj), ctx.obj / file, revision, names or [])
-    out.print(f"{file}: {', '.join(sorted(atlas))}", markup=False)
+    names = create(Repository.open(ctx.obj), ctx.obj / file, targets or [])
+    out.print(f"{file}: {', '.join(names) or 'no capabilities yet'}", markup=False)
 
 
 @bundle.command("apply")

@@ -175,5 +175,7 @@ def show_merged(merged: Merged) -> None:
     for kind in ("added", "changed", "removed"):
         for name in getattr(merged, kind):
             out.print(f"  {kind:<8} {name}", markup=False)
+    for excess in merged.takeovers:
+        out.print(f"  takeover {excess}", markup=False)
     for name, (before, after) in merged.biases.items():
         out.print(f"  routing  {name}: bias {before:.1f} → {after:.1f}", markup=False)

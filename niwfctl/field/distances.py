@@ -9,7 +9,7 @@ from torch import Tensor
 
 from niwfctl.field.cell import Cell
 from niwfctl.field.frozen import FrozenSum
-from niwfctl.field.region import Region
+from niwfctl.field.routing import Claim, takeover
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Neighbourhood:
 
     Attributes:
         bhattacharyya: distance of their Gaussians; 0 when they are equal.
-        a_in_b, b_in_a: share of the occupied anchors of one that the cell of the other holds.
-        a_taken, b_taken: share of the occupied anchors of one at which the other is denser.
+        a_in_b, b_in_a: share of the anchors of one that the cell of the other holds.
+        a_taken, b_taken: share of the anchors of one that the other wins, each with its bias.
     """
 
     bhattacharyya: float
@@ -69,24 +69,18 @@ def bhattacharyya(a: Cell, b: Cell) -> float:
     return float(delta.square().sum() / 8 + mixed - own)
 
 
-def neighbourhood(a: Region, b: Region) -> Neighbourhood:
+def neighbourhood(a: Claim, b: Claim) -> Neighbourhood:
     """Distance, overlap and takeover of two regions, the last two estimated from anchors."""
 
-    def share(inside: Tensor) -> float:
-        return float(inside.double().mean())
+    def inside(own: Claim, other: Claim) -> float:
+        return float(other.cell.contains(own.anchors).double().mean())
 
-    def taken(own: Region, other: Region) -> float:
-        z = own.occupied
-        denser = other.cell.log_density(z) > own.cell.log_density(z)
-        return share(denser & other.cell.contains(z))
+    def taken(own: Claim, other: Claim) -> float:
+        won, anchors = takeover(other, own)
+        return won / anchors
 
-    return Neighbourhood(
-        bhattacharyya(a.cell, b.cell),
-        share(b.cell.contains(a.occupied)),
-        share(a.cell.contains(b.occupied)),
-        taken(a, b),
-        taken(b, a),
-    )
+    distance = bhattacharyya(a.cell, b.cell)
+    return Neighbourhood(distance, inside(a, b), inside(b, a), taken(a, b), taken(b, a))
 
 
 def site_differences(a: FrozenSum, b: FrozenSum) -> list[SiteDifference]:

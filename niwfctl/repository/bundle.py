@@ -6,10 +6,11 @@ import hashlib
 import re
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niwfstore import CorruptObject, StoreError, check_tensors
+from niwfstore import CorruptObject, MalformedTensors, StoreError, check_tensors
 from niwfstore.atomic import make_dirs
 from pydantic import BaseModel, Field
 
@@ -17,7 +18,7 @@ from niwfctl.atlas import Atlas
 from niwfctl.config import FILE
 from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
 from niwfctl.repository.merge import Merged, Resolution, merge
-from niwfctl.repository.objects import storing
+from niwfctl.repository.objects import pointed, storing
 from niwfctl.repository.record import changed_files
 
 if TYPE_CHECKING:
@@ -36,70 +37,92 @@ class _Note(BaseModel):
     names: list[str]
 
 
-def create(repository: Repository, file: Path, revision: str, names: list[str]) -> Atlas:
-    """Writes a bundle: a revision's history and objects, or some of its capabilities alone.
+def create(repository: Repository, file: Path, targets: Sequence[str] = ()) -> list[str]:
+    """Writes a bundle: a revision with all its history and objects, or some capabilities alone.
+
+    Args:
+        file: to write.
+        targets: `NAME` or `NAME@REV` of each capability, or one revision; by default HEAD.
+
+    Returns:
+        Names of the capabilities in it.
 
     Raises:
-        UsageError: it is not the name of a file in a folder that is there.
+        UsageError: it is not the name of a file in a folder that is there, or two of the
+            capabilities have one name.
         UnknownName: there is no such revision or capability.
         ObjectError: an object is missing or corrupt.
     """
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise UsageError(f"{file} cannot be written: give a file in a folder that is there")
-    commit = repository.git.resolve(revision)
-    atlas = repository.atlas(commit)
-    for name in names:
-        if name not in atlas:
-            raise UnknownName(f"no capability is called {name!r} at {revision}")
-    chosen = {name: atlas[name] for name in names or sorted(atlas)}
-    if chosen.keys() != atlas.keys():
-        commit = _alone(repository, commit, chosen)
-    refs = {ref.oid: ref for capability in chosen.values() for ref in capability.objects}
-    oids = [*refs, repository.config.field.coordinates]
+    commit = _chosen(repository, targets)
+    names = sorted(repository.atlas(commit))
     with storing(), tempfile.TemporaryDirectory(dir=file.absolute().parent) as scratch:
         history = Path(scratch) / "history"
         _write_history(repository, commit, history)
         note = Path(scratch) / "bundle.json"
-        note.write_text(_Note(commit=commit, names=sorted(chosen)).model_dump_json())
+        note.write_text(_Note(commit=commit, names=names).model_dump_json())
         whole = Path(scratch) / "whole"
         with tarfile.open(whole, "w") as archive:
             archive.add(note, "bundle.json")
             archive.add(history, "history")
-            for oid in oids:
+            for oid in dict.fromkeys(pointed(repository.git, commit).values()):
                 archive.add(repository.object_path(oid), f"objects/{oid}")
         whole.replace(file)
-    return chosen
+    return names
 
 
 def apply(repository: Repository, file: Path) -> Merged:
-    """Takes in a bundle: checks every object, then merges its history.
+    """Takes in a bundle: checks that it is whole, keeps its objects, then merges its history.
 
     Raises:
-        FormatError: not a bundle, or of a newer version.
+        FormatError: not a bundle, not a whole one, or of a newer version; nothing is merged.
         ObjectError: an object in it is corrupt; nothing is merged.
         Conflict, UsageError: as `Repository.merge`.
     """
     parent = repository.private / "tmp"
-    try:
-        with storing():
-            make_dirs(parent)
+    with storing(), repository.writing():  # gc waits until history holds the objects
+        make_dirs(parent)
+        try:
             with tempfile.TemporaryDirectory(dir=parent) as scratch:
                 commit = _take(repository, file, Path(scratch))
-    except (tarfile.TarError, ValueError, FileNotFoundError, EOFError) as error:
-        reason = " ".join(str(error).split())
-        raise FormatError(f"{file} is not a whole niwfctl bundle: {reason}") from error
-    return merge(repository, commit, Resolution(), f"Apply {file.name}")
+        except (tarfile.TarError, ValueError, FileNotFoundError, EOFError) as error:
+            reason = " ".join(str(error).split())
+            raise FormatError(f"{file} is not a whole niwfctl bundle: {reason}") from error
+        return merge(repository, commit, Resolution(), f"Apply {file.name}")
 
 
-def _alone(repository: Repository, commit: str, chosen: Atlas) -> str:
+def _chosen(repository: Repository, targets: Sequence[str]) -> str:
+    """The commit that a bundle is to bring."""
+    if not targets:
+        return repository.git.resolve("HEAD")
+    if len(targets) == 1 and not repository.names_capability(targets[0]):
+        try:
+            return repository.git.resolve(targets[0])
+        except UnknownName as error:
+            raise UnknownName(
+                f"neither a capability nor a commit is called {targets[0]!r}: capabilities are "
+                f"{', '.join(sorted(repository.atlas())) or 'none yet'}"
+            ) from error
+    chosen: Atlas = {}
+    for target in targets:
+        capability = repository.capability(target)
+        if capability.name in chosen:
+            raise UsageError(f"{target!r}: a bundle holds one capability of a name")
+        chosen[capability.name] = capability
+    return _alone(repository, chosen)
+
+
+def _alone(repository: Repository, chosen: Atlas) -> str:
     """A commit of some capabilities only, on the one in which the field began.
 
     So whoever applies it gets these and no others, and whoever shares the field can merge it.
     """
     from niwfctl.repository.routing import settled
 
-    began = repository.git.log(commit, "%H", "--diff-filter=A", "--", FILE).split()[-1]
-    message = f"{', '.join(sorted(chosen))} of {commit[:12]}"
+    head = repository.git.resolve("HEAD")
+    began = repository.git.log(head, "%H", "--diff-filter=A", "--", FILE).split()[-1]
+    message = f"{', '.join(sorted(chosen))} of {head[:12]}"
     return repository.git.commit(changed_files({}, settled(repository, chosen)), message, [began])
 
 
@@ -114,39 +137,63 @@ def _write_history(repository: Repository, commit: str, file: Path) -> None:
 
 
 def _take(repository: Repository, file: Path, folder: Path) -> str:
-    """Unpacks a bundle, keeps its objects and its history; returns its commit."""
+    """Unpacks a bundle, keeps its history and its objects; returns its commit."""
+    objects = folder / "objects"
     with tarfile.open(file, "r:") as archive:
         for member in archive.getmembers():
-            if not (member.isreg() and _MEMBER.fullmatch(member.name)):
+            plain = member.isreg() and not member.issparse()
+            if not (plain and _MEMBER.fullmatch(member.name)):
                 raise ValueError(f"{member.name!r} has no place in one")
         archive.extractall(folder, filter="data")
     note = _Note.model_validate_json((folder / "bundle.json").read_bytes())
     if note.format > FORMAT:
         raise FormatError(f"{file} is of format {note.format}: upgrade niwfctl")
-    history = str(folder / "history")
+    _check_objects(objects)
     try:
-        heads = repository.git.plain("bundle", "list-heads", history).split()
-        if heads != [note.commit, _REF]:
-            raise ValueError("its history is another than it says")
-        _take_objects(repository, folder / "objects")
-        checked = ("-c", "fetch.fsckObjects=true")
-        repository.git.plain(*checked, "fetch", "--quiet", "--no-write-fetch-head", history, _REF)
+        _take_history(repository, folder / "history", note.commit)
+        needed = _needed(repository, note.commit)
     except UsageError as error:
         raise ValueError(str(error)) from error
+    for oid in needed:
+        if oid not in repository.store and not (objects / oid).exists():
+            raise ValueError(f"object {oid} is neither in it nor here")
+    for path in sorted(objects.iterdir()):
+        repository.store.put_file(path)
     return note.commit
 
 
-def _take_objects(repository: Repository, folder: Path) -> None:
-    """Stores a bundle's objects, once all of them are known to be whole."""
-    paths = sorted(folder.iterdir())
+def _take_history(repository: Repository, history: Path, commit: str) -> None:
+    """Keeps the git objects of a bundle; no ref refers to them yet."""
+    heads = repository.git.plain("bundle", "list-heads", str(history)).split()
+    if heads != [commit, _REF]:
+        raise ValueError("its history is another than it says")
+    checked = ("-c", "fetch.fsckObjects=true")
+    quietly = ("--quiet", "--no-write-fetch-head")
+    repository.git.plain(*checked, "fetch", *quietly, str(history), _REF)
+
+
+def _needed(repository: Repository, commit: str) -> set[str]:
+    """Ids of the objects that a commit needs, and those that its history brings."""
+    new = pointed(repository.git, commit, "--not", "--all").values()
+    atlas = repository.atlas(commit)
+    return {*new, *(ref.oid for capability in atlas.values() for ref in capability.objects)}
+
+
+def _check_objects(folder: Path) -> None:
+    """Proves that a bundle's objects are what their names say.
+
+    Raises:
+        ObjectError: one is not.
+    """
     try:
-        for path in paths:
+        for path in sorted(folder.iterdir()):
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != path.name:
                 raise CorruptObject(path.name, f"its content hashes to {found}")
-            check_tensors(path)
-        for path in paths:
-            repository.store.put_file(path)
+            try:
+                check_tensors(path)
+            except MalformedTensors as error:
+                raise CorruptObject(path.name, str(error)) from error
     except StoreError as error:
         raise ObjectError(f"the bundle is damaged, and nothing of it was taken: {error}") from error

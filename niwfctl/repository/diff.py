@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas, Capability
-from niwfctl.errors import UsageError
+from niwfctl.atlas import Atlas, Capability, RegionEntry
+from niwfctl.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     from niwfctl.field.distances import Neighbourhood, SiteDifference
     from niwfctl.field.region import Region
     from niwfctl.repository.repository import Repository
+
+
+@dataclass(frozen=True)
+class ChangedRegion:
+    """A region that only one of two revisions has, or that they route to differently.
+
+    Attributes:
+        kind: `added`, `removed` or `changed`; what a region computes never changes.
+        before, after: None where it is not there.
+    """
+
+    kind: str
+    before: RegionEntry | None
+    after: RegionEntry | None
+
+    @property
+    def entry(self) -> RegionEntry:
+        """The region as it is last."""
+        return self.after or self.before
 
 
 @dataclass(frozen=True)
@@ -22,12 +42,14 @@ class Changed:
         kind: `added`, `removed`, `extended` (further regions, the old ones as they were) or
             `changed`.
         before, after: None where it is not there.
+        regions: of its own, those that differ.
     """
 
     kind: str
     name: str
     before: Capability | None
     after: Capability | None
+    regions: tuple[ChangedRegion, ...]
 
 
 @dataclass(frozen=True)
@@ -56,8 +78,16 @@ def revisions(before: Atlas, after: Atlas) -> list[Changed]:
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)
         if old != new:
-            found.append(Changed(_kind(old, new), name, old, new))
+            found.append(Changed(_kind(old, new), name, old, new, tuple(_regions(old, new))))
     return found
+
+
+def before_head(repository: Repository) -> Atlas:
+    """The atlas of HEAD's parent; an empty one for the first commit."""
+    try:
+        return repository.atlas("HEAD~1")
+    except UnknownName:
+        return {}
 
 
 def capabilities(repository: Repository, a: Capability, b: Capability) -> Compared:
@@ -69,19 +99,20 @@ def capabilities(repository: Repository, a: Capability, b: Capability) -> Compar
     """
     from niwfctl.field.distances import neighbourhood, site_differences
     from niwfctl.field.frozen import FrozenSum
+    from niwfctl.repository.routing import claim_of
 
     one, other = _terms(repository, a), _terms(repository, b)
     bases_a, bases_b = (
         [ref.oid for entry in side.all_regions for ref in entry.bases] for side in (a, b)
     )
-    comparable = a.regions and b.regions
+    claims = [claim_of(repository, side.regions[0]) for side in (a, b) if side.regions]
     return Compared(
         a,
         b,
         tuple(oid for oid in bases_a if oid in bases_b),
         tuple(oid for oid in bases_a if oid not in bases_b),
         tuple(oid for oid in bases_b if oid not in bases_a),
-        neighbourhood(one[0][1], other[0][1]) if comparable else None,
+        neighbourhood(*claims) if len(claims) == 2 else None,
         site_differences(FrozenSum.at_means(one), FrozenSum.at_means(other)),
     )
 
@@ -89,8 +120,17 @@ def capabilities(repository: Repository, a: Capability, b: Capability) -> Compar
 def _kind(old: Capability | None, new: Capability | None) -> str:
     if old is None or new is None:
         return "added" if old is None else "removed"
-    grown = len(new.regions) > len(old.regions)
-    return "extended" if grown and new.regions[: len(old.regions)] == old.regions else "changed"
+    had, has = old.unrouted.regions, new.unrouted.regions
+    return "extended" if len(has) > len(had) and has[: len(had)] == had else "changed"
+
+
+def _regions(old: Capability | None, new: Capability | None) -> Iterator[ChangedRegion]:
+    had, has = ({entry.id: entry for entry in one.regions} if one else {} for one in (old, new))
+    for id in had | has:
+        before, after = had.get(id), has.get(id)
+        if before != after:
+            kind = "changed" if before and after else "added" if after else "removed"
+            yield ChangedRegion(kind, before, after)
 
 
 def _terms(repository: Repository, capability: Capability) -> list[tuple[float, Region]]:

@@ -285,6 +285,21 @@ class Git(GitProcess):
         header, _, _ = self._run.cat_file("commit", commit).partition("\n\n")
         return any(line.startswith(f"{name} ") for line in header.splitlines())
 
+    def kind(self, name: str) -> str:
+        """What git takes a name for: `commit`, `tag` (an annotated one), `tree` or `blob`.
+
+        Raises:
+            UsageError: there is nothing of that name.
+        """
+        return self.plain("cat-file", "-t", name)
+
+    def verify_tag(self, tag: str) -> str:
+        """What gpg or ssh say of an annotated tag's signature, good or not."""
+        _, _, said = self._git(
+            *("verify-tag", "--raw", tag), with_extended_output=True, with_exceptions=False
+        )
+        return said
+
     def make_tree(self, files: Mapping[str, bytes]) -> str:
         """A tree object that holds files by name; nothing refers to it."""
         with self._command("write a tree"), self._scratch() as scratch:

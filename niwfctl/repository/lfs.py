@@ -16,6 +16,7 @@ from niwfstore import ObjectStore, Pointer, StoreError
 from niwfctl.errors import RemoteError
 from niwfctl.repository.git import Git
 from niwfctl.repository.objects import object_file
+from niwfctl.repository.process import progress
 
 _ABSENT = re.compile(r"does not exist|remote missing object|\b404\b", re.IGNORECASE)
 _NAMED = re.compile(r"[0-9a-f]{64}")
@@ -45,7 +46,8 @@ def fetch_object(git: Git, remote: str, oid: str) -> bool:
     require_lfs()
     path = object_file(oid)
     commit = git.log("HEAD", "%H", "--all", "--diff-filter=AM", "--max-count=1", "--", path)
-    done = _run(git, "lfs", "fetch", remote, commit or "HEAD", "--include", path)
+    fetch = ("lfs", "fetch", remote, commit or "HEAD", "--include", path)
+    done = _run(git, *fetch, stdout=progress())
     if done.returncode and not _ABSENT.search(done.stderr):
         raise RemoteError(_unreachable(remote, done.stderr))
     return done.returncode == 0
@@ -106,15 +108,18 @@ def _folder(git: Git, remote: str) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _run(git: Git, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _run(
+    git: Git, *arguments: str, stdout: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["git", *arguments],
         cwd=git.worktree,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
-        env={**os.environ, "GIT_LFS_SKIP_SMUDGE": "1", "GIT_TERMINAL_PROMPT": "0"},
+        env={**os.environ, "GIT_LFS_SKIP_SMUDGE": "1"},
     )
 
 

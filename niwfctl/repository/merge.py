@@ -14,6 +14,7 @@ from niwfctl.repository.record import changed_files, record
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
+    from niwfctl.repository.routing import Excess
 
 
 _UP_TO_DATE = ("up to date", (), (), ())
@@ -25,11 +26,12 @@ class Resolution:
 
     Attributes:
         side: `ours`, `theirs`, or None to refuse.
-        rename: new name for theirs, by capability; ours keeps its own.
+        rename: (capability, new name for theirs); ours keeps its own. Without a capability, of the
+            only one that both changed.
     """
 
     side: str | None = None
-    rename: tuple[tuple[str, str], ...] = ()
+    rename: tuple[tuple[str | None, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Merged:
         kind: `up to date`, `fast-forward`, `merge`, or `settled` (HEAD with itself: only routing).
         added, changed, removed: names of capabilities, against our side before.
         biases: routing biases in nats (before, after) that the merge had to set anew, by name.
+        takeovers: which regions would have won more of an earlier one than they may.
     """
 
     commit: str
@@ -49,6 +52,7 @@ class Merged:
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     biases: dict[str, tuple[float, float]] = field(default_factory=dict)
+    takeovers: tuple[Excess, ...] = ()
 
 
 def merge(
@@ -74,44 +78,52 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
     if base == ours:
         git.move(ours, theirs, f"niwfctl merge {revision}: fast-forward")
         return _report(theirs, "fast-forward", before, after)
-    from niwfctl.repository.routing import settled
-
-    union = united(repository.atlas(base) if base else {}, before, after, resolution)
-    atlas = settled(repository, union)
+    common = repository.atlas(base) if base else {}
+    union = united(common, before, after, resolution, revision)
+    atlas, routed = _routed(repository, union)
     commit = _commit(repository, ours, theirs, atlas, message)
     git.move(ours, commit, f"niwfctl merge {revision}")
-    return replace(_report(commit, "merge", before, atlas), biases=_biases(union, atlas))
+    return replace(_report(commit, "merge", before, atlas), **routed)
 
 
 def _settle(repository: Repository, head: str) -> Merged:
     """Makes the routing lock hold where plain `git merge` brought two branches together."""
-    from niwfctl.repository.routing import settled
-
     before = repository.atlas(head)
-    if settled(repository, before) == before:
+    after, routed = _routed(repository, before)
+    if after == before:
         return Merged(head, *_UP_TO_DATE)
-    commit = record(repository, lambda atlas: settled(repository, atlas), "Settle the routing")
+    commit = record(repository, lambda atlas: _routed(repository, atlas)[0], "Settle the routing")
     after = repository.atlas(commit)
-    return replace(_report(commit, "settled", before, after), biases=_biases(before, after))
+    return replace(_report(commit, "settled", before, after), **routed)
 
 
-def _biases(before: Atlas, after: Atlas) -> dict[str, tuple[float, float]]:
-    return {
-        name: (before[name].bias, after[name].bias)
-        for name in before
-        if before[name].bias != after[name].bias
+def _routed(repository: Repository, union: Atlas) -> tuple[Atlas, dict]:
+    """The atlas with its routing settled, and what a report says of that."""
+    from niwfctl.repository.routing import excesses, settled
+
+    atlas = settled(repository, union)
+    biases = {
+        name: (union[name].bias, atlas[name].bias)
+        for name in union
+        if union[name].bias != atlas[name].bias
     }
+    return atlas, {"biases": biases, "takeovers": tuple(excesses(repository, union))}
 
 
-def united(base: Atlas, ours: Atlas, theirs: Atlas, resolution: Resolution) -> Atlas:
+def united(
+    base: Atlas, ours: Atlas, theirs: Atlas, resolution: Resolution, revision: str = "BRANCH"
+) -> Atlas:
     """The three-way union: what one side changed is taken; what both changed needs a resolution.
 
     Without conflicts it is the same whichever side is ours.
 
+    Args:
+        revision: what is merged, for messages.
+
     Raises:
         Conflict: both sides changed a capability, and nothing says which to take.
+        UsageError: a rename that is none.
     """
-    renames = dict(resolution.rename)
     atlas: Atlas = {}
     conflicts = []
     for name in sorted(ours.keys() | theirs.keys()):
@@ -120,22 +132,48 @@ def united(base: Atlas, ours: Atlas, theirs: Atlas, resolution: Resolution) -> A
             taken: Capability | None = ours.get(name)
         elif mine == before:
             taken = theirs.get(name)
-        elif name in renames and mine is not None and other is not None:
-            taken = ours[name]
-            new = check_name(renames[name])
-            if new in ours or new in theirs:
-                raise UsageError(f"--rename {name}={new}: {new!r} is taken already")
-            atlas[new] = theirs[name].model_copy(update={"name": new})
-        elif resolution.side:
-            taken = (ours if resolution.side == "ours" else theirs).get(name)
         else:
             conflicts.append(name)
             continue
         if taken is not None:
             atlas[name] = taken
-    if conflicts:
-        raise Conflict(conflicts)
+    renames = _renames(resolution, conflicts, ours, theirs)
+    for name, new in renames.items():
+        atlas[name] = ours[name]
+        atlas[new] = theirs[name].model_copy(update={"name": new})
+    open_ones = [name for name in conflicts if name not in renames]
+    if open_ones and not resolution.side:
+        raise Conflict(open_ones, revision)
+    side = ours if resolution.side == "ours" else theirs
+    atlas |= {name: side[name] for name in open_ones if name in side}
     return dict(sorted(atlas.items()))
+
+
+def _renames(
+    resolution: Resolution, conflicts: list[str], ours: Atlas, theirs: Atlas
+) -> dict[str, str]:
+    """New names for theirs, by capability.
+
+    Raises:
+        UsageError: a name is taken or none, or there are not two capabilities to keep.
+    """
+    renames: dict[str, str] = {}
+    for name, new in resolution.rename:
+        if name is None and len(conflicts) != 1:
+            raise UsageError(
+                f"--rename {new}: both sides changed {', '.join(conflicts) or 'nothing'}: say "
+                f"which gets the name, as in `--rename NAME={new}`"
+            )
+        name = name or conflicts[0]
+        if name not in conflicts or name not in ours or name not in theirs:
+            raise UsageError(
+                f"--rename {name}={new}: {name!r} was not changed on both sides, so there are not "
+                "two to keep"
+            )
+        if check_name(new) in {*ours, *theirs, *renames.values()}:
+            raise UsageError(f"--rename {name}={new}: {new!r} is taken already")
+        renames[name] = new
+    return renames
 
 
 def _unrouted(capability: Capability | None) -> Capability | None:

@@ -23,9 +23,8 @@ from niwfctl.errors import BackboneError, DataError, UsageError
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.region import Region
 from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
-from niwfctl.repository.regions import load_region
+from niwfctl.repository.regions import load_region, read_coordinates
 from niwfctl.repository.routing import base_cell, stakes
-from niwfctl.tensors import read_tensors
 from niwfctl.training.data import Example, Message
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class Model:
         self._repository = repository
         self.backbone = load(pinned_source(repository), config.backbone.quant)
         self.skip = config.field.skip_tokens
-        stored = read_tensors(repository.object_path(config.field.coordinates))
+        stored = read_coordinates(repository)
         part = {k.removeprefix("map."): v for k, v in stored.items() if k.startswith("map.")}
         sites = find_sites(self.backbone.model, config.field.tap_layer)
         self.adapter = FieldAdapter(self.backbone.model, sites, CoordinateMap.from_tensors(part))

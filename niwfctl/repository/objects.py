@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,13 @@ from niwfstore import CorruptObject, MissingObject, StoreError
 from niwfctl.errors import ObjectError, StorageError, UsageError
 
 if TYPE_CHECKING:
+    from niwfctl.repository.git import Git
     from niwfctl.repository.repository import Repository
 
 logger = logging.getLogger(__name__)
 
 OURS = ("capabilities/", "objects/")  # what a commit's atlas determines
+_POINTER = re.compile(r"(?P<blob>[0-9a-f]{40,64}) objects/(?P<oid>[0-9a-f]{64})\.safetensors")
 QUARANTINE = "quarantine"  # where corrupt objects go, under .git/niwf
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -26,6 +29,20 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def object_file(oid: str) -> str:
     """Path of an object's pointer in the work tree."""
     return f"objects/{oid}.safetensors"
+
+
+def pointed(git: Git, *revisions: str) -> dict[str, str]:
+    """Object id by blob of its pointer, of all that revisions reach.
+
+    Args:
+        revisions: as `git rev-list` takes them.
+
+    Raises:
+        UsageError: there is no such revision.
+    """
+    listed = git.plain("rev-list", "--objects", *revisions)
+    found = (_POINTER.fullmatch(line) for line in listed.splitlines())
+    return {match["blob"]: match["oid"] for match in found if match}
 
 
 def manifest_file(name: str) -> str:

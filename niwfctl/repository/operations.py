@@ -115,7 +115,7 @@ class Operations:
         Raises:
             NiwfError: there is nothing to take back.
             UsageError: the repository has moved on by other means.
-        Busy: another process is committing, or trains what would be taken back.
+            Busy: another process is committing, or trains what would be taken back.
         """
         with ExitStack() as locks:
             locks.enter_context(self._repository.writing())
@@ -126,7 +126,7 @@ class Operations:
             if last.added:  # they may be under way
                 locks.enter_context(self._repository.trainings.training())
             self._check(last)
-            operation = locks.enter_context(self.recording(f"undo of {last.command}"))
+            operation = locks.enter_context(self.recording(_taking_back(last.command)))
             if last.before != last.after:
                 self._repository.git.move(last.after, last.before, f"niwfctl undo {last.id}")
             for name in last.added:
@@ -206,6 +206,14 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _taking_back(command: str) -> str:
+    """What it is called to undo an operation: of an undo, to redo what it took back."""
+    redone = command.removeprefix("undo of ")
+    return (
+        f"redo of {redone}" if redone != command else f"undo of {command.removeprefix('redo of ')}"
+    )
 
 
 def command_line() -> str:

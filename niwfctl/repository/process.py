@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -95,6 +96,11 @@ def require_git() -> None:
         raise GitError("there is no git on this machine: install git, https://git-scm.com")
 
 
+def progress() -> int:
+    """Where git-lfs is to draw its progress: the terminal's error stream, or nowhere."""
+    return 2 if os.isatty(2) else subprocess.DEVNULL
+
+
 @contextmanager
 def as_input(text: str) -> Iterator[IO[bytes]]:
     """A file to be read by a command, with this text."""
@@ -106,7 +112,7 @@ def as_input(text: str) -> Iterator[IO[bytes]]:
 
 def words(error: git.GitCommandError) -> str:
     """git's own words, in one line."""
-    text = str(error.stderr).strip().removeprefix("stderr: ").strip("'\n ")
+    text = str(error.stderr).strip().removeprefix("stderr: ").removeprefix("'").removesuffix("'")
     return " ".join(line.strip() for line in text.splitlines()) or f"exit status {error.status}"
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from niwfctl.atlas import ObjectRef, RegionEntry
+from niwfctl.config import FILE, mend
 from niwfctl.errors import ObjectError
 from niwfctl.field.basis import Basis
 from niwfctl.field.region import Region
@@ -15,6 +16,11 @@ from niwfctl.tensors import read_tensors
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
+
+
+_CELL = {"mean", "factor", "radius"}
+_REGION = {"anchors.occupied", "probe", *(f"cell.{key}" for key in _CELL)}
+_COORDINATES = {"map.mean", "map.projection", "probe", *(f"base.{key}" for key in _CELL)}
 
 
 def load_region(
@@ -26,7 +32,7 @@ def load_region(
         ObjectError: an object is missing or corrupt, or not what the manifest takes it for.
     """
     bases = tuple(load_basis(repository, ref, device) for ref in entry.bases)
-    tensors = read_object(repository, entry.region)
+    tensors = read_region(repository, entry)
     try:
         region = Region.from_tensors(tensors, bases, entry.scale, entry.layers)
         fits = _fits_together(region)
@@ -46,6 +52,34 @@ def load_basis(repository: Repository, ref: ObjectRef, device: torch.device | st
     """
     tensors = read_object(repository, ref)
     return Basis.from_tensors({key: value.to(device) for key, value in tensors.items()})
+
+
+def read_region(repository: Repository, entry: RegionEntry) -> dict[str, Tensor]:
+    """Tensors of a region's own object, without those of its bases.
+
+    Raises:
+        ObjectError: it is missing or corrupt, or no region.
+    """
+    tensors = read_object(repository, entry.region)
+    if not tensors.keys() >= _REGION:
+        raise _misfit(entry)
+    return tensors
+
+
+def read_coordinates(repository: Repository) -> dict[str, Tensor]:
+    """Tensors of the object that `init` made: `map.*`, the base's cell `base.*`, and `probe`.
+
+    Raises:
+        ObjectError: it is missing or corrupt, or something else.
+    """
+    field = repository.config.field
+    tensors = read_tensors(repository.object_path(field.coordinates))
+    if not tensors.keys() >= _COORDINATES or len(tensors["map.projection"]) != field.dim:
+        raise ObjectError(
+            f"object {field.coordinates} is no coordinate map of {field.dim} dimensions, as {FILE} "
+            f"has it: {mend(FILE)}"
+        )
+    return tensors
 
 
 def read_object(repository: Repository, ref: ObjectRef) -> dict[str, Tensor]:

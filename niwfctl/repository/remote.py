@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from niwfstore import Pointer
 
-from niwfctl.errors import RemoteError, UsageError
+from niwfctl.config import FILE
+from niwfctl.errors import NotARepository, RemoteError, UnknownName, UsageError
+from niwfctl.repository.git import Git
 from niwfctl.repository.lfs import fetch_object, lacking, require_lfs
-from niwfctl.repository.objects import require_new
-from niwfctl.repository.process import require_git
+from niwfctl.repository.objects import pointed, require_new
+from niwfctl.repository.process import as_input, progress, require_git
 
 if TYPE_CHECKING:
     from niwfctl.repository.merge import Merged
@@ -33,24 +35,32 @@ class Remotes:
         """Pushes refs; returns how many objects went before them.
 
         Objects travel first, each hashed before it leaves, and the remote must say that it has
-        them: so it never holds a pointer without its object.
+        them: so it never holds a pointer without its object. Before anything travels, the pre-push
+        hook and the remote are asked whether they would take the refs.
 
         Raises:
+            UnknownName: there is no such remote or ref.
             ObjectError: an object is missing or corrupt here; nothing is pushed.
             RemoteError: the remote cannot be reached, refuses, or has not what it was sent; no
                 ref has moved there.
         """
+        self._require(remote)
         refs = refs or [self._branch()]
+        for ref in refs:
+            self._git.resolve(ref)
         oids = self._outgoing(remote, refs)
         for oid in oids:
             self._repository.object_path(oid)
+        no = "the remote or the pre-push hook says no"
+        _run(self._there("push", "--dry-run", "--quiet", remote, *refs), refusal=no)
         if oids:
             require_lfs()
             listed = "".join(f"{oid}\n" for oid in oids)
             _run(self._there("lfs", "push", "--object-id", "--stdin", remote), listed)
             self._prove(remote, oids)
         self._git.await_locks()
-        _run(self._there("push", "--set-upstream", remote, *refs))
+        # The hook has been asked.
+        _run(self._there("push", "--no-verify", "--set-upstream", remote, *refs))
         return len(oids)
 
     def fetch(self, remote: str, everything: bool = False, lazy: bool = False) -> None:
@@ -61,12 +71,15 @@ class Remotes:
             lazy: no objects; they come when a command first needs them.
 
         Raises:
-            RemoteError: the remote cannot be reached.
+            UnknownName: there is no such remote.
+            RemoteError: the remote cannot be reached, or git-lfs is missing.
         """
+        self._require(remote)
+        if not lazy:
+            require_lfs()
         self._git.await_locks()
         _run(self._there("fetch", "--tags", remote))
         if not lazy:
-            require_lfs()
             listed = self._git.plain(
                 "for-each-ref", "--format=%(refname)", f"refs/remotes/{remote}"
             )
@@ -127,12 +140,22 @@ class Remotes:
             )
 
     def _outgoing(self, remote: str, refs: list[str]) -> list[str]:
-        return self._objects([*refs, "--not", f"--remotes={remote}"])
+        """Objects of commits that the remote has not, whatever was known of it before."""
+        command = self._there("ls-remote", "--heads", "--tags", remote)
+        listed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if listed.returncode:
+            raise RemoteError(f"{remote} cannot be reached (see above): nothing was sent")
+        there = [line.split()[0] for line in listed.stdout.splitlines()]
+        found = pointed(self._git, "--ignore-missing", *refs, "--not", *there)
+        return list(dict.fromkeys(found.values()))
 
-    def _objects(self, revisions: list[str]) -> list[str]:
-        listed = self._git.plain("rev-list", "--objects", *revisions)
-        paths = (line.split(" ", 1)[1] for line in listed.splitlines() if " " in line)
-        return [Path(path).stem for path in paths if path.startswith("objects/")]
+    def _require(self, remote: str) -> None:
+        known = self._git.plain("remote").split()
+        if remote not in known:
+            raise UnknownName(
+                f"no remote is called {remote!r}: there are {', '.join(known) or 'none yet'}; add "
+                f"it with `niwfctl remote {remote} URL`"
+            )
 
     def _branch(self) -> str:
         branch = self._git.branch()
@@ -144,25 +167,53 @@ class Remotes:
         return ["git", "-C", str(self._git.worktree), *arguments]
 
 
-def clone(url: str, folder: Path) -> None:
-    """Clones history and pointers; `fetch` brings the objects.
+def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
+    """Clones history and pointers, then objects.
 
     The folder appears once all of its history is there. If it is a clone of `url` already, it
-    stays as it is, so that a clone which was interrupted among its objects can go on.
+    stays as it is, so that a clone which was interrupted among its objects goes on.
+
+    Args:
+        lazy: no objects; they come when a command first needs them.
 
     Raises:
         UsageError: the folder is there, not empty, and no clone of this.
-        RemoteError: the remote cannot be reached.
+        NotARepository: what is there is no niwfctl repository.
+        RemoteError: the remote cannot be reached, or git-lfs is missing.
     """
+    from niwfctl.repository.repository import Repository
+
     require_git()
-    if _is_clone(url, folder):
-        return
-    require_new(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clone-") as scratch:
-        whole = Path(scratch) / folder.name
-        _run(["git", "clone", url, str(whole)])
-        whole.rename(folder)
+    if not lazy:
+        require_lfs()
+    if not _is_clone(url, folder):
+        require_new(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clone-") as scratch:
+            whole = Path(scratch) / folder.name
+            _run(["git", "clone", url, str(whole)])
+            _check_out(url, Git.open(whole))
+            whole.rename(folder)
+    repository = Repository.open(folder)
+    if not lazy:
+        repository.remotes.fetch("origin")
+    return repository
+
+
+def _check_out(url: str, git: Git) -> None:
+    """Asks that a clone is of a niwfctl repository; checks out its branch where git did not."""
+    if git.head() is None:  # the remote's HEAD is of a branch that was never pushed
+        listed = git.plain("for-each-ref", "--format=%(refname:lstrip=3)", "refs/remotes/origin")
+        branches = listed.split()
+        if len(branches) > 1:
+            raise UsageError(
+                f"{url} has {', '.join(branches)}, and its HEAD is none of them: say there which, "
+                f"with `git symbolic-ref HEAD refs/heads/{branches[0]}`"
+            )
+        for branch in branches:
+            git.checkout(branch)
+    if git.blob("HEAD", FILE) is None:
+        raise NotARepository(f"{url} is no niwfctl repository: it has no {FILE}")
 
 
 def _is_clone(url: str, folder: Path) -> bool:
@@ -173,19 +224,24 @@ def _is_clone(url: str, folder: Path) -> bool:
     return known == (str(Path(url).resolve()) if Path(url).exists() else url)
 
 
-def _run(command: list[str], given: str = "") -> None:
-    """Runs a transfer with its own progress on the terminal."""
-    with tempfile.TemporaryFile() as file:
-        file.write(given.encode())
-        file.seek(0)
+def _run(command: list[str], given: str = "", refusal: str | None = None) -> None:
+    """Runs a transfer with its own progress on the terminal.
+
+    Args:
+        given: its input.
+        refusal: what it means that it fails, if nothing has travelled.
+    """
+    with as_input(given) as file:
         done = subprocess.run(
             command,
             stdin=file,
-            stdout=subprocess.DEVNULL,
+            stdout=progress(),
             check=False,
             env={**os.environ, "GIT_LFS_SKIP_SMUDGE": "1"},
         )
     if done.returncode:
+        if refusal:
+            raise RemoteError(f"{refusal} (see above): nothing was sent")
         what = " ".join(itertools.takewhile(str.isalpha, command[3 if command[1] == "-C" else 1 :]))
         raise RemoteError(
             f"`git {what}` failed (see above): nothing is lost, and the same command goes on "

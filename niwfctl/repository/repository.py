@@ -53,6 +53,7 @@ class Repository:
         self.operations = Operations(self)
         self.remotes = Remotes(self)
         self._atlases: dict[str, Atlas] = {}
+        self._alone: bool | None = None  # what `writing` yielded, while it holds the lock
 
     @classmethod
     def init(
@@ -358,7 +359,7 @@ class Repository:
 
     @contextmanager
     def writing(self) -> Iterator[bool]:
-        """Holds the lock under which commits are made.
+        """Holds the lock under which commits are made; may be nested.
 
         Yields:
             Whether it keeps others out, which some network file systems do not let it.
@@ -366,8 +367,14 @@ class Repository:
         Raises:
             Busy: another process holds it for longer than a commit takes.
         """
-        with lock(self.private / "commit.lock", "commit", COMMIT_PATIENCE) as alone:
-            yield alone
+        if self._alone is not None:
+            yield self._alone
+            return
+        with lock(self.private / "commit.lock", "commit", COMMIT_PATIENCE) as self._alone:
+            try:
+                yield self._alone
+            finally:
+                self._alone = None
 
     def _entries(self) -> Iterator[RegionEntry]:
         for capability in self.atlas().values():

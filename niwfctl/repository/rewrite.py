@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, check_name, there
-from niwfctl.errors import UnknownName, UsageError
+from niwfctl.errors import ObjectError, UnknownName, UsageError
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
+
+logger = logging.getLogger(__name__)
 
 
 def remove(repository: Repository, name: str, message: str | None) -> str:
@@ -57,6 +60,9 @@ def rollback(
 ) -> tuple[str | None, Atlas]:
     """A commit in which a capability, or the whole atlas, is as it was.
 
+    Among the others a capability is routed to as a merge would have it: the whole atlas comes back
+    with its biases, one capability with those that the routing lock needs now.
+
     Args:
         name: of the capability; None for the whole atlas.
         revision: where to take it from; by default the last commit in which it was different.
@@ -76,7 +82,7 @@ def rollback(
         raise UnknownName(f"there was no capability {name!r} at {revision or commit[:12]}")
 
     def brought_back(atlas: Atlas) -> Atlas:
-        return dict(then) if name is None else atlas | {name: then[name]}
+        return dict(then) if name is None else _settled(repository, atlas | {name: then[name]})
 
     now = repository.atlas()
     after = brought_back(dict(now))
@@ -93,11 +99,21 @@ def _before(repository: Repository, name: str) -> str:
     now: Capability | None = repository.atlas().get(name)
     for commit in repository.history.log():
         then = repository.atlas(commit.id).get(name)
-        if then is not None and then != now:
+        if then is not None and (now is None or then.unrouted != now.unrouted):
             return commit.id
     raise UnknownName(
         f"{name!r} has no earlier version in this history: see `niwfctl log`, and give --to"
     )
+
+
+def _settled(repository: Repository, atlas: Atlas) -> Atlas:
+    from niwfctl.repository.routing import settled
+
+    try:
+        return settled(repository, atlas)
+    except ObjectError as error:  # of another capability, which must not stand in the way
+        logger.warning("%s; then settle the routing with `niwfctl merge HEAD`", error)
+        return atlas
 
 
 def _recorded(repository: Repository, change, message: str) -> str:

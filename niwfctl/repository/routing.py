@@ -16,7 +16,7 @@ from niwfctl.atlas import Atlas, Capability, RegionEntry, Routing, Takeover
 from niwfctl.errors import Shadowed
 from niwfctl.field.cell import Cell
 from niwfctl.field.routing import BASE, Claim, needed_bias, owners, takeover, upper_bound
-from niwfctl.tensors import read_tensors
+from niwfctl.repository.regions import read_coordinates, read_region
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -31,6 +31,30 @@ class Stake:
     claim: Claim
 
 
+@dataclass(frozen=True)
+class Excess:
+    """A region that wins more of an earlier one's anchors than it may.
+
+    Attributes:
+        later, earlier: names of their capabilities.
+        won: how many anchors it wins.
+        anchors: of how many.
+        allowed: share of them that it may win.
+    """
+
+    later: str
+    earlier: str
+    won: int
+    anchors: int
+    allowed: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.later} takes over {self.won} of {self.anchors} anchors of {self.earlier}, more "
+            f"than {self.allowed:.0%}"
+        )
+
+
 def stakes(repository: Repository, atlas: Atlas) -> list[Stake]:
     """All regions that are routed to, earliest first.
 
@@ -42,7 +66,7 @@ def stakes(repository: Repository, atlas: Atlas) -> list[Stake]:
 
 def base_cell(repository: Repository) -> Cell:
     """The base's own cell, of the calibration prompts."""
-    stored = read_tensors(repository.object_path(repository.config.field.coordinates))
+    stored = read_coordinates(repository)
     prefix = "base."
     return Cell.from_tensors(
         {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
@@ -53,9 +77,9 @@ def claim_of(repository: Repository, entry: RegionEntry) -> Claim:
     """What a region claims of coordinate space, with the bias its manifest states.
 
     Raises:
-        ObjectError: its object is missing or corrupt.
+        ObjectError: its object is missing or corrupt, or no region.
     """
-    tensors = read_tensors(repository.object_path(entry.region.oid, entry.region.size))
+    tensors = read_region(repository, entry)
     cell = {key: tensors[f"cell.{key}"] for key in ("mean", "factor", "radius")}
     bias = entry.routing.bias if entry.routing else 0.0
     return Claim(Cell.from_tensors(cell), bias, tensors["anchors.occupied"])
@@ -102,10 +126,13 @@ def require_light(atlas: Atlas, names: Sequence[str], max_shadow: float) -> None
                 raise Shadowed(name, shadow, max_shadow)
 
 
-def unsettled(repository: Repository, atlas: Atlas) -> list[str]:
-    """What the routing lock does not allow, a sentence each; empty when it holds.
+def excesses(repository: Repository, atlas: Atlas) -> list[Excess]:
+    """Where the routing lock does not hold; empty when it does.
 
     Figures in manifests are not trusted: takeover is counted anew from cells and anchors.
+
+    Raises:
+        ObjectError: an object is missing or corrupt.
     """
     found, earlier = [], []
     for stake in stakes(repository, atlas):
@@ -113,10 +140,7 @@ def unsettled(repository: Repository, atlas: Atlas) -> list[str]:
         for other in earlier:
             won, anchors = takeover(stake.claim, other.claim)
             if other.entry.id not in terms.supersedes and won > terms.max_takeover * anchors:
-                found.append(
-                    f"{stake.name} takes over {won} of {anchors} anchors of {other.name}, more "
-                    f"than {terms.max_takeover:.0%}: settle it with `niwfctl merge HEAD`"
-                )
+                found.append(Excess(stake.name, other.name, won, anchors, terms.max_takeover))
         earlier.append(stake)
     return found
 

@@ -1,7 +1,8 @@
-"""Who signed a commit, as git judges it."""
+"""Who signed a commit or a tag, as git judges it."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from niwfctl.repository.git import Git
@@ -15,14 +16,25 @@ _STATES = {
     "Y": "expired",
     "R": "revoked key",
 }
+_GPG = re.compile(r"^\[GNUPG:\] (\w+) [0-9A-F]+ (.*)$", re.M)
+_GPG_STATES = {
+    "GOODSIG": "good",
+    "BADSIG": "bad",
+    "EXPSIG": "expired",
+    "EXPKEYSIG": "expired",
+    "REVKEYSIG": "revoked key",
+}
+_DOUBTED = re.compile(r"^\[GNUPG:\] TRUST_(UNDEFINED|NEVER)", re.M)
+_SSH_GOOD = re.compile(r'^Good "git" signature for (.*) with ', re.M)
+_SSH_BAD = re.compile(r"incorrect signature")
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The signature of one commit.
+    """The signature of one commit or tag.
 
     Attributes:
-        state: `good`, `bad` (the commit is not what was signed), `unknown key`, `revoked key`,
+        state: `good`, `bad` (it is not what was signed), `unknown key`, `revoked key`,
             `expired` or `unsigned`.
         signer: who the key says signed; None where nobody knows.
     """
@@ -40,3 +52,23 @@ def signature(git: Git, commit: str) -> Signature:
     if code == "N" and git.has_header(commit, "gpgsig"):
         code = "E"  # git says N as well where it was not told which keys to trust
     return Signature(_STATES.get(code, "unsigned"), signer or None)
+
+
+def tag_signature(git: Git, tag: str) -> Signature | None:
+    """The signature of an annotated tag, by what `git verify-tag` lets gpg or ssh say of it.
+
+    Returns:
+        None if the name is of no annotated tag.
+    """
+    if git.kind(tag) != "tag":
+        return None
+    if "\n-----BEGIN " not in git.plain("cat-file", "tag", tag):
+        return Signature("unsigned", None)
+    said = git.verify_tag(tag)
+    for status, signer in _GPG.findall(said):
+        if status in _GPG_STATES:
+            doubted = status == "GOODSIG" and _DOUBTED.search(said)
+            return Signature("unknown key" if doubted else _GPG_STATES[status], signer)
+    if good := _SSH_GOOD.search(said):
+        return Signature("good", good[1])
+    return Signature("bad" if _SSH_BAD.search(said) else "unknown key", None)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from niwfstore import MalformedPointer, MissingObject, Pointer
 
 from niwfctl.errors import FormatError, GitError, ObjectError
-from niwfctl.repository.objects import QUARANTINE, object_file, obtain
+from niwfctl.repository.objects import QUARANTINE, object_file, obtain, pointed
+from niwfctl.training.run import read_run
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LONGEST_COMMIT = 1.0  # days for which a commit could be under way
-_POINTER = re.compile(r"(?P<blob>[0-9a-f]{40,64}) objects/(?P<oid>[0-9a-f]{64})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,31 @@ class Damage:
 
 
 def reachable(repository: Repository) -> set[str]:
-    """Ids of the objects that a ref, reflog, stash, work tree or index holds."""
-    return set(_pointer_blobs(repository).values())
+    """Ids of the objects that a ref, reflog, stash, work tree, index or training holds."""
+    return {*_pointer_blobs(repository).values(), *_lying_about(repository), *_reused(repository)}
+
+
+def _lying_about(repository: Repository) -> Iterator[str]:
+    """Ids of the objects with a pointer in a work tree, whether git knows of it or not."""
+    listed = repository.git.plain("worktree", "list", "--porcelain")
+    for line in listed.splitlines():
+        if line.startswith("worktree "):
+            for path in Path(line.removeprefix("worktree ")).glob("objects/*.safetensors"):
+                yield path.stem
+
+
+def _reused(repository: Repository) -> Iterator[str]:
+    """Ids of the bases that trainings which are not committed read, also those `undo` may bring."""
+    runs = repository.trainings.runs()
+    for path in repository.private.glob("operations/*/*/checkpoint.safetensors"):
+        with suppress(FormatError):  # nor could it be committed
+            runs.append(read_run(path))
+    return (one.oid for run in runs for one in run.reused)
 
 
 def _pointer_blobs(repository: Repository) -> dict[str, str]:
     """Object id by blob of its pointer, of all that git can reach."""
-    listed = repository.git.plain(
-        "rev-list", "--objects", "--all", "--reflog", "--indexed-objects", "HEAD"
-    )
-    found = (_POINTER.fullmatch(line) for line in listed.splitlines())
-    return {match["blob"]: match["oid"] for match in found if match}
+    return pointed(repository.git, "--all", "--reflog", "--indexed-objects", "HEAD")
 
 
 def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collected:

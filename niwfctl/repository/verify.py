@@ -16,10 +16,9 @@ from niwfctl.backbone.probe import Probe, probe
 from niwfctl.errors import NiwfError, ObjectError, UnknownName
 from niwfctl.repository.model import Model, pinned_source
 from niwfctl.repository.objects import object_file, obtain
-from niwfctl.repository.regions import load_region
-from niwfctl.repository.routing import unsettled
-from niwfctl.repository.signature import Signature, signature
-from niwfctl.tensors import read_tensors
+from niwfctl.repository.regions import load_region, read_coordinates, read_region
+from niwfctl.repository.routing import excesses
+from niwfctl.repository.signature import Signature, signature, tag_signature
 from niwfctl.training.run import Witness
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class Check:
     """One thing that was checked.
 
     Attributes:
-        subject: `backbone`, `coordinates`, `commit`, `atlas`, or the name of a capability.
+        subject: `backbone`, `coordinates`, `commit`, `tag`, `atlas`, or the name of a capability.
         check: `identity`, `objects`, `signature`, `anchors`, `routing` or `logits`.
         ok: whether it holds.
         detail: what was compared, or what does not hold.
@@ -69,8 +68,9 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
             raise UnknownName(f"no capability is called {name!r} at {revision}")
     chosen = [atlas[name] for name in names or sorted(atlas)]
     signed = signature(repository.git, commit)
-    intact = Check("commit", "signature", signed.state != "bad", str(signed))
-    checks = [_backbone(repository), _coordinates(repository), intact]
+    checks = [_backbone(repository), _coordinates(repository), _signed("commit", signed)]
+    if of_tag := tag_signature(repository.git, revision):
+        checks.append(_signed("tag", of_tag))
     for capability in chosen:
         checks += _objects_and_anchors(repository, commit, capability)
     if not names and all(check.ok for check in checks):
@@ -78,6 +78,10 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
     if deep and all(check.ok for check in checks):
         checks += _logits(repository, chosen)
     return Report(commit, signed, tuple(checks))
+
+
+def _signed(subject: str, found: Signature) -> Check:
+    return Check(subject, "signature", found.state != "bad", str(found))
 
 
 def _backbone(repository: Repository) -> Check:
@@ -92,6 +96,11 @@ def _backbone(repository: Repository) -> Check:
 def _coordinates(repository: Repository) -> Check:
     oid = repository.config.field.coordinates
     problem = _problem(repository, oid, None)
+    if not problem:
+        try:
+            read_coordinates(repository)
+        except ObjectError as error:
+            problem = str(error)
     return Check("coordinates", "objects", not problem, problem or f"object {oid[:12]}")
 
 
@@ -112,9 +121,11 @@ def _objects_and_anchors(
 
 
 def _routing(repository: Repository, atlas: Atlas) -> Check:
-    problems = unsettled(repository, atlas)
+    problems = [str(excess) for excess in excesses(repository, atlas)]
     detail = "no region takes over more of an earlier one than it may"
-    return Check("atlas", "routing", not problems, "; ".join(problems) or detail)
+    if problems:
+        detail = f"{'; '.join(problems)}: settle it with `niwfctl merge HEAD`"
+    return Check("atlas", "routing", not problems, detail)
 
 
 def _problem(repository: Repository, oid: str, size: int | None) -> str | None:
@@ -163,8 +174,8 @@ def _logits(repository: Repository, capabilities: list[Capability]) -> Iterator[
     for capability in capabilities:
         for entry in capability.all_regions:
             model.adapter.active = model.field(entry)
-            path = repository.object_path(entry.region.oid, entry.region.size)
-            yield _compared(model, capability.name, entry.run.witness, read_tensors(path)["probe"])
+            sample = read_region(repository, entry)["probe"]
+            yield _compared(model, capability.name, entry.run.witness, sample)
 
 
 def _compared(model: Model, subject: str, witness: Witness, sample: Tensor) -> Check:

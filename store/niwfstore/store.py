@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from niwfstore.atomic import make_dirs, publish, temporary_file, write_atomic
-from niwfstore.errors import CorruptObject, MissingObject, StoreError
+from niwfstore.errors import CorruptObject, MalformedTensors, MissingObject, StoreError
 from niwfstore.pointer import Pointer
 from niwfstore.tensors import TensorBytes, check_tensors, write_tensors
 
@@ -82,12 +82,10 @@ class ObjectStore:
 
         Raises:
             MissingObject: it is not here.
-            CorruptObject: a link, of another size, or of other content.
+            CorruptObject: a link, of another size, of other content, or no safetensors.
         """
-        stamp = self._stamp(oid, size)
-        if self._verified.get(oid) != stamp:
-            self._hash(oid)
-            self._remember(oid, stamp)
+        if self._verified.get(oid) != self._stamp(oid, size):
+            self.verify(oid, size)
         return self.path(oid)
 
     def verify(self, oid: str, size: int | None = None) -> None:
@@ -95,11 +93,13 @@ class ObjectStore:
 
         Raises:
             MissingObject, CorruptObject: as `get`.
-            MalformedTensors: the bytes are right but are not safetensors.
         """
         stamp = self._stamp(oid, size)
         self._hash(oid)
-        check_tensors(self.path(oid))
+        try:
+            check_tensors(self.path(oid))
+        except MalformedTensors as error:
+            raise CorruptObject(oid, str(error)) from error
         self._remember(oid, stamp)
 
     def set_aside(self, oid: str, folder: Path) -> Path | None:

@@ -18,6 +18,7 @@ from typer.testing import Result
 from niwfctl import __version__
 from niwfctl.cli.main import app
 from niwfctl.repository import Repository
+from niwfctl.repository.record import record
 
 Command = Callable[..., Result]
 NIWFCTL = str(Path(sys.executable).with_name("niwfctl"))
@@ -274,6 +275,41 @@ def test_diff_of_revisions_and_of_capabilities(
     assert niwfctl("-C", committed.path, "diff", "apple", "plum", "--plot", plot).exit_code == 0
     assert plot.read_text().startswith("<?xml")
     assert "q_proj" in niwfctl("-C", committed.path, "diff", "apple", "plum").stdout
+
+
+def test_diff_calls_capabilities_as_they_were_asked_for(
+    niwfctl: Command, committed: Repository
+) -> None:
+    text = niwfctl("-C", committed.path, "diff", "apple@HEAD", "apple").stdout
+    assert text.startswith("apple@HEAD against apple\n")
+    assert "apple wins 0.0% of apple@HEAD" in text and "cosine 1.000" in text
+    assert "0° to 0°" in text and text.count("0.000") == 3 * 7  # layers and modules
+    stat = niwfctl("-C", committed.path, "diff", "apple@HEAD", "apple", "--stat").stdout
+    assert text.startswith(stat)
+    found = report(niwfctl("-C", committed.path, "diff", "apple@HEAD", "apple", "--json"))
+    assert (found["a"], found["b"]) == ("apple@HEAD", "apple")
+
+
+def test_diff_of_revisions_names_the_regions_that_differ(
+    niwfctl: Command, committed: Repository
+) -> None:
+    (entry,) = committed.capability("apple").regions
+    text = niwfctl("-C", committed.path, "diff").stdout
+    assert text.splitlines()[1].split()[:3] == ["+", "region", entry.id]
+    assert niwfctl("-C", committed.path, "diff", "--stat").stdout == text.splitlines()[0] + "\n"
+    biased = entry.routing.model_copy(update={"bias": 2.5})
+    other = committed.capability("apple").model_copy(
+        update={"regions": (entry.model_copy(update={"routing": biased}),)}
+    )
+    record(committed, lambda atlas: atlas | {"apple": other}, "Another bias")
+    (change,) = report(niwfctl("-C", committed.path, "diff", "--json"))
+    assert change["kind"] == "changed"
+    (region,) = change["regions"]
+    assert (region["kind"], region["id"]) == ("changed", entry.id)
+    assert "routing bias 0.0 → 2.5" in niwfctl("-C", committed.path, "diff").stdout
+    first = committed.git.plain("rev-list", "--max-parents=0", "HEAD")
+    committed.git.checkout(first)
+    assert niwfctl("-C", committed.path, "diff").stdout == "no capability differs\n"
 
 
 def test_verify_reports_every_check(niwfctl: Command, committed: Repository) -> None:

@@ -1,5 +1,6 @@
 """A repository that someone edited by hand and committed with plain git: nonsense is named."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -7,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from niwfstore import Pointer
 from typer.testing import Result
 
 from niwfctl.repository import Repository
+from niwfctl.repository.objects import object_file
 
 Command = Callable[..., Result]
 Refused = Callable[..., None]
@@ -117,6 +120,63 @@ def test_objects_that_do_not_belong_together_are_refused_and_found_by_verify(
     }
     assert niwfctl("-C", committed.path, "rollback", "apple", "--to", "HEAD~1").exit_code == 0
     assert committed.verify().ok
+
+
+def header(text: str, length: int | None = None) -> bytes:
+    return (len(text) if length is None else length).to_bytes(8, "little") + text.encode()
+
+
+HOSTILE = {
+    "nothing": b"",
+    "a huge header": header("{}", 1 << 60),
+    "a header that is a list": header("[" * 200),
+    "a tensor longer than the file": header(
+        '{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
+    ),
+    "a pickle": b"\x80\x04K\x01.",
+}
+
+
+@pytest.mark.parametrize("which", ["region", "basis"])
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_an_object_that_hashes_to_its_name_and_is_no_safetensors_is_refused(
+    niwfctl: Command, refused: Refused, committed: Repository, content: bytes, which: str
+) -> None:
+    pointer = Pointer(hashlib.sha256(content).hexdigest(), len(content))
+    path = committed.store.path(pointer.oid)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    (committed.path / object_file(pointer.oid)).write_text(pointer.text())
+    committed.git.plain("-c", "filter.lfs.clean=cat", "add", "objects")
+
+    def put(_: dict, region: dict) -> None:
+        place, key = (region, "region") if which == "region" else (region["bases"], 0)
+        place[key] = {"oid": pointer.oid, "size": pointer.size}
+
+    commit(committed, edited(committed, put))
+    commands = [["run", "x", "--capability", "apple"], ["export", "apple", "out"]]
+    commands += [["diff", "apple", "apple"]]
+    commands += [["route", "x"]] if which == "region" else []
+    for command in commands:
+        refused(committed, command, 8, pointer.oid, "safetensors")
+    for command in ("verify", "fsck"):
+        result = niwfctl("-C", committed.path, command)
+        assert result.exit_code == 1 and pointer.oid in result.stdout
+
+
+@pytest.mark.parametrize("which", ["region", "bases"])
+def test_a_coordinate_map_that_is_none_is_refused(
+    niwfctl: Command, refused: Refused, committed: Repository, which: str
+) -> None:
+    (entry,) = committed.capability("apple").regions
+    other = {"region": entry.region, "bases": entry.bases[0]}[which].oid
+    path = committed.path / "niwf.toml"
+    path.write_text(path.read_text().replace(committed.config.field.coordinates, other))
+    committed.git.plain("commit", "-qam", "By hand")
+    for command in (["run", "x"], ["route", "x"]):
+        refused(committed, command, 8, other, "niwf.toml", "git checkout")
+    result = niwfctl("-C", committed.path, "verify")
+    assert result.exit_code == 1 and "is no coordinate map" in result.stdout
 
 
 def test_a_wrong_manifest_is_brought_back_as_the_message_says(

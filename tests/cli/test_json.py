@@ -129,7 +129,7 @@ def test_sharing(ask: Ask, committed: Repository, tmp_path: Path) -> None:
     committed.git.plain("remote", "add", "origin", str(remote))
     assert ask("push")["objects"]
     ask("pull")
-    create(committed, tmp_path / "bundle", "HEAD", [])
+    create(committed, tmp_path / "bundle")
     ask("bundle apply", tmp_path / "bundle")
 
 

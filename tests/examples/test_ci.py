@@ -41,7 +41,7 @@ def test_a_pipeline_passes_what_is_fit_to_ship_and_nothing_else(
     committed.git.plain("commit", "-m", "Gates")
     committed.git.plain("remote", "add", "origin", str(remote))
     committed.remotes.push("origin", [])
-    clone(str(remote), tmp_path / "copy")
+    clone(str(remote), tmp_path / "copy", lazy=True)
     commands = steps(file)
     assert len(commands) == 2
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

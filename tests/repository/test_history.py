@@ -15,7 +15,7 @@ from niwfctl.errors import Conflict, GitError, NiwfError, UnknownName, UsageErro
 from niwfctl.repository import Repository
 from niwfctl.repository.merge import Resolution, united
 from niwfctl.repository.regions import load_region
-from niwfctl.repository.upkeep import check_all, collect
+from niwfctl.repository.upkeep import check_all
 from niwfctl.training.checkpoint import load, save
 
 
@@ -122,11 +122,42 @@ def test_a_conflict_is_settled_by_taking_a_side(conflicting: Repository, side: s
     assert conflicting.verify().ok
 
 
-def test_a_conflict_is_settled_by_keeping_both(conflicting: Repository) -> None:
-    theirs = conflicting.atlas("side")["x"]
-    conflicting.merge("side", Resolution(rename=(("x", "y"),)))
+@pytest.mark.parametrize("name", ["x", None], ids=["named", "the only one"])
+def test_a_conflict_is_settled_by_keeping_both(conflicting: Repository, name: str | None) -> None:
+    ours, theirs = conflicting.atlas()["x"], conflicting.atlas("side")["x"]
+    conflicting.merge("side", Resolution(rename=((name, "y"),)))
+    assert conflicting.atlas()["x"].unrouted == ours.unrouted
     assert conflicting.atlas()["y"].unrouted.regions == theirs.unrouted.regions
     assert conflicting.verify().ok
+
+
+@pytest.mark.parametrize(
+    ("renames", "words"),
+    [
+        ([("x", "base")], "'base' is taken"),
+        ([("x", "y"), ("x", "y")], "'y' is taken"),
+        ([("x", "../y")], "cannot name"),
+        ([("base", "y")], "'base' was not changed on both sides"),
+        ([("nowhere", "y")], "'nowhere' was not changed on both sides"),
+    ],
+)
+def test_a_rename_that_makes_no_sense_is_refused(
+    conflicting: Repository, renames: list, words: str
+) -> None:
+    head = conflicting.git.head()
+    with pytest.raises(UsageError, match=words):
+        conflicting.merge("side", Resolution("ours", tuple(renames)))
+    assert conflicting.git.head() == head and not conflicting.changes()
+
+
+def test_a_new_name_alone_is_refused_where_several_could_get_it(conflicting: Repository) -> None:
+    for branch, shift in (("side", 0.3), ("main", 0.4)):
+        conflicting.git.checkout(branch)
+        add(conflicting, "z", shift)
+    with pytest.raises(UsageError, match=r"changed x, z: say which.*`--rename NAME=y`"):
+        conflicting.merge("side", Resolution(rename=((None, "y"),)))
+    with pytest.raises(Conflict, match=r"'z'.*niwfctl merge side --rename z=NEW"):
+        conflicting.merge("side", Resolution(rename=(("x", "y"),)))
 
 
 def test_files_of_others_are_merged_and_conflicts_in_them_refused(
@@ -254,21 +285,3 @@ def test_commits_are_signed_when_git_is_configured_so(
     }.items():
         repository.git.plain("config", name, value)
     repository.git.plain("verify-commit", add(repository, "x"))
-
-
-def test_gc_frees_exactly_what_nothing_reaches(repository: Repository) -> None:
-    start = add(repository, "kept")
-    repository.git.plain("checkout", "--quiet", "-b", "side")
-    add(repository, "gone", 0.1)
-    own = {ref.oid for ref in repository.atlas()["gone"].objects}
-    own -= {ref.oid for ref in repository.atlas()["kept"].objects}
-    repository.git.plain("checkout", "--quiet", "-B", "main", start)
-    repository.git.plain("branch", "-D", "side")
-    assert collect(repository, 0.0, False).objects == ()  # the reflog holds it
-    repository.git.plain("reflog", "expire", "--expire=now", "--all")
-    assert collect(repository, 1.0, False).objects == ()  # too young
-    assert {oid for oid, _ in collect(repository, 0.0, True).objects} == own
-    assert own <= set(repository.store)
-    assert {oid for oid, _ in collect(repository, 0.0, False).objects} == own
-    assert not own & set(repository.store)
-    assert repository.verify().ok and check_all(repository)[1] == []

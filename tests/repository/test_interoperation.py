@@ -121,17 +121,14 @@ def test_what_plain_git_pushes_niwfctl_clones_and_uses(
     git(shared.path, "lfs", "install", "--local", "--skip-smudge")
     git(shared.path, "push", "-q", "origin", "main")
     assert git(shared.path, "status", "--porcelain") == ""
-    clone(url, tmp_path / "copy")
-    repository = Repository.open(tmp_path / "copy")
-    repository.remotes.fetch("origin", lazy=lazy)
+    repository = clone(url, tmp_path / "copy", lazy)
     assert len(list(repository.store)) == (0 if lazy else 4)
     works(repository, shared)
 
 
 def test_what_a_clone_commits_comes_back_by_pull(shared: Repository, url: str, tmp_path) -> None:
     shared.remotes.push("origin", [])
-    clone(url, tmp_path / "copy")
-    other = Repository.open(tmp_path / "copy")
+    other = clone(url, tmp_path / "copy", lazy=True)
     other.rename("apple", "apples")
     other.remotes.push("origin", [])
     assert shared.remotes.pull("origin").kind == "fast-forward"

@@ -69,9 +69,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, _fresh: Path, add: Add, trai
     start = add(repository, "removed", 0.1)
     repository.remotes.push("origin", [])
 
-    clone(str(remote), folder / "other")
-    other = Repository.open(folder / "other")
-    other.remotes.fetch("origin")
+    other = clone(str(remote), folder / "other")
     add(other, "theirs", 0.2)
     other.remotes.push("origin", [])
     shutil.rmtree(folder / "other")

@@ -174,6 +174,8 @@ def test_any_operation_is_undone_and_its_undoing_undone(
         two.operations.undo()
         assert two.git.head() == done and two.atlas() == atlas and two.changes() == []
         assert [run.name for run in two.uncommitted()] == trainings
+    *_, undone, redone = [one.command for one in two.operations.list()]
+    assert undone == f"undo of {redone.removeprefix('redo of ')}" != redone
     assert (two.path / "note.txt").read_text() == "mine\n"
     assert two.verify().ok
 

@@ -123,6 +123,54 @@ def test_verify_tells_when_plain_git_merge_broke_the_lock_and_merging_head_settl
     assert Repository.open(repository.path).verify().ok
 
 
+def test_what_is_rolled_back_among_others_leaves_the_routing_lock_whole(crowd: Crowd) -> None:
+    crowd("first", 50.0)
+    repository = crowd("x", 5.0)
+    then, before = repository.git.head(), repository.capability("x")
+    repository.remove("x")
+    crowd("y", 5.05)
+    alone = repository.capability("y")
+    repository.rollback("x")
+    assert repository.verify().ok
+    assert repository.capability("x").unrouted == before.unrouted
+    assert repository.capability("y").unrouted == alone.unrouted
+    repository.rollback(to=then)
+    assert repository.capability("x") == before and repository.verify().ok
+
+
+def test_a_damaged_capability_does_not_keep_another_from_being_rolled_back(
+    crowd: Crowd, caplog: pytest.LogCaptureFixture
+) -> None:
+    crowd("x", 5.0)
+    repository = crowd("y", 50.0)
+    repository.remove("x")
+    oid = repository.capability("y").regions[0].region.oid
+    repository.store.remove(oid)
+    repository.rollback("x")
+    assert sorted(repository.atlas()) == ["x", "y"]
+    assert oid in caplog.text and "niwfctl merge HEAD" in caplog.text
+
+
+def test_a_merge_reports_which_takeover_it_took_back(
+    crowd: Crowd, niwfctl: Callable[..., Result]
+) -> None:
+    repository = crowd("first", 50.0)
+    start = repository.git.head()
+    for name, place in (("a", 5.0), ("b", 5.05)):
+        repository.git.plain("checkout", "--quiet", "-b", name, start)
+        crowd(name, place)
+    done = niwfctl("-C", repository.path, "merge", "a", "--json")
+    report = json.loads(done.stdout)
+    (excess,) = report["takeovers"]
+    assert {excess["later"], excess["earlier"]} == {"a", "b"} and excess["allowed"] == 0.02
+    assert excess["won"] > 0.02 * excess["anchors"]
+    before, after = report["biases"][excess["later"]]
+    assert after > before == 0
+    repository.operations.undo()
+    text = niwfctl("-C", repository.path, "merge", "a").stdout
+    assert f"takes over {excess['won']} of {excess['anchors']} anchors of" in text
+
+
 @torch.no_grad()
 def last_logits(model: Model, rows: list[list[int]]) -> torch.Tensor:
     tokens, lengths = pad(rows), [len(row) for row in rows]

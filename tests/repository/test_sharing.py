@@ -1,10 +1,7 @@
-"""Sharing with the real git and git-lfs, and by bundles."""
+"""Sharing with the real git and git-lfs."""
 
-import io
-import re
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +10,8 @@ from niwfstore import ObjectStore
 from tiny import write_data
 from typer.testing import Result
 
-from niwfctl.errors import FormatError, ObjectError, RemoteError
+from niwfctl.errors import ObjectError, RemoteError, UsageError
 from niwfctl.repository import Repository
-from niwfctl.repository.bundle import apply, create
 from niwfctl.repository.remote import clone
 from niwfctl.repository.upkeep import check_all
 
@@ -47,9 +43,7 @@ def test_what_plain_git_lfs_pushes_niwfctl_clones(
 ) -> None:
     git(shared.path, "lfs", "push", "--all", "origin")
     git(shared.path, "push", "-q", "origin", "main")
-    clone(str(remote), tmp_path / "copy")
-    repository = Repository.open(tmp_path / "copy")
-    repository.remotes.fetch("origin")
+    repository = clone(str(remote), tmp_path / "copy")
     assert repository.atlas() == shared.atlas()
     assert repository.verify().ok
 
@@ -59,8 +53,7 @@ def test_a_lazy_clone_gets_objects_when_they_are_needed(
     shared: Repository, remote: Path, tmp_path: Path
 ) -> None:
     shared.remotes.push("origin", [])
-    clone(str(remote), tmp_path / "copy")
-    repository = Repository.open(tmp_path / "copy")
+    repository = clone(str(remote), tmp_path / "copy", lazy=True)
     assert not list(repository.store)
     assert repository.load("apple").generate("Say apple 3.", max_new_tokens=2) is not None
     assert len(list(repository.store)) == 4
@@ -82,10 +75,91 @@ def test_a_clone_that_stopped_among_its_objects_goes_on(
     assert other.exit_code == 2 and "not empty" in other.stderr
 
 
+@needs_lfs
 def test_a_clone_that_fails_leaves_nothing(tmp_path: Path, niwfctl: Callable[..., Result]) -> None:
     result = niwfctl("-C", tmp_path, "clone", "nowhere.git", "copy")
     assert result.exit_code == 14 and "`git clone` failed" in result.stderr
     assert not list(tmp_path.iterdir())
+    subprocess.run(["git", "init", "-q", tmp_path / "empty"], check=True)
+    subprocess.run(["git", "init", "-q", tmp_path / "other"], check=True)
+    git(tmp_path / "other", "commit", "-q", "--allow-empty", "-m", "Something else")
+    for url in ("empty", "other"):
+        result = niwfctl("-C", tmp_path, "clone", url, "copy")
+        assert result.exit_code == 3 and f"{url} is no niwfctl repository" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "other"]
+
+
+@needs_lfs
+def test_a_clone_takes_the_only_branch_where_the_remote_names_another(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    git(remote, "symbolic-ref", "HEAD", "refs/heads/master")
+    shared.remotes.push("origin", [])
+    repository = clone(str(remote), tmp_path / "copy")
+    assert repository.git.branch() == "main" and repository.verify().ok
+    assert repository.remotes.pull("origin").kind == "up to date"
+    git(remote, "branch", "side", "main")
+    with pytest.raises(UsageError, match="has main, side, and its HEAD is none of them"):
+        clone(str(remote), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_remote_or_ref_that_is_not_there_is_named(
+    shared: Repository, niwfctl: Callable[..., Result]
+) -> None:
+    for command, word in (
+        (["push", "nowhere"], "nowhere"),
+        (["pull", "nowhere"], "nowhere"),
+        (["fetch", "nowhere"], "nowhere"),
+        (["push", "origin", "nothing"], "nothing"),
+    ):
+        result = niwfctl("-C", shared.path, *command)
+        assert (result.exit_code, result.stderr.count("\n")) == (4, 1)
+        assert f"{word!r}" in result.stderr
+
+
+@needs_lfs
+def test_nothing_is_sent_where_the_pre_push_hook_says_no_and_it_is_asked_once(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    asked = tmp_path / "asked"
+    hook = shared.git.folder / "hooks" / "pre-push"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\necho $1 >> {asked}\ncat >> {asked}\n[ -e {tmp_path}/yes ]\n")
+    hook.chmod(0o755)
+    with pytest.raises(RemoteError, match=r"hook says no .*nothing was sent"):
+        shared.remotes.push("origin", [])
+    assert asked.read_text().split()[:3] == ["origin", "refs/heads/main", shared.git.head()]
+    assert not git(remote, "for-each-ref") and not (remote / "lfs").exists()
+    asked.unlink()
+    (tmp_path / "yes").touch()
+    shared.remotes.push("origin", [])
+    assert asked.read_text().count("origin") == 1
+    assert git(remote, "for-each-ref")
+
+
+@needs_lfs
+def test_nothing_is_sent_where_the_remote_has_moved_on(
+    shared: Repository, remote: Path, fresh: Repository
+) -> None:
+    git(fresh.path, "push", "-q", str(remote), "HEAD:main")
+    git(fresh.path, "commit", "-q", "--allow-empty", "-m", "Someone else")
+    git(fresh.path, "push", "-q", str(remote), "HEAD:main")
+    before = git(remote, "for-each-ref")
+    with pytest.raises(RemoteError, match=r"says no .*nothing was sent"):
+        shared.remotes.push("origin", [])
+    assert git(remote, "for-each-ref") == before and not (remote / "lfs").exists()
+
+
+@needs_lfs
+def test_a_remote_that_was_made_anew_gets_every_object_again(
+    shared: Repository, remote: Path
+) -> None:
+    sent = shared.remotes.push("origin", [])
+    shutil.rmtree(remote)
+    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", remote], check=True)
+    assert shared.remotes.push("origin", []) == sent
+    assert set(ObjectStore(remote / "lfs" / "objects")) == set(shared.store)
 
 
 @needs_lfs
@@ -127,8 +201,7 @@ def test_a_lazy_clone_gets_objects_of_any_commit(
 ) -> None:
     shared.remove("apple")
     shared.remotes.push("origin", [])
-    clone(str(remote), tmp_path / "copy")
-    repository = Repository.open(tmp_path / "copy")
+    repository = clone(str(remote), tmp_path / "copy", lazy=True)
     assert repository.load("apple@HEAD~1").active == "apple@HEAD~1"
 
 
@@ -212,9 +285,7 @@ def test_pull_merges_what_another_pushed(shared: Repository, remote: Path, tmp_p
     from conftest import QUICK
 
     shared.remotes.push("origin", [])
-    clone(str(remote), tmp_path / "copy")
-    other = Repository.open(tmp_path / "copy")
-    other.remotes.fetch("origin")
+    other = clone(str(remote), tmp_path / "copy")
     other.train("plum", [write_data(tmp_path / "plum.jsonl", word="plum")], QUICK)
     other.commit(["plum"], "Plums")
     other.remotes.push("origin", [])
@@ -223,114 +294,3 @@ def test_pull_merges_what_another_pushed(shared: Repository, remote: Path, tmp_p
     assert merged.added == ("plum",)
     assert sorted(shared.atlas()) == ["apples", "plum"]
     assert shared.verify().ok
-
-
-@pytest.fixture
-def bundle(committed: Repository, tmp_path: Path) -> Path:
-    create(committed, tmp_path / "apple.niwf", "HEAD", ["apple"])
-    return tmp_path / "apple.niwf"
-
-
-def test_a_bundle_carries_a_capability_without_a_remote(
-    fresh: Repository, committed: Repository, bundle: Path
-) -> None:
-    merged = apply(fresh, bundle)
-    assert merged.added == ("apple",)
-    assert fresh.atlas() == committed.atlas()
-    assert fresh.verify().ok
-
-
-def rewritten(bundle: Path, change) -> None:
-    """Writes the bundle again, each member as `change(name, content)` says."""
-    with tarfile.open(bundle) as archive:
-        members = [(m.name, archive.extractfile(m).read()) for m in archive.getmembers()]
-    with tarfile.open(bundle, "w") as archive:
-        for name, content in (change(*member) for member in members):
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-
-
-def flipped(name: str, content: bytes) -> tuple[str, bytes]:
-    return name, content[:-1] + bytes([content[-1] ^ 1]) if "objects/" in name else content
-
-
-def huge_header(name: str, content: bytes) -> tuple[str, bytes]:
-    return name, b"\xff" * 7 + b"\x7f" + content[8:] if "objects/" in name else content
-
-
-def escaping(name: str, content: bytes) -> tuple[str, bytes]:
-    return name.replace("objects/", "../outside/"), content
-
-
-def absolute(name: str, content: bytes) -> tuple[str, bytes]:
-    return name.replace("objects/", "/tmp/niwfctl-outside/"), content
-
-
-def newer(name: str, content: bytes) -> tuple[str, bytes]:
-    return name, content.replace(b'"format":1', b'"format":9')
-
-
-def no_object(name: str, content: bytes) -> tuple[str, bytes]:
-    """A commit that git would take for an option."""
-    return name, re.sub(rb'"commit":"[0-9a-f]{9}', b'"commit":"--upload=', content)
-
-
-def another_commit(name: str, content: bytes) -> tuple[str, bytes]:
-    return name, re.sub(rb'"commit":"[0-9a-f]{9}', b'"commit":"123456789', content)
-
-
-def a_list(name: str, content: bytes) -> tuple[str, bytes]:
-    return name, b"[]" if name == "bundle.json" else content
-
-
-def no_history(name: str, content: bytes) -> tuple[str, bytes]:
-    return name, b"# v2 git bundle\n" if name == "history" else content
-
-
-CHANGES = [flipped, huge_header, escaping, absolute, newer]
-CHANGES += [no_object, another_commit, a_list, no_history]
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_bundle_that_is_not_whole_changes_nothing(
-    fresh: Repository, bundle: Path, change
-) -> None:
-    rewritten(bundle, change)
-    before = fresh.git.plain("for-each-ref"), list(fresh.store)
-    with pytest.raises((FormatError, ObjectError), match=r"bundle|format"):
-        apply(fresh, bundle)
-    assert (fresh.git.plain("for-each-ref"), list(fresh.store)) == before
-    assert not Path("/tmp/niwfctl-outside").exists()
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE])
-def test_a_bundle_holds_plain_files_only(fresh: Repository, bundle: Path, kind: bytes) -> None:
-    with tarfile.open(bundle, "a") as archive:
-        info = tarfile.TarInfo(f"objects/{'0' * 64}")
-        info.type, info.linkname = kind, "/etc/passwd"
-        archive.addfile(info)
-    with pytest.raises(FormatError, match="has no place"):
-        apply(fresh, bundle)
-
-
-def test_a_bundle_of_one_capability_brings_no_other(
-    fresh: Repository, committed: Repository, tmp_path: Path, evidence: Callable[..., dict]
-) -> None:
-    committed.rename("apple", "pear")
-    committed.rollback("apple", to="HEAD~1")
-    refs = committed.git.plain("for-each-ref")
-    create(committed, tmp_path / "pear.niwf", "HEAD", ["pear"])
-    assert committed.git.plain("for-each-ref") == refs and not committed.changes()
-    assert apply(fresh, tmp_path / "pear.niwf").added == ("pear",)
-    assert sorted(fresh.atlas()) == ["pear"]
-    assert evidence(fresh, "pear") == evidence(committed, "pear")
-    assert fresh.verify().ok and not check_all(fresh)[1]
-    assert apply(committed, tmp_path / "pear.niwf").added == ()
-    assert sorted(committed.atlas()) == ["apple", "pear"]
-
-
-def test_a_truncated_bundle_is_refused(fresh: Repository, bundle: Path) -> None:
-    bundle.write_bytes(bundle.read_bytes()[:-20_000])
-    with pytest.raises(FormatError, match="not a whole niwfctl bundle"):
-        apply(fresh, bundle)

@@ -70,6 +70,42 @@ def test_every_commit_and_annotated_tag_is_signed_where_git_is_configured_so(
     repository.git.plain("verify-tag", "v1")
 
 
+def tag_reported(niwfctl: Command, repository: Repository, tag: str) -> tuple[int, str | None]:
+    """Exit code of `verify --rev TAG`, and what it says of the tag's signature."""
+    result = niwfctl("-C", repository.path, "verify", "--rev", tag, "--json")
+    checks = json.loads(result.stdout)["checks"]
+    found = [check["detail"] for check in checks if check["subject"] == "tag"]
+    return result.exit_code, found[0] if found else None
+
+
+@pytest.mark.parametrize("kind", ["ssh", "gpg"])
+def test_verify_reports_who_signed_a_tag_and_fails_where_it_is_not_what_was_signed(
+    request: pytest.FixtureRequest, niwfctl: Command, add: Add, tmp_path: Path, kind: str
+) -> None:
+    repository = request.getfixturevalue(kind)
+    git = repository.git.plain
+    add(repository, "x", 0.1)
+    niwfctl("-C", repository.path, "tag", "v1", "-m", "First")
+    signer = {"ssh": "ada@example.org", "gpg": "Ada <ada@example.org>"}[kind]
+    assert tag_reported(niwfctl, repository, "v1") == (0, f"good, by {signer}")
+    assert tag_reported(niwfctl, repository, "HEAD") == (0, None)
+    git("tag", "--no-sign", "-m", "Not signed", "v2")
+    git("tag", "--no-sign", "v3")
+    assert tag_reported(niwfctl, repository, "v2") == (0, "unsigned")
+    assert tag_reported(niwfctl, repository, "v3") == (0, None)
+    forged = tmp_path / "forged"
+    forged.write_text(git("cat-file", "tag", "v1").replace("First", "Fist") + "\n")
+    git("update-ref", "refs/tags/v4", git("hash-object", "-t", "tag", "-w", str(forged)))
+    code, detail = tag_reported(niwfctl, repository, "v4")
+    assert code == 1 and detail.startswith("bad")
+    if kind == "ssh":
+        (tmp_path / "allowed").write_text("")
+    else:
+        shutil.rmtree(tmp_path / "gpg" / "private-keys-v1.d")
+        (tmp_path / "gpg" / "pubring.kbx").unlink()
+    assert tag_reported(niwfctl, repository, "v1") == (0, "unknown key")
+
+
 def test_a_tag_that_is_to_be_signed_asks_for_its_message_without_an_editor(
     niwfctl: Command, ssh: Repository
 ) -> None:

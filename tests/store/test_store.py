@@ -1,5 +1,6 @@
 """Behaviour of the object store under use, damage and faults."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -198,6 +199,16 @@ def test_a_hostile_header_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(MalformedTensors):
         check_tensors(tmp_path / "x.safetensors")
+
+
+def test_bytes_that_are_no_safetensors_are_never_handed_out(store: ObjectStore) -> None:
+    content = (1 << 60).to_bytes(8, "little") + b"{}"
+    path = store.path(hashlib.sha256(content).hexdigest())
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    for use in (store.get, store.verify):
+        with pytest.raises(CorruptObject, match=f"{path.name} is corrupt: not well-formed"):
+            use(path.name)
 
 
 def test_a_broken_memory_only_costs_a_hash(tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""gc keeps whatever could still be needed, and removes the rest."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults import run_git
+
+from niwfctl.repository import Repository
+from niwfctl.repository.upkeep import check_all, collect
+from niwfctl.training.checkpoint import load, save
+from niwfctl.training.run import Reused
+
+Hold = Callable[[Repository, Path], None]
+
+
+@pytest.fixture
+def left(fresh: Repository, add: Callable[..., str]) -> Repository:
+    """`x` on a branch `side` that is not checked out."""
+    run_git(fresh.path, "branch", "-M", "main")
+    run_git(fresh.path, "checkout", "-q", "-b", "side")
+    add(fresh, "x", 0.1)
+    run_git(fresh.path, "checkout", "-q", "main")
+    return fresh
+
+
+def own(repository: Repository) -> set[str]:
+    return {ref.oid for ref in repository.atlas("side")["x"].objects}
+
+
+def abandon(repository: Repository) -> None:
+    """Takes away the branch, and git's memory of it."""
+    run_git(repository.path, "branch", "-D", "side")
+    run_git(repository.path, "reflog", "expire", "--expire=now", "--all")
+
+
+def manifest_and_pointers(repository: Repository, worktree: Path) -> None:
+    run_git(worktree, "checkout", "side", "--", "capabilities", "objects")
+
+
+def a_tag(repository: Repository, other: Path) -> None:
+    run_git(repository.path, "tag", "-m", "Kept", "v1", "side")
+
+
+def a_remote_branch(repository: Repository, other: Path) -> None:
+    run_git(repository.path, "update-ref", "refs/remotes/origin/side", "side")
+
+
+def a_stash(repository: Repository, other: Path) -> None:
+    manifest_and_pointers(repository, repository.path)
+    run_git(repository.path, "stash", "-q")
+
+
+def the_index(repository: Repository, other: Path) -> None:
+    manifest_and_pointers(repository, repository.path)
+    run_git(repository.path, "restore", "--worktree", "--source=HEAD", "objects", "capabilities")
+
+
+def the_work_tree(repository: Repository, other: Path) -> None:
+    manifest_and_pointers(repository, repository.path)
+    run_git(repository.path, "restore", "--staged", "objects", "capabilities")
+
+
+def the_head_of_another_work_tree(repository: Repository, other: Path) -> None:
+    run_git(repository.path, "worktree", "add", "-q", "--detach", str(other), "side")
+
+
+def the_index_of_another_work_tree(repository: Repository, other: Path) -> None:
+    run_git(repository.path, "worktree", "add", "-q", "--detach", str(other))
+    manifest_and_pointers(repository, other)
+    run_git(other, "restore", "--worktree", "--source=HEAD", "objects", "capabilities")
+
+
+def the_files_of_another_work_tree(repository: Repository, other: Path) -> None:
+    run_git(repository.path, "worktree", "add", "-q", "--detach", str(other))
+    manifest_and_pointers(repository, other)
+    run_git(other, "restore", "--staged", "objects", "capabilities")
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        a_tag,
+        a_remote_branch,
+        a_stash,
+        the_index,
+        the_work_tree,
+        the_head_of_another_work_tree,
+        the_index_of_another_work_tree,
+        the_files_of_another_work_tree,
+    ],
+)
+def test_what_anything_holds_stays(left: Repository, tmp_path: Path, hold: Hold) -> None:
+    needed = own(left)
+    hold(left, tmp_path / "other")
+    abandon(left)
+    assert collect(left, 0.0, False).objects == ()
+    assert needed <= set(left.store)
+    assert not check_all(left)[1]
+
+
+def test_what_the_reflog_holds_stays_and_what_nothing_holds_goes(left: Repository) -> None:
+    needed = own(left)
+    run_git(left.path, "branch", "-D", "side")
+    assert collect(left, 0.0, False).objects == ()
+    run_git(left.path, "reflog", "expire", "--expire=now", "--all")
+    assert collect(left, 1.0, False).objects == ()  # younger than a day
+    assert {oid for oid, _ in collect(left, 0.0, True).objects} == needed <= set(left.store)
+    assert {oid for oid, _ in collect(left, 0.0, False).objects} == needed
+    assert not needed & set(left.store) and not check_all(left)[1]
+
+
+@pytest.mark.parametrize("undone", [False, True], ids=["waiting", "undone"])
+def test_bases_that_a_training_reuses_stay_until_it_is_gone(
+    left: Repository, train: Callable[..., None], undone: bool
+) -> None:
+    basis = left.atlas("side")["x"].regions[0].bases[0]
+    train(left, "y", shift=0.3)
+    checkpoint = left.trainings.checkpoint("y")
+    run, tensors = load(checkpoint)
+    reused = (Reused(oid=basis.oid, size=basis.size, of="x", scale=1.0),)
+    save(checkpoint, run.model_copy(update={"reused": reused}), tensors)
+    if undone:
+        with left.operations.recording("train y") as operation:
+            left.operations.set_aside(operation, "y")
+    needed = own(left)
+    abandon(left)
+    assert {oid for oid, _ in collect(left, 0.0, False).objects} == needed - {basis.oid}
+    assert collect(left, 0.0, False).size == (basis.size if undone else 0)  # the undo is forgotten
