@@ -29,13 +29,16 @@ def pad(rows: Sequence[Sequence[int]], *, left: bool = False) -> Tensor:
     return padded
 
 
-def prompt_mask(lengths: Sequence[int], width: int, skip: int, *, left: bool = False) -> Tensor:
+def prompt_mask(
+    lengths: Sequence[int], width: int, skip: int | Sequence[int], *, left: bool = False
+) -> Tensor:
     """Which tokens count towards the coordinate.
 
     Args:
         lengths: number of prompt tokens in each row.
         width: number of tokens of the padded batch.
-        skip: leading tokens of each row to leave out; a row's last prompt token always counts.
+        skip: leading tokens to leave out, of each row or for each row; a row's last prompt token
+            always counts.
         left: whether rows end, rather than begin, at the edge of the batch.
 
     Returns:
@@ -45,4 +48,5 @@ def prompt_mask(lengths: Sequence[int], width: int, skip: int, *, left: bool = F
     end = torch.tensor(lengths)[:, None]
     if left:
         position = position - (width - end)
-    return (position >= (end - 1).clamp_max(skip)) & (position < end)
+    begin = torch.minimum(torch.as_tensor(skip).reshape(-1, 1), end - 1)
+    return (position >= begin) & (position < end)

@@ -71,8 +71,8 @@ def weighted(terms: Sequence[tuple[float | Tensor, Mixture]]) -> Mixture:
         total = torch.zeros(len(z), len(columns))
         for weight, mixture in terms:
             places = [columns[entry.region.oid] for entry in mixture.entries]
-            if places:
-                total.index_add_(1, torch.tensor(places), weight * mixture.shares(z))
+            places = torch.tensor(places, dtype=torch.long)
+            total.index_add_(1, places, weight * mixture.shares(z))
         return total
 
     return Mixture(tuple(entries.values()), shares)

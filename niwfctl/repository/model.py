@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
 
 from niwfctl.atlas import RegionEntry
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.batch import batched, pad, prompt_mask
 from niwfctl.backbone.blend import Blend
-from niwfctl.backbone.load import Backbone, Source, load, quiet, resolve
+from niwfctl.backbone.generation import Row, Wishes, answer
+from niwfctl.backbone.load import Source, load, resolve
 from niwfctl.backbone.prompts import Tokens, encode, prompt_tokens
 from niwfctl.backbone.scoring import Score, Scorer
 from niwfctl.backbone.sites import find_sites
@@ -109,7 +109,7 @@ class Model:
 
     def acting(self, mixture: Mixture) -> ActiveField | Blend | None:
         """What makes the adapter act as a mixture says."""
-        if not mixture.entries:
+        if mixture is BARE:
             return None
         if mixture.whole:
             return self.field(mixture.entries[0])
@@ -185,21 +185,50 @@ class Model:
         Raises:
             UsageError: the prompt is empty, or longer than the backbone can read.
         """
-        messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
-        relay = _Relay(self.backbone.tokenizer, stream) if stream else None
-        if seed is not None:
-            torch.manual_seed(seed)
-        return self._answers([messages], max_new_tokens, temperature, relay)[0]
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
+        row = self.row(messages, Wishes(max_new_tokens, temperature, seed=seed))
+        if stream:
+            row.hand_on = stream
+        self.answer([row])
+        return row.text.strip()
 
     def answers(
         self, examples: Sequence[Example], max_new_tokens: int = 256, batch_size: int = 8
     ) -> list[str]:
         """The likeliest answer to each example's prompt, in the order of the examples."""
-        found: list[str] = []
-        for batch in batched(examples, batch_size):
-            prompts = [example.messages for example in batch]
-            found += self._answers(prompts, max_new_tokens, 0.0, None)
-        return found
+        wishes = Wishes(max_new_tokens)
+        rows = [self.row(example.messages, wishes) for example in examples]
+        for batch in batched(rows, batch_size):
+            self.answer(batch)
+        return [row.text.strip() for row in rows]
+
+    def row(self, messages: Sequence[Message], wishes: Wishes) -> Row:
+        """A conversation, to be answered.
+
+        Raises:
+            UsageError: with its answer it may be longer than the backbone can read.
+            DataError: the template refuses it.
+        """
+        tokens = prompt_tokens(self.backbone.tokenizer, messages)
+        if len(tokens) + wishes.max_new_tokens > self.longest:
+            raise UsageError(
+                f"the prompt has {len(tokens)} tokens, and with --max-new-tokens "
+                f"{wishes.max_new_tokens} that is more than the {self.longest} this backbone can "
+                "read"
+            )
+        return Row(self.backbone.tokenizer, tokens, self.skip, wishes)
+
+    def skipped(self, tokens: Sequence[int]) -> int:
+        """How many tokens of a plain text come before what its coordinate is read from.
+
+        Those of the template where it begins with them; else the first, which any text has.
+        """
+        template = prompt_tokens(self.backbone.tokenizer, [Message("user", "?")])[: self.skip]
+        return self.skip if list(tokens[: self.skip]) == template else 1
+
+    def answer(self, rows: Sequence[Row]) -> None:
+        """Answers rows in one batch, each as if alone, with what is active."""
+        answer(self.backbone, self.adapter, rows)
 
     @torch.no_grad()
     def coordinate(self, prompt: str) -> Tensor:
@@ -276,40 +305,6 @@ class Model:
         with self.adapter.prompts(mask.to(tokens.device)):
             self.backbone.model.get_decoder()(tokens, use_cache=False)
 
-    @torch.no_grad()
-    def _answers(
-        self,
-        prompts: Sequence[Sequence[Message]],
-        max_new_tokens: int,
-        temperature: float,
-        streamer: TextStreamer | None,
-    ) -> list[str]:
-        tokenizer, model = self.backbone.tokenizer, self.backbone.model
-        rows = [prompt_tokens(tokenizer, messages) for messages in prompts]
-        if max(map(len, rows)) + max_new_tokens > self.longest:
-            raise UsageError(
-                f"the prompt has {max(map(len, rows))} tokens, and with --max-new-tokens "
-                f"{max_new_tokens} that is more than the {self.longest} this backbone can read"
-            )
-        tokens = pad(rows, left=True).to(model.device)
-        lengths = [len(row) for row in rows]
-        width = tokens.shape[1]
-        real = prompt_mask(lengths, width, 0, left=True).to(model.device)
-        mask = prompt_mask(lengths, width, self.skip, left=True).to(model.device)
-        options = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=temperature > 0,
-            temperature=temperature if temperature > 0 else None,
-            top_k=None,
-            eos_token_id=_ends(self.backbone),
-            pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
-        )
-        with self.adapter.prompts(mask), quiet():
-            output = model.generate(
-                tokens, attention_mask=real.long(), generation_config=options, streamer=streamer
-            )
-        return [text.strip() for text in _texts(tokenizer, output[:, width:])]
-
 
 def pinned_source(repository: Repository) -> Source:
     """Where the backbone that the repository pins is.
@@ -328,24 +323,3 @@ def pinned_source(repository: Repository) -> Source:
             "NIWFCTL_BACKBONE"
         )
     return source
-
-
-def _ends(backbone: Backbone) -> list[int]:
-    own = backbone.model.generation_config.eos_token_id
-    ends = {backbone.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
-    return sorted(end for end in ends if end is not None)
-
-
-def _texts(tokenizer: PreTrainedTokenizerBase, output: Tensor) -> list[str]:
-    return tokenizer.batch_decode(output, skip_special_tokens=True)
-
-
-class _Relay(TextStreamer):
-    """Hands each finished piece of text on."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, hand_on: Callable[[str], None]) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._hand_on = hand_on
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self._hand_on(text)

@@ -322,3 +322,12 @@ def test_route_run_and_eval_route_from_the_command_line(
     assert done.exit_code == 0
     done = niwfctl("-C", routed.path, "route")
     assert done.exit_code == 2 and "--data" in done.stderr
+
+
+def test_where_nothing_is_committed_the_base_owns_every_prompt(
+    fresh: Repository, data: Path, niwfctl: Callable[..., Result]
+) -> None:
+    done = niwfctl("-C", fresh.path, "run", "--auto", "--max-new-tokens", 1, "--json", "hello")
+    assert done.exit_code == 0 and json.loads(done.stdout)["capability"] is None
+    done = niwfctl("-C", fresh.path, "route", "--data", data, "--json")
+    assert json.loads(done.stdout)[0]["owners"] == {"base": 40}

@@ -1,0 +1,59 @@
+"""serve: capabilities as models of an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from niwfctl.cli.main import app
+from niwfctl.cli.output import err
+from niwfctl.errors import UsageError
+
+
+@app.command()
+def serve(
+    ctx: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    max_batch: Annotated[int, typer.Option(min=1, help="Requests answered together.")] = 8,
+    batch_wait_ms: Annotated[
+        float, typer.Option(min=0, max=10_000, help="How long a request waits for others.")
+    ] = 10,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest chat answer where a request does not say.")
+    ] = 1024,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="NIWFCTL_API_KEY", help="What requests must bear.", show_envvar=True),
+    ] = None,
+) -> None:
+    """Answer OpenAI's API on this machine: a model is a capability, `auto`, or `base`."""
+    if not (find_spec("fastapi") and find_spec("uvicorn")):
+        raise UsageError(
+            "`serve` needs FastAPI and uvicorn: install them with `pip install 'niwfctl[serve]'`"
+        )
+    if api_key is not None and not api_key.strip():
+        raise UsageError("--api-key is empty: give a key, or leave it out to let everyone in")
+    from niwfctl.repository import Repository
+    from niwfctl.serve import server
+    from niwfctl.serve.engine import Engine
+
+    repository = Repository.open(ctx.obj)
+    listening = server.listen(host, port)
+    if not api_key and not server.is_private(listening):
+        err.print(
+            f"niwfctl: warning: {host} can be reached from other machines, and there is no "
+            "authentication: whoever connects can use the model; ask for a key with --api-key"
+        )
+    with err.status("loading the backbone"):
+        engine = Engine(
+            repository,
+            repository.load(None),
+            max_batch=max_batch,
+            batch_wait=batch_wait_ms / 1000,
+            max_tokens=max_tokens,
+        )
+    err.print(f"serving {repository.path} at {server.url(listening)} (Ctrl-C ends it)")
+    server.serve(engine, listening, api_key)

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint whose models are the repository's capabilities."""

@@ -1,0 +1,174 @@
+"""The routes: from HTTP to the engine and back. No torch at import."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from niwfctl.errors import NiwfError
+from niwfctl.serve.errors import ApiError, as_api_error, of_fields
+from niwfctl.serve.protocol import AnyRequest, ChatRequest, CompletionRequest
+from niwfctl.serve.replies import Json, model_card, reply_to, usage
+
+if TYPE_CHECKING:
+    from niwfctl.serve.engine import Engine, Job, Piece
+
+LARGEST_BODY = 32 << 20  # bytes
+_UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # by proxies on the way
+
+
+def create_app(engine: Engine, api_key: str | None = None) -> FastAPI:
+    """The endpoint, as an ASGI application.
+
+    Args:
+        engine: runs as long as the application.
+        api_key: what requests must bear; None lets everyone in.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with engine.running():
+            yield
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None, max_body_size=LARGEST_BODY)
+    if api_key is not None:
+        app.add_middleware(_RequireKey, key=api_key)
+    started = int(time.time())
+
+    @app.get("/v1/models")
+    def models() -> Json:
+        return {"object": "list", "data": [model_card(name, started) for name in engine.names()]}
+
+    @app.get("/v1/models/{name:path}")
+    def model(name: str) -> Json:
+        engine.resolve(name)
+        return model_card(name, started)
+
+    @app.post("/v1/completions")
+    async def completions(asked: CompletionRequest, request: Request) -> Response:
+        return await _answer(engine, asked, request)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(asked: ChatRequest, request: Request) -> Response:
+        return await _answer(engine, asked, request)
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_fields(request: Request, error: RequestValidationError) -> Response:
+        return _refusal(of_fields(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def bad_request(request: Request, error: HTTPException) -> Response:
+        said = f"{request.method} {request.url.path}: {error.detail}"
+        return _refusal(ApiError(error.status_code, said))
+
+    @app.exception_handler(ApiError)
+    @app.exception_handler(NiwfError)
+    @app.exception_handler(Exception)  # such a one is logged, too
+    async def failed(request: Request, error: Exception) -> Response:
+        return _refusal(as_api_error(error))
+
+    return app
+
+
+def _refusal(error: ApiError) -> Response:
+    return JSONResponse(error.body, error.status)
+
+
+async def _answer(engine: Engine, asked: AnyRequest, request: Request) -> Response:
+    job = await run_in_threadpool(engine.job, asked)
+    pieces = engine.answer(job)
+    async with _watching(request, engine, job):
+        first = await anext(pieces)  # an error before it is one of HTTP
+        if not asked.stream:
+            found = [first, *[piece async for piece in pieces]]
+            text = "".join(piece.text for piece in found)
+            return JSONResponse(
+                reply_to(asked).whole(first.model, text, found[-1].ended, _usage(job))
+            )
+    events = _events(asked, job, first, pieces)
+    return StreamingResponse(events, media_type="text/event-stream", headers=_UNBUFFERED)
+
+
+@asynccontextmanager
+async def _watching(request: Request, engine: Engine, job: Job) -> AsyncIterator[None]:
+    """Cancels the job when the client goes away meanwhile."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        engine.cancel(job, ApiError(499, "the client went away"))
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _events(
+    asked: AnyRequest, job: Job, first: Piece, pieces: AsyncGenerator[Piece]
+) -> AsyncGenerator[str]:
+    """The answer as server-sent events; when the client goes away, the job is cancelled."""
+    reply = reply_to(asked)
+    unused = {"usage": None} if asked.stream_options.include_usage else {}
+    async with aclosing(pieces):
+        try:
+            async for piece in _with(first, pieces):
+                if piece.text:
+                    yield _event(reply.chunk(piece.model, piece.text) | unused)
+                if piece.ended:
+                    yield _event(reply.chunk(piece.model, "", piece.ended) | unused)
+        except (ApiError, NiwfError) as error:
+            yield _event(as_api_error(error).body)
+            return
+    if asked.stream_options.include_usage:
+        yield _event(reply.last(first.model, _usage(job)))
+    yield "data: [DONE]\n\n"
+
+
+async def _with(first: Piece, rest: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+    yield first
+    async for piece in rest:
+        yield piece
+
+
+def _event(value: Json) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+def _usage(job: Job) -> Json:
+    return usage(len(job.row.prompt), job.row.count)
+
+
+class _RequireKey:
+    """Lets nobody in without the key."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app, self._expected = app, f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self._is_borne(scope):
+            await self._app(scope, receive, send)
+            return
+        error = ApiError(
+            401,
+            "no such API key: send the server's as `Authorization: Bearer KEY`",
+            code="invalid_api_key",
+        )
+        await _refusal(error)(scope, receive, send)
+
+    def _is_borne(self, scope: Scope) -> bool:
+        borne = dict(scope["headers"]).get(b"authorization", b"")
+        return secrets.compare_digest(borne, self._expected)

@@ -1,0 +1,223 @@
+"""One model, one thread that owns it, and the requests that wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+from niwfctl.atlas import there
+from niwfctl.backbone.generation import Row, Wishes
+from niwfctl.backbone.prompts import prompt_tokens
+from niwfctl.errors import NiwfError, UnknownName
+from niwfctl.repository.model import AUTO, Model
+from niwfctl.repository.repository import Repository
+from niwfctl.serve.errors import OURS, ApiError, as_api_error
+from niwfctl.serve.protocol import AnyRequest, ChatRequest
+
+BASE_MODEL, AUTO_MODEL = "base", "auto"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some of an answer.
+
+    Attributes:
+        model: who answers.
+        ended: why the answer ends with it, `stop` or `length`; None where it goes on.
+    """
+
+    text: str
+    model: str
+    ended: str | None
+
+
+@dataclass(eq=False)
+class Job:
+    """A request that waits for its answer.
+
+    Attributes:
+        model: the model as the client named it.
+        capability: as `Model.use_each` takes it.
+    """
+
+    model: str
+    capability: str | None
+    row: Row
+    events: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
+
+
+class Engine:
+    """Answers requests that wait together in one batch, each with the capability it names."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        model: Model,
+        *,
+        max_batch: int,
+        batch_wait: float,
+        max_tokens: int,
+    ) -> None:
+        """
+        Args:
+            repository: whose HEAD says which capabilities there are, at every request.
+            model: no other thread touches it while the engine runs.
+            max_batch: rows of a batch at most.
+            batch_wait: seconds for which a batch waits for more rows.
+            max_tokens: of an answer, where a request does not say.
+        """
+        self._repository, self._model = repository, model
+        self._max_batch, self._batch_wait, self._max_tokens = max_batch, batch_wait, max_tokens
+        self._queue: asyncio.Queue[Job] = asyncio.Queue()
+        self._unanswered: set[Job] = set()
+        self._closed = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """A block in which jobs are answered."""
+        self._loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, "niwfctl-model") as worker:
+            task = asyncio.create_task(self._work(worker))
+            try:
+                yield
+            finally:
+                self.close()
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    def close(self) -> None:
+        """Ends every answer where it is, and takes no more jobs."""
+        self._closed = True
+        for job in self._unanswered:
+            self.cancel(job, _closing())
+
+    def names(self) -> list[str]:
+        """What can be asked for: HEAD's capabilities, the base, and whoever owns the prompt."""
+        return list(dict.fromkeys([*sorted(self._repository.atlas()), BASE_MODEL, AUTO_MODEL]))
+
+    def resolve(self, name: str) -> str | None:
+        """The capability a model's name means right now, as `Model.use_each` takes it.
+
+        Raises:
+            UnknownName: none.
+        """
+        if name in (BASE_MODEL, AUTO_MODEL):
+            return AUTO if name == AUTO_MODEL else None
+        if not name.isprintable():
+            raise UnknownName(f"no model is called {name!r}: see /v1/models")
+        plain, at, revision = name.partition("@")
+        commit = self._repository.git.resolve(revision if at else "HEAD")
+        return f"{there(self._repository.atlas(commit), plain).name}@{commit}"
+
+    def job(self, asked: AnyRequest) -> Job:
+        """What a request asks for, understood; it does not wait yet.
+
+        Raises:
+            UnknownName: no capability is called so.
+            ApiError: with its answer the prompt is longer than the backbone can read.
+            DataError: the chat template refuses it.
+        """
+        capability = self.resolve(asked.model)
+        tokens, skip = self._read(asked)
+        room = self._model.longest - len(tokens)
+        wanted = asked.longest or max(1, min(asked.usual or self._max_tokens, room))
+        if wanted > room:
+            raise ApiError(
+                400,
+                f"the prompt has {len(tokens)} tokens, and with {wanted} for the answer that is "
+                f"more than the {self._model.longest} this backbone can read: shorten one of them",
+                param="messages" if isinstance(asked, ChatRequest) else "prompt",
+                code="context_length_exceeded",
+            )
+        wishes = Wishes(wanted, asked.temperature, asked.top_p, asked.seed, tuple(asked.stop))
+        return Job(
+            asked.model, capability, Row(self._model.backbone.tokenizer, tokens, skip, wishes)
+        )
+
+    async def answer(self, job: Job) -> AsyncIterator[Piece]:
+        """Lets a job wait for its answer, which comes in pieces; leaving early cancels it.
+
+        Raises:
+            Exception: whatever kept it from being answered.
+        """
+        if self._closed:
+            raise _closing()
+        self._unanswered.add(job)
+        self._queue.put_nowait(job)
+        try:
+            ended = None
+            while not ended:
+                event = await job.events.get()
+                if isinstance(event, Exception):
+                    raise event
+                ended = event.ended
+                yield event
+        finally:
+            job.row.cancelled = True
+            self._unanswered.discard(job)
+
+    def cancel(self, job: Job, reason: Exception) -> None:
+        """Ends an answer where it is; whoever waits for it is told why."""
+        job.row.cancelled = True
+        job.events.put_nowait(reason)
+
+    def _read(self, asked: AnyRequest) -> tuple[list[int], int]:
+        """A request's tokens, and how many of them its coordinate leaves out."""
+        tokenizer = self._model.backbone.tokenizer
+        if isinstance(asked, ChatRequest):
+            return prompt_tokens(tokenizer, asked.conversation), self._model.skip
+        tokens = tokenizer(asked.prompt)["input_ids"]
+        return tokens, self._model.skipped(tokens)
+
+    async def _work(self, worker: ThreadPoolExecutor) -> None:
+        while True:
+            jobs = await self._waiting()
+            await self._loop.run_in_executor(worker, self._answer, jobs)
+
+    async def _waiting(self) -> list[Job]:
+        jobs = [await self._queue.get()]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._batch_wait):
+                while len(jobs) < self._max_batch:
+                    jobs.append(await self._queue.get())
+        return jobs
+
+    def _answer(self, jobs: Sequence[Job]) -> None:
+        jobs = [job for job in jobs if not job.row.cancelled]
+        if not jobs:
+            return
+        for place, job in enumerate(jobs):
+            job.row.hand_on = partial(self._pass_on, job, place)
+        try:
+            self._model.use_each([job.capability for job in jobs])
+            self._model.answer([job.row for job in jobs])
+        except Exception as error:
+            if len(jobs) > 1 and not any(job.row.count for job in jobs):
+                for job in jobs:  # what is wrong with one of them must not harm the others
+                    self._answer([job])
+                return
+            if not isinstance(error, NiwfError):
+                logger.exception("a batch of %d could not be answered", len(jobs))
+            for job in jobs:
+                self._tell(job, as_api_error(error))
+
+    def _pass_on(self, job: Job, place: int, text: str) -> None:
+        model = job.model
+        if job.capability == AUTO:
+            model = self._model.routes.names[place] or BASE_MODEL
+        self._tell(job, Piece(text, model, job.row.ended))
+
+    def _tell(self, job: Job, event: Piece | Exception) -> None:
+        self._loop.call_soon_threadsafe(job.events.put_nowait, event)
+
+
+def _closing() -> ApiError:
+    return ApiError(503, "the server is shutting down", OURS)

@@ -1,0 +1,67 @@
+"""Errors as OpenAI's clients expect them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from niwfctl.errors import DataError, NiwfError, UnknownName, UsageError
+
+WRONG = "invalid_request_error"
+OURS = "server_error"
+
+
+class ApiError(Exception):
+    """What a request is refused with.
+
+    Attributes:
+        status: of HTTP.
+        body: `{"error": {"message", "type", "param", "code"}}`.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        kind: str = WRONG,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """What a client is told of an error."""
+    match error:
+        case ApiError():
+            return error
+        case UnknownName():
+            return ApiError(404, str(error), param="model", code="model_not_found")
+        case UsageError() | DataError():
+            return ApiError(400, str(error))
+        case NiwfError():
+            return ApiError(500, str(error), OURS)
+        case _:
+            return ApiError(500, f"{type(error).__name__} in the server; its log says more", OURS)
+
+
+def of_fields(errors: Sequence[Mapping[str, Any]]) -> ApiError:
+    """What is wrong with a request's body, as pydantic has it: the first thing is named."""
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, "the body is not JSON: send one JSON object")
+    param = ".".join(str(part) for part in first["loc"] if part != "body")
+    if not param:
+        return ApiError(400, "the body is no JSON object: send one, as application/json")
+    if first["type"] == "extra_forbidden":
+        said = f"`{param}` is not supported here: leave it out"
+        return ApiError(400, said, param=param, code="unsupported_parameter")
+    if first["type"] == "missing":
+        return ApiError(
+            400, f"`{param}` is missing", param=param, code="missing_required_parameter"
+        )
+    reason = first["msg"].removeprefix("Value error, ")
+    return ApiError(400, f"`{param}` is wrong: {reason}", param=param, code="invalid_value")

@@ -1,0 +1,165 @@
+"""What clients may ask, in OpenAI's words: the fields of requests, and which of them we know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from niwfctl.training.data import Message
+
+MAX_STOPS = 16
+
+# What changes no answer is taken and let be.
+_IDLE = {
+    "metadata",
+    "name",
+    "parallel_tool_calls",
+    "prompt_cache_key",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
+}
+# What we cannot do may be said where it asks for nothing.
+_NEUTRAL: dict[str, Sequence[object]] = {
+    "annotations": ([],),
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0, 0.0),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "presence_penalty": (0, 0.0),
+    "response_format": ({"type": "text"},),
+    "suffix": ("",),
+    "tool_calls": ([],),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+}
+
+
+def _neutral(name: str, value: object) -> bool:
+    return any(type(one) is type(value) and one == value for one in _NEUTRAL.get(name, ()))
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair: send UTF-8 text") from None
+    return text
+
+
+def _joined(content: object) -> object:
+    """Content that comes as parts, as one text."""
+    if not isinstance(content, list):
+        return content
+    parts = [part if isinstance(part, dict) else {} for part in content]
+    if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in parts):
+        raise ValueError("only text can be read: send a string, or parts of type `text`")
+    return "".join(part["text"] for part in parts)
+
+
+def _only_one(prompt: object) -> object:
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
+        return prompt[0]
+    if isinstance(prompt, list):
+        raise ValueError("one text a request is answered: send a string, and requests side by side")
+    return prompt
+
+
+def _listed(stop: object) -> object:
+    return [stop] if isinstance(stop, str) else stop or []
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+StopText = Annotated[Text, Field(min_length=1)]
+
+
+class _Known(BaseModel):
+    """Takes no field that would have to be passed over in silence."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asking_for_something(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {
+            name: value
+            for name, value in fields.items()
+            if value is not None
+            and not (name not in cls.model_fields and (name in _IDLE or _neutral(name, value)))
+        }
+
+
+class StreamOptions(_Known):
+    """How a stream ends."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = Field(False, description="there is none to leave out")
+
+
+class Asked(_Known):
+    """What both kinds of request have in common.
+
+    Attributes:
+        usual: tokens of an answer at most where a request does not say; None: the server's own.
+    """
+
+    usual: ClassVar[int | None] = None
+
+    model: str
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(0.0, ge=0, le=2)
+    top_p: float = Field(1.0, ge=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: Annotated[list[StopText], BeforeValidator(_listed), Field(max_length=MAX_STOPS)] = []
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+
+    @property
+    def longest(self) -> int | None:
+        """How many tokens the answer may have; None where the request does not say."""
+        return self.max_tokens
+
+
+class CompletionRequest(Asked):
+    """`POST /v1/completions`: a text, to be gone on with as it is."""
+
+    usual: ClassVar[int | None] = 16  # OpenAI's own
+
+    prompt: Annotated[Text, BeforeValidator(_only_one), Field(min_length=1)]
+
+
+class ChatMessage(_Known):
+    """One turn."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[Text, BeforeValidator(_joined)]
+
+
+class ChatRequest(Asked):
+    """`POST /v1/chat/completions`: a conversation, in the backbone's template."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+
+    @property
+    def longest(self) -> int | None:
+        """The smaller of both limits."""
+        limits = [self.max_tokens, self.max_completion_tokens]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def conversation(self) -> list[Message]:
+        """The turns, as the template knows them."""
+        roles = {"developer": "system"}
+        return [Message(roles.get(one.role, one.role), one.content) for one in self.messages]
+
+
+AnyRequest = CompletionRequest | ChatRequest

@@ -1,0 +1,140 @@
+"""Answers in a batch whose rows want different things, and the pieces their text comes in."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_model, tiny_tokenizer
+
+from niwfctl.backbone.adapter import ActiveField, FieldAdapter
+from niwfctl.backbone.generation import Row, Wishes, answer
+from niwfctl.backbone.load import Backbone
+from niwfctl.backbone.pieces import Pieces
+from niwfctl.backbone.sites import find_sites
+from niwfctl.field.basis import Basis
+from niwfctl.field.coordinates import CoordinateMap
+from niwfctl.field.generator import Generator
+
+TOKENIZER = tiny_tokenizer()
+PROMPTS = ["Say apple.", "zzz qqq plum, and then some more of it", "?", "Say pear."]
+
+
+@pytest.fixture(scope="module")
+def adapter() -> FieldAdapter:
+    """A float32 model with a field that depends on the prompt."""
+    model = tiny_model()
+    sites = find_sites(model, 2)
+    adapter = FieldAdapter(model, sites, CoordinateMap.fit(torch.randn(50, 64) * 0.1, 4))
+    random = torch.Generator().manual_seed(7)
+    basis = Basis.initial(sites, 2, random)
+    for up in basis.up.values():
+        up.normal_(std=0.3, generator=random)
+    generator = Generator(4, 2, 1).requires_grad_(False)
+    torch.nn.init.normal_(generator.outer.weight)
+    adapter.active = ActiveField.of(adapter.groups, [basis], generator, 0.5)
+    return adapter
+
+
+def answered(adapter: FieldAdapter, rows: Sequence[tuple[str, Wishes]]) -> list[Row]:
+    made = [Row(TOKENIZER, TOKENIZER(text)["input_ids"], 1, wishes) for text, wishes in rows]
+    answer(Backbone(adapter.model, TOKENIZER, "tiny"), adapter, made)
+    return made
+
+
+def outcome(row: Row) -> tuple[str, int, str | None]:
+    return row.text, row.count, row.ended
+
+
+def test_rows_that_want_different_things_are_answered_as_if_alone(adapter: FieldAdapter) -> None:
+    (free,) = answered(adapter, [(PROMPTS[3], Wishes(30))])
+    wishes = [
+        Wishes(40),
+        Wishes(7),
+        Wishes(20, temperature=1.0, top_p=0.9, seed=4),
+        Wishes(30, stop=(free.text[9:12], "never said")),
+    ]
+    asked = list(zip(PROMPTS, wishes, strict=True))
+    together = answered(adapter, asked)
+    assert [outcome(row) for row in together] == [
+        outcome(row) for one in asked for row in answered(adapter, [one])
+    ]
+    assert [row.ended for row in together[1:]] == ["length", "length", "stop"]
+    assert together[3].text == free.text[: free.text.index(free.text[9:12])]
+    assert together[1].count == 7
+
+
+def test_what_is_handed_on_is_the_text_and_the_last_piece_says_how_it_ended(
+    adapter: FieldAdapter,
+) -> None:
+    row = Row(TOKENIZER, TOKENIZER(PROMPTS[0])["input_ids"], 1, Wishes(20))
+    heard: list[tuple[str, str | None]] = []
+    row.hand_on = lambda piece: heard.append((piece, row.ended))
+    answer(Backbone(adapter.model, TOKENIZER, "tiny"), adapter, [row])
+    assert "".join(piece for piece, _ in heard) == row.text
+    assert [ended for _, ended in heard] == [None] * (len(heard) - 1) + ["length"]
+
+
+def test_a_cancelled_row_ends_at_once_and_leaves_the_others_as_they_are(
+    adapter: FieldAdapter,
+) -> None:
+    made = [Row(TOKENIZER, TOKENIZER(text)["input_ids"], 1, Wishes(20)) for text in PROMPTS[:2]]
+
+    def cancel(piece: str) -> None:
+        made[0].cancelled = True
+
+    made[0].hand_on = cancel
+    answer(Backbone(adapter.model, TOKENIZER, "tiny"), adapter, made)
+    assert made[0].count < 20 and made[0].ended is None
+    (alone,) = answered(adapter, [(PROMPTS[1], Wishes(20))])
+    assert outcome(made[1]) == outcome(alone)
+
+
+def test_sampling_follows_its_seed_and_without_one_differs(adapter: FieldAdapter) -> None:
+    def texts(**wishes) -> set[str]:
+        rows = [(PROMPTS[0], Wishes(12, temperature=1.5, **wishes))] * 6
+        return {row.text for row in answered(adapter, rows)}
+
+    assert len(texts(seed=3)) == 1
+    assert texts(seed=3) != texts(seed=5)
+    assert len(texts()) > 1
+
+
+def test_hardly_any_temperature_or_probability_takes_the_likeliest_token(
+    adapter: FieldAdapter,
+) -> None:
+    wishes = [Wishes(12), Wishes(12, temperature=1e-30), Wishes(12, temperature=2.0, top_p=0.0)]
+    rows = answered(adapter, [(PROMPTS[0], one) for one in wishes])
+    assert len({row.text for row in rows}) == 1
+
+
+def test_sampling_draws_from_the_likeliest_tokens_that_top_p_allows() -> None:
+    scores = torch.tensor([0.1, 0.4, 0.2, 0.3]).log()
+    for top_p, allowed in ((0.39, {1}), (0.41, {1, 3}), (0.89, {1, 2, 3}), (1.0, {0, 1, 2, 3})):
+        row = Row(TOKENIZER, [1], 0, Wishes(1, temperature=1.0, top_p=top_p, seed=0))
+        assert {int(row.sample(scores)) for _ in range(300)} == allowed
+
+
+@given(st.lists(st.integers(0, 257), max_size=30))
+def test_pieces_of_any_tokens_make_up_their_text(tokens: list[int]) -> None:
+    pieces = Pieces(TOKENIZER)
+    text = "".join([*map(pieces.add, tokens), pieces.rest()])
+    assert text == TOKENIZER.decode(tokens, skip_special_tokens=True)
+
+
+@given(
+    st.text("abä\n", max_size=20),
+    st.lists(st.text("abä\n", min_size=1, max_size=4), min_size=1, max_size=3),
+)
+def test_the_text_ends_before_the_first_stop_text_that_is_complete(
+    text: str, stop: list[str]
+) -> None:
+    pieces = Pieces(TOKENIZER, stop)
+    shown = ""
+    for token in TOKENIZER(text)["input_ids"]:
+        shown += pieces.add(token)
+        assert text.startswith(shown) and not any(one in shown for one in stop)
+    complete = [(text.index(one) + len(one), text.index(one)) for one in stop if one in text]
+    assert shown + pieces.rest() == text[: min(complete)[1] if complete else None]
+    assert pieces.stopped == bool(complete)

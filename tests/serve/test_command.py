@@ -1,0 +1,108 @@
+"""`niwfctl serve` as a process."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import openai
+import pytest
+from openai import OpenAI
+from serve.conftest import APPLES
+from typer.testing import Result
+
+ROOT = Path(__file__).parents[2]
+MAIN = "from niwfctl.cli.main import main; main()"
+NOWHERE = (("--host", "no.such.host.invalid"), ("--host", "192.0.2.1"))
+
+
+@contextmanager
+def started(repository: Path, *arguments: str, **env: str) -> Iterator[tuple]:
+    """A server process, the lines it printed until it was ready, and its base URL."""
+    command = [sys.executable, "-c", MAIN, "-C", repository, "serve", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'store'}"} | env,
+    )
+    try:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if found := re.search(r" at (http://\S+)", line):
+                yield process, lines, found[1]
+                return
+        raise AssertionError(lines)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+def test_a_signal_ends_the_server_and_the_answer_under_way(
+    orchard: Path, number: int, code: int
+) -> None:
+    with started(orchard) as (process, _, url):
+        client = OpenAI(base_url=url, api_key="any", max_retries=0)
+        stream = iter(
+            client.completions.create(model="apple", prompt=APPLES, max_tokens=450, stream=True)
+        )
+        next(stream)
+        process.send_signal(number)
+        with pytest.raises(openai.APIError, match="shutting down"):
+            list(stream)
+        assert process.wait(30) == code
+        rest = process.stderr.read()
+        assert "Traceback" not in rest and "rror" not in rest
+
+
+def test_a_key_may_come_from_the_environment(orchard: Path) -> None:
+    with started(orchard, NIWFCTL_API_KEY="sesame") as (_, lines, url):
+        with pytest.raises(openai.AuthenticationError):
+            OpenAI(base_url=url, api_key="any", max_retries=0).models.list()
+        assert OpenAI(base_url=url, api_key="sesame", max_retries=0).models.list().data
+        assert "sesame" not in "".join(lines)
+        assert url.startswith("http://127.0.0.1:") and "authentication" not in "".join(lines)
+
+
+def test_beyond_this_machine_it_warns_that_there_is_no_authentication(orchard: Path) -> None:
+    with started(orchard, "--host", "0.0.0.0") as (_, lines, url):
+        assert OpenAI(base_url=url, api_key="any", max_retries=0).models.list().data
+        assert sum("no authentication" in line for line in lines) == 1
+
+
+def test_where_it_cannot_listen_is_one_sentence(
+    orchard: Path, niwfctl: Callable[..., Result]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for options in (("--port", port), *NOWHERE):
+            done = niwfctl("-C", orchard, "serve", *options)
+            assert done.exit_code == 2, done.output
+            assert done.stderr.startswith("niwfctl: cannot listen on ")
+            assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_empty_key_is_refused(orchard: Path, niwfctl: Callable[..., Result]) -> None:
+    done = niwfctl("-C", orchard, "serve", "--api-key", " ")
+    assert done.exit_code == 2 and "--api-key is empty" in done.stderr
+
+
+def test_without_the_extra_it_says_how_to_get_it(
+    orchard: Path, niwfctl: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    done = niwfctl("-C", orchard, "serve")
+    assert done.exit_code == 2 and "pip install 'niwfctl[serve]'" in done.stderr
+
+
+def test_neither_the_command_nor_the_routes_import_torch() -> None:
+    code = "import sys, niwfctl.cli.main, niwfctl.serve.app; sys.exit('torch' in sys.modules)"
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'store'}"}
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 0

@@ -1,0 +1,268 @@
+"""OpenAI's own client, and everything that it may ask."""
+
+import json
+import re
+from pathlib import Path
+
+import httpx2 as httpx
+import openai
+import pytest
+from openai import OpenAI
+from serve.conftest import APPLES, PLUMS, Served
+
+SAY = [{"role": "user", "content": APPLES}]
+
+
+def raw(served: Served, path: str, content: bytes | str, **headers: str) -> dict:
+    headers = {"Content-Type": "application/json"} | headers
+    answer = httpx.post(f"{served.url}{path}", content=content, headers=headers)
+    error = answer.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert answer.status_code == 400, error
+    assert error["type"] == "invalid_request_error" and error["message"]
+    return error
+
+
+def test_the_models_are_the_capabilities_the_base_and_auto(client: OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["apple", "plum", "base", "auto"]
+    for name in ("apple", "apple@HEAD~1", "auto"):
+        assert client.models.retrieve(name).id == name
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.models.retrieve("pear")
+    assert refused.value.code == "model_not_found" and "apple, plum" in refused.value.message
+
+
+def test_a_chat_is_answered_as_on_the_command_line(served: Served) -> None:
+    for name in ("apple", "plum", None):
+        found = served.client.chat.completions.create(
+            model=name or "base", messages=SAY, max_tokens=20
+        )
+        served.model.use(name)
+        answer = served.model.generate(APPLES, max_new_tokens=20)
+        (choice,) = found.choices
+        assert choice.message.content.strip() == answer
+        assert choice.message.role == "assistant" and choice.finish_reason == "length"
+        assert found.object == "chat.completion" and found.model == (name or "base")
+        assert found.usage.completion_tokens == 20
+        assert found.usage.total_tokens == found.usage.prompt_tokens + 20
+
+
+def test_capabilities_answer_differently(client: OpenAI) -> None:
+    answers = {
+        client.completions.create(model=name, prompt=APPLES, max_tokens=20).choices[0].text
+        for name in ("apple", "plum", "base")
+    }
+    assert len(answers) == 3
+
+
+def test_a_stream_is_the_answer_in_pieces(client: OpenAI) -> None:
+    asked = {"model": "apple", "messages": SAY, "max_completion_tokens": 20}
+    whole = client.chat.completions.create(**asked)
+    chunks = list(
+        client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    )
+    *pieces, end, used = chunks
+    assert len(pieces) > 1 and pieces[0].choices[0].delta.role == "assistant"
+    text = "".join(piece.choices[0].delta.content for piece in pieces)
+    assert text == whole.choices[0].message.content
+    assert {piece.choices[0].finish_reason for piece in pieces} == {None}
+    assert end.choices[0].finish_reason == "length" and end.choices[0].delta.content is None
+    assert used.choices == [] and used.usage == whole.usage
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
+
+
+def test_a_text_is_gone_on_with_whole_or_as_a_stream(client: OpenAI) -> None:
+    whole = client.completions.create(model="plum", prompt=PLUMS)
+    assert whole.object == "text_completion" and whole.usage.completion_tokens == 16
+    chunks = list(client.completions.create(model="plum", prompt=[PLUMS], stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+    assert chunks[-1].choices[0].finish_reason == "length" and chunks[-1].usage is None
+
+
+def test_the_wire_is_server_sent_events_that_end_with_done(served: Served) -> None:
+    asked = {"model": "base", "prompt": "a", "max_tokens": 3, "stream": True}
+    answer = httpx.post(f"{served.url}/completions", json=asked)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *events, done, end = answer.text.split("\n\n")
+    assert done == "data: [DONE]" and end == ""
+    assert all(json.loads(event.removeprefix("data: "))["id"] for event in events)
+
+
+def test_an_answer_ends_before_a_stop_text(client: OpenAI) -> None:
+    asked = {"model": "apple", "messages": SAY, "max_tokens": 20}
+    text = client.chat.completions.create(**asked).choices[0].message.content
+    for stop in (text[4:6], ["never said", text[4:6]]):
+        (choice,) = client.chat.completions.create(**asked, stop=stop).choices
+        assert choice.finish_reason == "stop"
+        assert choice.message.content == text[: text.index(text[4:6])]
+
+
+def test_a_seed_repeats_a_sampled_answer(client: OpenAI) -> None:
+    def sampled(seed: int) -> str:
+        found = client.chat.completions.create(
+            model="apple", messages=SAY, max_tokens=20, temperature=1.5, top_p=0.95, seed=seed
+        )
+        return found.choices[0].message.content
+
+    assert sampled(1) == sampled(1) != sampled(2)
+
+
+def test_auto_says_who_answered_and_answers_as_they_would(served: Served) -> None:
+    owners = set()
+    for prompt in (APPLES, PLUMS, "?"):
+        asked = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 12}
+        found = served.client.chat.completions.create(model="auto", **asked)
+        served.model.route()
+        assert found.model == (served.model.bids(prompt)[0][0] or "base")
+        named = served.client.chat.completions.create(model=found.model, **asked)
+        assert named.choices == found.choices
+        owners.add(found.model)
+    assert {"apple", "plum"} <= owners
+
+
+def test_messages_of_every_role_and_in_parts_are_read(client: OpenAI) -> None:
+    parts = [{"type": "text", "text": "Say "}, {"type": "text", "text": "apple 3."}]
+    turns = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": "apple", "refusal": None, "tool_calls": []},
+        {"role": "user", "content": "Again.", "name": "ada"},
+    ]
+    plain = [{"role": "system", "content": "Be brief."}, *turns[1:]]
+    plain[1] = {"role": "user", "content": "Say apple 3."}
+    found = [
+        client.chat.completions.create(model="apple", messages=messages, max_tokens=8)
+        for messages in (turns, plain)
+    ]
+    assert found[0].choices == found[1].choices and found[0].usage == found[1].usage
+
+
+def test_what_asks_for_nothing_is_taken(client: OpenAI) -> None:
+    client.chat.completions.create(
+        model="base",
+        messages=SAY,
+        max_tokens=1,
+        n=1,
+        logprobs=False,
+        tools=[],
+        response_format={"type": "text"},
+        presence_penalty=0,
+        stop=None,
+        user="ada",
+        metadata={"a": "b"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 2),
+        ("logprobs", True),
+        ("top_logprobs", 2),
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "required"),
+        ("response_format", {"type": "json_object"}),
+        ("presence_penalty", 0.5),
+        ("logit_bias", {"5": 1}),
+        ("top_k", 5),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(
+    served: Served, field: str, value: object
+) -> None:
+    body = json.dumps({"model": "base", "messages": SAY, field: value})
+    error = raw(served, "/chat/completions", body)
+    assert error["code"] == "unsupported_parameter" and error["param"] == field
+    assert f"`{field}` is not supported" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -1),
+        ("temperature", "hot"),
+        ("temperature", float("nan")),
+        ("top_p", 1.5),
+        ("max_tokens", 0),
+        ("seed", 2**63),
+        ("stop", [""]),
+        ("stop", ["x"] * 17),
+        ("messages", []),
+        ("messages", [{"role": "tool", "content": "x"}]),
+        ("messages", [{"role": "user", "content": [{"type": "image_url"}]}]),
+        ("messages", [{"role": "user", "content": "\ud800"}]),
+        ("messages", [{"role": "user"}]),
+        ("model", None),
+        ("stream_options", {"surprise": 1}),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(served: Served, field: str, value: object) -> None:
+    body = json.dumps({"model": "base", "messages": SAY, field: value})
+    error = raw(served, "/chat/completions", body)
+    assert error["param"].split(".")[0] == field
+
+
+@pytest.mark.parametrize("prompt", ["", ["a", "b"], [1, 2], [], None, 5])
+def test_a_prompt_is_one_text(served: Served, prompt: object) -> None:
+    error = raw(served, "/completions", json.dumps({"model": "base", "prompt": prompt}))
+    assert error["param"] == "prompt"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_json_object_is_refused(served: Served, body: bytes) -> None:
+    assert "the body" in raw(served, "/chat/completions", body)["message"]
+
+
+def test_a_body_that_is_not_said_to_be_json_is_refused(served: Served) -> None:
+    body = json.dumps({"model": "base", "messages": SAY})
+    error = raw(served, "/chat/completions", body, **{"Content-Type": "text/plain"})
+    assert "application/json" in error["message"]
+
+
+def test_a_body_without_end_is_refused(served: Served) -> None:
+    body = json.dumps({"model": "base", "prompt": "a" * (33 << 20)})
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{served.url}/completions", content=body, headers=headers)
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/completions", "/chat/completions"])
+def test_a_prompt_that_is_too_long_is_refused_with_the_limit(served: Served, path: str) -> None:
+    word = "a" * 500
+    content = (
+        {"prompt": word} if path == "/completions" else {"messages": [SAY[0] | {"content": word}]}
+    )
+    body = {"model": "base", "max_tokens": 100, **content}
+    error = raw(served, path, json.dumps(body))
+    assert error["code"] == "context_length_exceeded" and "512" in error["message"]
+
+
+def test_an_answer_is_as_long_as_the_context_allows_where_nothing_is_said(client: OpenAI) -> None:
+    found = client.completions.create(model="base", prompt="a" * 505)
+    assert found.usage.total_tokens == 512 and found.choices[0].finish_reason == "length"
+
+
+UNKNOWN = ["pear", "", "a@nowhere", "apple@", "@", "--auto", "--each", "a\nb", "a@\0", "\ud800"]
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_model_that_is_not_there_is_not_found(served: Served, name: str) -> None:
+    body = json.dumps({"model": name, "prompt": "a"})
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{served.url}/completions", content=body, headers=headers)
+    assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
+
+
+def test_other_paths_and_methods_are_refused_in_the_same_form(served: Served) -> None:
+    for method, path, status in (("GET", "/chat/completions", 405), ("POST", "/embeddings", 404)):
+        answer = httpx.request(method, f"{served.url}{path}")
+        assert answer.status_code == status and path in answer.json()["error"]["message"]
+
+
+def test_the_example_in_the_docs_runs(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "serve.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", docs, re.S)
+    ours = example.replace("http://127.0.0.1:8000/v1", served.url).replace("shell", "apple")
+    exec(compile(ours, "docs/serve.md", "exec"), {})
+    assert capsys.readouterr().out
