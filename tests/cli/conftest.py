@@ -12,7 +12,10 @@ from typer.testing import Result
 
 from niwfctl.repository import Repository
 
-PROGRESS = re.compile(r"\S+: (loading the backbone|measuring( the base)?|training step .*)")
+PROGRESS = re.compile(
+    r"(\S+: )?loading the backbone|verifying|.+: measuring( the base| \d+ rows)?|"
+    r"\S+: training step .*"
+)
 
 
 def state(path: Path) -> tuple:
