@@ -76,4 +76,5 @@ def main() -> None:
 
 
 # The commands register themselves with `app`, in the order in which help lists them.
-from niwfctl.cli import make, compose, history, diff, use, route, map, branches, share, check  # noqa: E402, F401, I001
+from niwfctl.cli import make, compose, history, diff, use, evaluate  # noqa: E402, F401, I001
+from niwfctl.cli import route, map, branches, share, check  # noqa: E402, F401
