@@ -129,9 +129,11 @@ def matrix(
         )
 
     def row(commit: Commit, atlas: Atlas) -> Row:
-        subjects = (_subject(commit.id, atlas, task.name, auto) for task in tasks)
-        where = f"at {commit.id[:7]}"
-        figures = [measured(task, where, one) for task, one in zip(tasks, subjects, strict=True)]
+        router = routed(commit.id, atlas) if auto else None
+        figures = (
+            measured(task, f"at {commit.id[:7]}", router or _owner(commit.id, atlas, task.name))
+            for task in tasks
+        )
         return Row(commit, frozenset(atlas), tuple(figures))
 
     untrained = tuple(measured(task, "of the base", base()) for task in tasks)
@@ -139,9 +141,7 @@ def matrix(
     return Matrix(tasks, untrained, rows, left_out)
 
 
-def _subject(revision: str, atlas: Atlas, name: str, auto: bool) -> Subject:
-    if auto:
-        return routed(revision, atlas)
+def _owner(revision: str, atlas: Atlas, name: str) -> Subject:
     return named(f"{name}@{revision}", atlas[name]) if name in atlas else base()
 
 
@@ -182,7 +182,7 @@ def _tasks(
             f"no commit has a capability called {strangers[0]!r}: there are "
             f"{', '.join(sorted(learnt))}"
         )
-    gates = committed_gates(repository)
+    gates = {} if sources.keys() >= learnt.keys() else committed_gates(repository)
     tasks, left_out = [], []
     for name in (*learnt, *strangers):
         if name in sources:
