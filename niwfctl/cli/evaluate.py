@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from niwfctl.cli.main import app
-from niwfctl.cli.make import AsJson, inside
+from niwfctl.cli.make import AsJson, by_name, inside
 from niwfctl.cli.matrix import matrix_json, plot_matrix, show_matrix
 from niwfctl.cli.output import emit_json, number, out, require_file
 from niwfctl.cli.progress import measuring_progress
@@ -77,7 +77,7 @@ def evaluate(
         require_file(ctx.obj / plot)
     repository = Repository.open(ctx.obj)
     if matrix:
-        sources = _by_task(ctx.obj, data or [])
+        sources = by_name(ctx.obj, data or [])
         with measuring_progress() as report:
             bench = Bench(repository, report, recall=not again)
             table = measured_matrix(
@@ -116,16 +116,3 @@ def _result_json(target: str | None, figures: Measured) -> Json:
 
     auto = target == AUTO
     return {"capability": None if auto else target, "auto": auto} | figures_json(figures)
-
-
-def _by_task(directory: Path, data: Sequence[str]) -> dict[str, list[str]]:
-    """Sources by task, from `NAME=FILE`."""
-    sources: dict[str, list[str]] = {}
-    for one in data:
-        name, equals, source = one.partition("=")
-        if not (name and equals and source):
-            raise UsageError(
-                f"--data {one}: with --matrix say whose data it is, as --data NAME={one}"
-            )
-        sources.setdefault(name, []).append(inside(directory, source))
-    return sources

@@ -170,8 +170,8 @@ def test_ctrl_c_keeps_what_is_measured(committed: Repository, matrix: Command) -
     [
         ([], 2, ["--data apple=FILE"]),
         (["apple"], 2, ["name none"]),
-        (["--data", "apple.jsonl"], 2, ["--data NAME=apple.jsonl"]),
-        (["--data", "=apple.jsonl"], 2, ["--data NAME="]),
+        (["--data", "apple.jsonl"], 2, ["--data apple.jsonl", "NAME=FILE"]),
+        (["--data", "=apple.jsonl"], 2, ["NAME=FILE"]),
         (["--data", "pear=apple.jsonl"], 4, ["'pear'", "apple"]),
         (["--data", "apple=none.jsonl"], 5, ["none.jsonl"]),
         (["--data", "apple=apple.jsonl", "--rev", "nowhere"], 4, ["nowhere"]),
