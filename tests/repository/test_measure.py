@@ -9,6 +9,7 @@ from tiny import write_data
 
 from niwfctl.backbone.platform import threads_of
 from niwfctl.repository import Repository
+from niwfctl.repository.compose import Recipe
 from niwfctl.repository.measure import Bench, Data, Measured, base, named, routed
 
 
@@ -70,6 +71,23 @@ def test_what_a_figure_depends_on_has_it_measured_again(
     assert measure(committed, "apple", apples) == ["apple"]
     assert measure(committed, f"apple@{first}", apples) == []
     assert measure(committed, "apple", apples, recall=False) == ["apple"]
+
+
+def test_compositions_of_the_same_objects_are_told_apart(
+    committed: Repository, apples: Data
+) -> None:
+    for name, weights in (("half", (0.5,)), ("twice", (2.0,))):
+        committed.compose(["apple"], name, Recipe(weights))
+    assert committed.capability("half").objects == committed.capability("twice").objects
+    assert measure(committed, "half", apples) == ["half"]
+    assert measure(committed, "twice", apples) == ["twice"]
+    found = [
+        Bench(committed).measure(named(name, committed.capability(name)), apples).perplexity
+        for name in ("half", "twice")
+    ]
+    assert found == [
+        committed.load(name).score(apples.examples).perplexity for name in ("half", "twice")
+    ]
 
 
 def test_exact_match_is_remembered_apart(committed: Repository, apples: Data) -> None:
