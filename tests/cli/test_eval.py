@@ -145,23 +145,21 @@ def test_progress_on_a_terminal_counts_the_rows(committed: Repository) -> None:
 
 
 def test_ctrl_c_keeps_what_is_measured(committed: Repository, matrix: Command) -> None:
-    write_data(committed.path / "apple.jsonl", rows=500)
+    endless = write_data(committed.path / "endless.jsonl", rows=20_000)
     command = [sys.executable, "-c", "from niwfctl.cli.main import main; main()"]
-    arguments = ["-C", committed.path, "eval", "--matrix", "--data", "apple=apple.jsonl"]
+    arguments = ["-C", committed.path, "eval", "--matrix", "--auto", "--data", "apple=apple.jsonl"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     pipes["env"] = os.environ | {"OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen([*command, *arguments, "--batch-size", "1"], **pipes)
+    running = subprocess.Popen([*command, *arguments, "--data", f"endless={endless.name}"], **pipes)
     for line in running.stderr:
-        if "(2 of 2)" in line:
+        if "endless of the base" in line:
             running.send_signal(signal.SIGINT)
             break
     answer, said = running.communicate(timeout=60)
     assert running.returncode == 130 and not answer
     assert said.splitlines()[-1] == "niwfctl: interrupted" and "Traceback" not in said
-    again = matrix("--batch-size", 1)
-    assert [line for line in again.stderr.splitlines() if "measuring" in line] == [
-        f"apple at {committed.git.head()[:7]} (2 of 2): measuring 500 rows"
-    ]
+    measured = [line for line in matrix("--auto").stderr.splitlines() if "measuring" in line]
+    assert measured == [f"apple at {committed.git.head()[:7]} (2 of 2): measuring 6 rows"]
     assert committed.verify().ok and not committed.git.plain("status", "--porcelain", "niwf.toml")
 
 
