@@ -12,7 +12,8 @@ from niwfstore import write_atomic
 
 from niwfctl.cli.main import app
 from niwfctl.cli.make import AsJson
-from niwfctl.cli.output import emit_json, err, out, size
+from niwfctl.cli.output import emit_json, err, out, require_file, size
+from niwfctl.cli.progress import measuring_progress
 
 if TYPE_CHECKING:
     from niwfctl.repository.verify import Check
@@ -65,8 +66,11 @@ def check(
     from niwfctl.repository import Repository
     from niwfctl.repository import check as gates
 
-    with err.status("checking"):
-        checks = gates.check(Repository.open(ctx.obj), against)
+    if junit:
+        require_file(ctx.obj / junit, "--junit", suffixes=())
+    repository = Repository.open(ctx.obj)
+    with measuring_progress() as report:
+        checks = gates.check(repository, against, report)
     ok = all(check.ok for check in checks)
     if junit:
         write_atomic(ctx.obj / junit, gates.junit(checks))
@@ -74,6 +78,8 @@ def check(
         emit_json({"ok": ok, "checks": [asdict(check) for check in checks]})
     else:
         _show_checks(checks)
+        if not repository.config.gates:
+            out.print("niwf.toml sets no gates")
     raise typer.Exit(0 if ok else 1)
 
 

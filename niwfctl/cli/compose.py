@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from niwfctl.cli.main import app
-from niwfctl.cli.make import AsJson, inside
+from niwfctl.cli.make import AsJson, by_name
 from niwfctl.cli.output import emit_json, err, out, require_file
 from niwfctl.cli.schema import capability_json
 from niwfctl.errors import UsageError
@@ -101,11 +101,7 @@ def _weights(text: str | None) -> tuple[float, ...] | None:
 def _data(directory: Path, given: list[str]) -> dict[str, list]:
     from niwfctl.training.data import read_examples
 
-    pairs = [one.partition("=") for one in given]
-    for name, equals, file in pairs:
-        if not (name and equals and file):
-            raise UsageError(f"--data {name!r}: expected NAME=FILE for each part")
-    return {name: read_examples([inside(directory, file)]) for name, _, file in pairs}
+    return {name: read_examples(found) for name, found in by_name(directory, given).items()}
 
 
 def _swept(repository: Repository, sources: list[str], data: dict[str, list]) -> list[Point]:

@@ -76,5 +76,5 @@ def main() -> None:
 
 
 # The commands register themselves with `app`, in the order in which help lists them.
-from niwfctl.cli import make, compose, history, diff, use, route, map, serve  # noqa: E402, F401, I001
-from niwfctl.cli import branches, share, exchange, check  # noqa: E402, F401
+from niwfctl.cli import make, compose, history, diff, use, evaluate  # noqa: E402, F401, I001
+from niwfctl.cli import route, map, serve, branches, share, exchange, check  # noqa: E402, F401

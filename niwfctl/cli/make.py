@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -289,3 +289,18 @@ def inside(directory: Path, source: str) -> str:
     """A data source as seen from -C DIR; a hub id stays as it is."""
     path = directory / source
     return str(path) if path.exists() else source
+
+
+def by_name(directory: Path, given: Sequence[str]) -> dict[str, list[str]]:
+    """Data sources, as seen from -C DIR, by the name of what they are for: from `NAME=FILE`.
+
+    Raises:
+        UsageError: one of them says no name.
+    """
+    sources: dict[str, list[str]] = {}
+    for one in given:
+        name, equals, source = one.partition("=")
+        if not (name and equals and source):
+            raise UsageError(f"--data {one}: say whose data it is, as in --data NAME=FILE")
+        sources.setdefault(name, []).append(inside(directory, source))
+    return sources

@@ -26,9 +26,10 @@ def require_file(
     """Asks that the file that an option names can be written.
 
     Raises:
-        UsageError: it has none of the suffixes, is a folder, or its folder is not there.
+        UsageError: it has none of the suffixes, if any are asked for, is a folder, or its folder
+            is not there.
     """
-    if file.suffix.lower() not in suffixes:
+    if suffixes and file.suffix.lower() not in suffixes:
         expected = " or ".join(suffixes)
         raise UsageError(f"{option} {file.name}: expected a name that ends in {expected}")
     if file.is_dir():

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Capability
 from niwfctl.repository.history import Commit
 from niwfctl.repository.merge import Merged
 from niwfctl.repository.operations import Operation
 from niwfctl.training.run import Run
+
+if TYPE_CHECKING:
+    from niwfctl.repository.measure import Measured
 
 Json = dict[str, object]
 
@@ -111,3 +115,9 @@ def merged_json(merged: Merged) -> Json:
         "biases": biases,
         "takeovers": takeovers,
     }
+
+
+def figures_json(figures: Measured) -> Json:
+    """What was measured; the exact match only where it was asked for."""
+    found: Json = {"perplexity": figures.perplexity, "tokens": figures.tokens}
+    return found if figures.exact_match is None else found | {"exact_match": figures.exact_match}

@@ -1,4 +1,4 @@
-"""run, eval: capabilities at work."""
+"""run: capabilities at work."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from niwfctl.cli.main import app
-from niwfctl.cli.make import AsJson, inside
-from niwfctl.cli.output import emit_json, err, number, out
+from niwfctl.cli.make import AsJson
+from niwfctl.cli.output import emit_json, err, out
 from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,71 +67,6 @@ def run(
         emit_json({"capability": owner, "auto": auto, "prompt": prompt, "answer": answer})
     else:
         _write("\n" if live else f"{answer}\n")  # as it is: rich would make spaces of tabs
-
-
-@app.command("eval")
-def evaluate(
-    ctx: typer.Context,
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME[@REV]]...", help="Capabilities; the active one by default."),
-    ] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(help="Data in any form that `train` reads.")
-    ] = None,
-    exact_match: Annotated[
-        bool, typer.Option("--exact-match", help="Also generate, and count equal answers.")
-    ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer.")] = 256,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows a forward pass.")] = 8,
-    auto: Annotated[
-        bool, typer.Option("--auto", help="Also with each prompt's owner, not knowing the task.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Measure the base and capabilities on data: perplexity of the answers."""
-    from niwfctl.repository import Repository
-    from niwfctl.repository.model import AUTO
-    from niwfctl.training.data import data_hash, read_examples
-
-    if not data:
-        raise UsageError("there is nothing to measure on: give --data FILE")
-    repository = Repository.open(ctx.obj)
-    chosen = list(names or filter(None, [repository.active]))
-    for name in chosen:
-        repository.capability(name)
-    examples = read_examples([inside(ctx.obj, source) for source in data])
-    rows = []
-    with err.status("loading the backbone") as status:
-        model = repository.load(None)
-        for name in (None, *chosen, *([AUTO] if auto else [])):
-            status.update(f"measuring {name or 'the base'}")
-            if name == AUTO:
-                model.route()
-            else:
-                model.use(name)
-            score = model.score(examples, batch_size)
-            row = {
-                "capability": None if name == AUTO else name,
-                "auto": name == AUTO,
-                "perplexity": score.perplexity,
-                "tokens": score.tokens,
-            }
-            if exact_match:
-                answers = model.answers(examples, max_new_tokens, batch_size)
-                hits = sum(
-                    answer == example.answer.strip()
-                    for answer, example in zip(answers, examples, strict=True)
-                )
-                row["exact_match"] = hits / len(examples)
-            rows.append(row)
-    if as_json:
-        emit_json({"data_hash": data_hash(examples), "rows": len(examples), "results": rows})
-        return
-    for row in rows:
-        match = f", exact match {row['exact_match']:.1%}" if exact_match else ""
-        label = AUTO if row["auto"] else row["capability"] or "base"
-        out.print(f"{label:<20} perplexity {number(row['perplexity'])}{match}", markup=False)
 
 
 def _converse(model: Model, settings: dict) -> None:

@@ -2,65 +2,86 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
+import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from niwfstore import write_atomic
-
-from niwfctl.atlas import Capability
-from niwfctl.config import Gate
-from niwfctl.errors import DataError
+from niwfctl.atlas import Atlas, Capability
+from niwfctl.config import FILE, Gate
+from niwfctl.errors import DataError, UnknownName
+from niwfctl.repository.measure import Bench, Data, Measured, Report, named
 from niwfctl.repository.verify import Check, verify
-from niwfctl.training.data import Example, data_hash, read_examples
 
 if TYPE_CHECKING:
-    from niwfctl.repository.model import Model
     from niwfctl.repository.repository import Repository
 
-LONGEST_ANSWER = 256
+logger = logging.getLogger(__name__)
+
+_PARENT = "HEAD~1"
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A capability on the data of its gate; None where the gate does not ask."""
-
-    perplexity: float
-    exact_match: float | None
-
-
-def check(repository: Repository, against: str | None) -> list[Check]:
+def check(
+    repository: Repository,
+    against: str | None,
+    report: Report = lambda what, done, rows: None,
+) -> list[Check]:
     """Verifies HEAD, then measures every gate of its niwf.toml.
 
-    What was measured is remembered by the ids of the objects and the data, so that an unchanged
-    capability is not measured twice.
+    What was measured is remembered, so that an unchanged capability is not measured twice.
 
     Args:
         against: revision to compare with where a gate limits the regression; HEAD's parent by
             default.
+        report: told what is under way.
 
     Raises:
         DataError: a gate's data cannot be used.
-        UnknownName: there is no such revision.
+        UnknownName: there is no such revision, or a shallow clone lacks HEAD's parent.
     """
+    atlas, gates = repository.atlas(), committed_gates(repository)
+    before = _baseline(repository, against)
+    data = {name: gate_data(repository, name) for name in gates if name in atlas}
+    report("verifying", 0, 0)
     checks = list(verify(repository, [], "HEAD", False).checks)
-    atlas = repository.atlas()
-    bench = _Bench(repository)
-    for name, gate in sorted(repository.config.gates.items()):
+    broken = {one.subject for one in checks if not one.ok}
+    bench = Bench(repository, report)
+    for name, gate in sorted(gates.items()):
         if name not in atlas:
-            checks.append(
-                Check(name, "gate", False, "niwf.toml has a gate for it, HEAD has it not")
-            )
-        elif all(one.ok for one in checks if one.subject in (name, "backbone", "coordinates")):
-            checks += _gate(repository, bench, gate, atlas[name], against)
-        else:
+            problem = f"{FILE} has a gate for it, and HEAD has no such capability"
+            checks.append(Check(name, "gate", False, problem))
+        elif broken & {name, "backbone", "coordinates"}:
             checks.append(Check(name, "gate", False, "not measured: it is not what was committed"))
+        else:
+            checks += _Gated(bench, name, gate, data[name], atlas[name], before).checks()
     return checks
+
+
+def committed_gates(repository: Repository) -> dict[str, Gate]:
+    """The gates of HEAD's niwf.toml, by capability; warns where the file holds others."""
+    if repository.git.changes(FILE):
+        logger.warning("%s differs from HEAD: the gates that count are those of HEAD", FILE)
+    return repository.config.gates
+
+
+def gate_data(repository: Repository, name: str) -> Data:
+    """What the gate of a capability is measured on.
+
+    Raises:
+        DataError: it lies outside the repository, or cannot be used.
+    """
+    source = repository.config.gates[name].data
+    path = Path(source)
+    try:
+        if path.is_absolute() or ".." in path.parts:
+            raise DataError(f"{source} lies outside the repository: move it in")
+        return Data.read([str(repository.path / path)])
+    except DataError as error:
+        raise DataError(f"the gate of {name!r} cannot be measured: {error}") from error
 
 
 def junit(checks: list[Check]) -> bytes:
@@ -71,86 +92,69 @@ def junit(checks: list[Check]) -> bytes:
     )
     for one in checks:
         case = ElementTree.SubElement(suite, "testcase", classname=one.subject, name=one.check)
-        if not one.ok:
-            ElementTree.SubElement(case, "failure", message=one.detail)
+        detail = _NOT_XML.sub("�", one.detail)
+        if one.ok:
+            ElementTree.SubElement(case, "system-out").text = detail
+        else:
+            ElementTree.SubElement(case, "failure", message=detail)
     return ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
 
 
-def _gate(
-    repository: Repository, bench: _Bench, gate: Gate, capability: Capability, against: str | None
-) -> Iterator[Check]:
-    name = capability.name
-    examples = _examples(repository, gate)
-    now = bench.measure(capability, examples, gate.min_exact_match is not None)
-    if gate.max_perplexity is not None:
-        fits = now.perplexity <= gate.max_perplexity
-        detail = f"{now.perplexity:.4f}, at most {gate.max_perplexity:g}"
-        yield Check(name, "perplexity", fits, detail)
-    if gate.min_exact_match is not None:
-        fits = now.exact_match >= gate.min_exact_match
-        detail = f"{now.exact_match:.1%}, at least {gate.min_exact_match:.1%}"
-        yield Check(name, "exact match", fits, detail)
-    if gate.max_regression is not None:
-        yield _regression(repository, bench, gate, capability, examples, now, against)
+def _baseline(repository: Repository, against: str | None) -> tuple[str, Atlas]:
+    """What regressions are measured against: how it is called, and its capabilities."""
+    head = repository.git.resolve("HEAD")
+    try:
+        return against or _PARENT, repository.atlas(against or _PARENT)
+    except UnknownName:
+        if against:
+            raise
+        if repository.git.has_header(head, "parent"):
+            raise UnknownName(
+                "HEAD has a parent that this shallow clone lacks: fetch it with `git fetch "
+                "--deepen=1`, or name a commit that is here with --against"
+            ) from None
+        return "HEAD, which is the first commit", {}
 
 
-def _regression(
-    repository: Repository,
-    bench: _Bench,
-    gate: Gate,
-    capability: Capability,
-    examples: list[Example],
-    now: Measured,
-    against: str | None,
-) -> Check:
-    name = capability.name
-    before = repository.atlas(against or "HEAD~1").get(name)
-    if before is None:
-        return Check(name, "regression", True, f"it is new since {against or 'HEAD~1'}")
-    then = bench.measure(before, examples, False)
-    rise = now.perplexity / then.perplexity - 1
-    detail = f"{rise:+.2%} against {then.perplexity:.4f}, at most {gate.max_regression:+.2%}"
-    return Check(name, "regression", rise <= gate.max_regression, detail)
+@dataclass(frozen=True)
+class _Gated:
+    """One capability at its gate."""
 
+    bench: Bench
+    name: str
+    gate: Gate
+    data: Data
+    now: Capability
+    before: tuple[str, Atlas]
 
-def _examples(repository: Repository, gate: Gate) -> list[Example]:
-    path = Path(gate.data)
-    if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"the gate's data {gate.data!r} lies outside the repository: move it in")
-    return read_examples([str(repository.path / path)])
+    def checks(self) -> Iterator[Check]:
+        """One for each limit that the gate sets."""
+        gate = self.gate
+        limits = (gate.max_perplexity, gate.min_exact_match, gate.max_regression)
+        if all(limit is None for limit in limits):
+            yield Check(self.name, "gate", True, "not measured: it sets no limit")
+            return
+        now = self._measure("HEAD", self.now, gate.min_exact_match is not None)
+        if gate.max_perplexity is not None:
+            fits = now.perplexity <= gate.max_perplexity
+            detail = f"{now.perplexity:.4f}, at most {gate.max_perplexity:g}"
+            yield Check(self.name, "perplexity", fits, detail)
+        if gate.min_exact_match is not None:
+            fits = now.exact_match >= gate.min_exact_match
+            detail = f"{now.exact_match:.1%}, at least {gate.min_exact_match:.1%}"
+            yield Check(self.name, "exact match", fits, detail)
+        if gate.max_regression is not None:
+            yield self._regression(now, gate.max_regression)
 
+    def _regression(self, now: Measured, limit: float) -> Check:
+        called, atlas = self.before
+        if self.name not in atlas:
+            return Check(self.name, "regression", True, f"it is new since {called}")
+        then = self._measure(called, atlas[self.name], False)
+        rise = now.perplexity / then.perplexity - 1
+        detail = f"{rise:+.2%} against {then.perplexity:.4f} at {called}, at most {limit:+.2%}"
+        return Check(self.name, "regression", rise <= limit, detail)
 
-class _Bench:
-    """Measures capabilities, remembers the figures, and loads the backbone only when it must."""
-
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
-        self._memory = repository.private / "cache" / "measured.json"
-        self._known: dict[str, dict] = {}
-        with suppress(OSError, ValueError):  # only a memory: without it all is measured again
-            self._known = json.loads(self._memory.read_bytes())
-        self._model: Model | None = None
-
-    def measure(self, capability: Capability, examples: list[Example], exact: bool) -> Measured:
-        """Perplexity, and exact match where asked."""
-        key = self._key(capability, examples, exact)
-        if key not in self._known:
-            model = self._model = self._model or self._repository.load()
-            (entry,) = capability.regions
-            model.adapter.active = model.field(entry)
-            match = None
-            if exact:
-                answers = model.answers(examples, LONGEST_ANSWER)
-                hits = [a == e.answer.strip() for a, e in zip(answers, examples, strict=True)]
-                match = sum(hits) / len(hits)
-            score = model.score(examples)
-            self._known[key] = {"perplexity": score.perplexity, "exact_match": match}
-            write_atomic(self._memory, json.dumps(self._known).encode())
-        return Measured(**self._known[key])
-
-    def _key(self, capability: Capability, examples: list[Example], exact: bool) -> str:
-        config = self._repository.config
-        parts = [ref.oid for ref in capability.objects]
-        parts += [config.backbone.identity, config.backbone.quant, config.field.coordinates]
-        parts += [data_hash(examples), str(exact)]
-        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+    def _measure(self, revision: str, capability: Capability, exact_match: bool) -> Measured:
+        subject = named(f"{self.name}@{revision}", capability)
+        return self.bench.measure(subject, self.data, exact_match=exact_match)

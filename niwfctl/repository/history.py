@@ -44,8 +44,14 @@ class History:
     def __init__(self, git: Git) -> None:
         self._git = git
 
-    def log(self, revision: str = "HEAD", limit: int | None = None) -> list[Commit]:
+    def log(
+        self, revision: str = "HEAD", limit: int | None = None, first_parent: bool = False
+    ) -> list[Commit]:
         """Commits reachable from a revision, newest first.
+
+        Args:
+            limit: at most so many.
+            first_parent: leave out what merges brought in.
 
         Raises:
             UnknownName: there is no such revision.
@@ -53,6 +59,8 @@ class History:
         options = ["--raw", "--no-abbrev", "--no-renames", "--diff-merges=first-parent"]
         if limit is not None:
             options.append(f"--max-count={limit}")
+        if first_parent:
+            options.append("--first-parent")
         text = self._git.log(self._git.resolve(revision), _FORMAT, *options)
         parsed = [_parse(record) for record in text.split("\x1e")[1:]]
         contents = self._git.blobs(blob for _, changes in parsed for _, blob, _ in changes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import TYPE_CHECKING
 
 import torch
@@ -95,16 +96,17 @@ class Model:
         ]
         self.adapter.active, self.active = self.acting(weighted(terms)), EACH
 
-    def route(self) -> Routes:
-        """Lets the owner of each prompt's coordinate answer it, as HEAD's atlas has it (G3).
+    def route(self, revision: str = "HEAD") -> Routes:
+        """Lets the owner of each prompt's coordinate answer it, as a revision's atlas has it (G3).
 
         Returns:
             Who owns what; its `names` tell whose each prompt of the last batch was.
 
         Raises:
             ObjectError: an object is missing or corrupt.
+            UnknownName: there is no such revision.
         """
-        self.adapter.active, self.active = self.acting(self._mixture(AUTO)), AUTO
+        self.adapter.active, self.active = self.acting(self._routed(revision)), AUTO
         return self.routes
 
     def acting(self, mixture: Mixture) -> ActiveField | Blend | None:
@@ -157,11 +159,14 @@ class Model:
     def _mixture(self, capability: str | None) -> Mixture:
         if capability is None:
             return BARE
+        if capability == AUTO:
+            return self._routed("HEAD")
         repository = self._repository
-        if capability != AUTO:
-            return of_capability(repository, repository.capability(capability))
-        there = stakes(repository, repository.atlas())
-        mixture, self.routes = of_owners(there, base_cell(repository))
+        return of_capability(repository, repository.capability(capability))
+
+    def _routed(self, revision: str) -> Mixture:
+        there = stakes(self._repository, self._repository.atlas(revision))
+        mixture, self.routes = of_owners(there, base_cell(self._repository))
         return mixture
 
     def generate(
@@ -259,13 +264,27 @@ class Model:
             progress(sum(map(len, found)), len(examples))
         return torch.cat(found)
 
-    def score(self, examples: Sequence[Example], batch_size: int = 8) -> Score:
+    def score(
+        self,
+        examples: Sequence[Example],
+        batch_size: int = 8,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Score:
         """Perplexity on the answers' tokens, with what is active.
+
+        Args:
+            progress: called with (examples done, in all).
 
         Raises:
             DataError: an example is longer than the backbone can read.
         """
-        return Scorer(self.adapter, self.skip).score(self.encode(examples), batch_size)
+        batches, total = count(1), len(examples)
+        scorer = Scorer(self.adapter, self.skip)
+        return scorer.score(
+            self.encode(examples),
+            batch_size,
+            lambda: progress(min(next(batches) * batch_size, total), total),
+        )
 
     def encode(self, examples: Sequence[Example]) -> list[Tokens]:
         """Examples as tokens.

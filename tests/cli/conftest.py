@@ -13,7 +13,8 @@ from typer.testing import Result
 from niwfctl.repository import Repository
 
 PROGRESS = re.compile(
-    r"\S+: (loading the backbone|reading coordinates|measuring( the base)?|training step .*)"
+    r"(\S+: )?loading the backbone|\S+: reading coordinates|verifying|"
+    r".+: measuring( the base| \d+ rows)?|\S+: training step .*"
 )
 
 

@@ -1,17 +1,24 @@
 """Gates for pipelines."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from conftest import QUICK
+from histories import cut
 from tiny import write_data
 from typer.testing import Result
 
 from niwfctl.repository import Repository
+from niwfctl.repository.check import junit
+from niwfctl.repository.verify import Check
 
 Command = Callable[..., Result]
+Refused = Callable[..., None]
+LIMITS = 'data = "apple.jsonl"\nmax_perplexity = 1e6\nmax_regression = 0.0'
 
 
 def with_gates(repository: Repository, text: str) -> None:
@@ -20,6 +27,12 @@ def with_gates(repository: Repository, text: str) -> None:
         file.write(f"\n{text}\n")
     repository.git.plain("add", "apple.jsonl", "niwf.toml")
     repository.git.plain("commit", "-m", "Gates")
+
+
+def revise(repository: Repository, data: Path) -> None:
+    options = QUICK.model_copy(update={"mode": "revise", "lr": 0.1})
+    repository.train("apple", [data], options)
+    repository.commit(["apple"], "Revised")
 
 
 def outcome(niwfctl: Command, repository: Repository, *options: object) -> tuple[int, dict]:
@@ -70,7 +83,106 @@ def test_an_unchanged_capability_is_not_measured_twice(
     assert outcome(niwfctl, committed) == first
 
 
-def test_data_outside_the_repository_is_refused(niwfctl: Command, committed: Repository) -> None:
-    with_gates(committed, '[gates.apple]\ndata = "../apple.jsonl"\nmax_perplexity = 1e6')
-    result = niwfctl("-C", committed.path, "check")
-    assert result.exit_code == 5 and "outside the repository" in result.stderr
+def test_what_has_become_worse_fails_against_the_revision_that_was_better(
+    niwfctl: Command, committed: Repository, tmp_path: Path
+) -> None:
+    with_gates(committed, f"[gates.apple]\n{LIMITS}")
+    first = committed.git.head()
+    revise(committed, write_data(tmp_path / "other.jsonl", word="zzz"))
+    data = ("--data", committed.path / "apple.jsonl", "--json")
+    done = niwfctl("-C", committed.path, "eval", f"apple@{first}", "apple", *data)
+    _, before, after = (row["perplexity"] for row in json.loads(done.stdout)["results"])
+    assert before != after
+    code, checks = outcome(niwfctl, committed)
+    assert (code == 0) == checks["apple", "regression"] == (after < before)
+    assert outcome(niwfctl, committed, "--against", first)[0] == code
+    assert outcome(niwfctl, committed, "--against", "HEAD")[0] == 0
+    committed.rollback("apple")
+    assert outcome(niwfctl, committed)[0] == 1 - code
+
+
+def test_what_is_new_has_not_become_worse(niwfctl: Command, committed: Repository) -> None:
+    with_gates(committed, f"[gates.apple]\n{LIMITS}")
+    done = niwfctl("-C", committed.path, "check", "--against", "HEAD~2")
+    assert done.exit_code == 0 and "it is new since HEAD~2" in done.stdout
+    cut(committed)
+    done = niwfctl("-C", committed.path, "check")
+    assert done.exit_code == 0 and "the first commit" in done.stdout
+
+
+def test_what_is_not_what_was_committed_is_not_measured(
+    niwfctl: Command, committed: Repository
+) -> None:
+    with_gates(committed, f"[gates.apple]\n{LIMITS}")
+    committed.store.path(committed.capability("apple").objects[0].oid).unlink()
+    code, checks = outcome(niwfctl, committed)
+    assert code == 1 and not checks["apple", "gate"] and ("apple", "perplexity") not in checks
+
+
+def test_a_gate_without_limits_says_that_nothing_was_measured(
+    niwfctl: Command, committed: Repository
+) -> None:
+    assert "sets no gates" in niwfctl("-C", committed.path, "check").stdout
+    with_gates(committed, '[gates.apple]\ndata = "apple.jsonl"')
+    done = niwfctl("-C", committed.path, "check")
+    assert done.exit_code == 0 and "it sets no limit" in done.stdout
+
+
+def test_gates_that_are_not_committed_do_not_count_and_it_is_said(
+    niwfctl: Command, committed: Repository, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_gates(committed, "")
+    assert not caplog.messages
+    with (committed.path / "niwf.toml").open("a") as file:
+        file.write('\n[gates.pear]\ndata = "apple.jsonl"\n')
+    assert niwfctl("-C", committed.path, "check").exit_code == 0
+    assert any("niwf.toml differs from HEAD" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("file", ["../apple.jsonl", "/apple.jsonl"])
+def test_data_outside_the_repository_is_refused(
+    refused: Refused, committed: Repository, file: str
+) -> None:
+    with_gates(committed, f'[gates.apple]\ndata = "{file}"\nmax_perplexity = 1e6')
+    refused(committed, ["check"], 5, "'apple'", "outside the repository")
+
+
+def test_data_that_are_missing_or_broken_are_named_with_their_gate(
+    refused: Refused, committed: Repository
+) -> None:
+    with_gates(committed, f"[gates.apple]\n{LIMITS}")
+    (committed.path / "apple.jsonl").write_text("{oops\n")
+    refused(committed, ["check"], 5, "the gate of 'apple'", "apple.jsonl:1 is not JSON")
+    (committed.path / "apple.jsonl").unlink()
+    refused(committed, ["check"], 5, "the gate of 'apple'", "does not exist")
+
+
+def test_an_unknown_revision_is_refused_whether_or_not_a_gate_needs_it(
+    refused: Refused, committed: Repository
+) -> None:
+    refused(committed, ["check", "--against", "nowhere"], 4, "nowhere")
+    refused(committed, ["check", "--against", "-x"], 4, "-x")
+
+
+def test_a_shallow_clone_lacks_what_to_compare_with_and_is_told_so(
+    refused: Refused, committed: Repository, tmp_path: Path
+) -> None:
+    with_gates(committed, f"[gates.apple]\n{LIMITS}")
+    source = f"file://{committed.path}"
+    subprocess.run(["git", "clone", "-q", "--depth=1", source, tmp_path / "copy"], check=True)
+    refused(tmp_path / "copy", ["check"], 4, "shallow", "git fetch --deepen=1")
+
+
+@pytest.mark.parametrize("file", ["none/report.xml", "capabilities"])
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
+    refused: Refused, committed: Repository, file: str
+) -> None:
+    refused(committed, ["check", "--junit", file], 2, "--junit", file)
+
+
+def test_junit_holds_every_check_whatever_its_words() -> None:
+    words = "\x1b[31mred\x1b[0m, \ud800 & <tags>"
+    suite = ElementTree.fromstring(junit([Check("a", "b", ok, words) for ok in (True, False)]))
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    assert "red" in suite.find("testcase/system-out").text
+    assert "& <tags>" in suite.find("testcase/failure").get("message")

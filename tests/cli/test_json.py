@@ -110,6 +110,13 @@ def test_importing(ask: Ask, committed: Repository, data: Path) -> None:
     ask("show", "pear", documented="show NAME")
 
 
+def test_measuring_history(ask: Ask, data: Path) -> None:
+    options = ("--data", f"apple={data}", "--exact-match", "--max-new-tokens", 1)
+    matrix = ask("eval --matrix", *options)
+    assert matrix["commits"][0]["figures"] and matrix["transfer"]["exact_match"]
+    assert "exact_match" not in ask("eval --matrix", *options[:2])["transfer"]
+
+
 def test_rewriting(ask: Ask, committed: Repository) -> None:
     assert ask("mv", "apple", "pear").keys() == ask("rm", "pear").keys()
     assert ask("rollback", "--to", "HEAD~2", "--dry-run")["changes"]["added"] == ["apple"]

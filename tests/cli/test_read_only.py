@@ -45,7 +45,7 @@ def _can_mount(tmp_path: Path) -> None:
         pytest.skip("needs a mount of its own: unshare --user --mount is not allowed here")
 
 
-def test_what_only_reads_works(committed: Repository) -> None:
+def test_what_only_reads_works(committed: Repository, data: Path) -> None:
     commands = [
         ["status"],
         ["log"],
@@ -59,6 +59,9 @@ def test_what_only_reads_works(committed: Repository) -> None:
         ["remote"],
         ["branch"],
         ["run", "hello", "--capability", "apple", "--max-new-tokens", "1"],
+        ["eval", "apple", "--data", str(data)],
+        ["eval", "--matrix", "--data", f"apple={data}"],
+        ["check"],
         ["rollback", "--to", "HEAD~1", "--dry-run"],
     ]
     for command, (code, _, errors) in zip(

@@ -1,0 +1,118 @@
+"""eval: how well the base and capabilities answer data, now or at every commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from niwfctl.cli.main import app
+from niwfctl.cli.make import AsJson, by_name, inside
+from niwfctl.cli.matrix import matrix_json, plot_matrix, show_matrix
+from niwfctl.cli.output import emit_json, number, out, require_file
+from niwfctl.cli.progress import measuring_progress
+from niwfctl.cli.schema import Json, figures_json
+from niwfctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from niwfctl.repository import Repository
+    from niwfctl.repository.measure import Measured, Subject
+
+
+@app.command("eval")
+def evaluate(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME[@REV]]...", help="Capabilities; the active one by default."),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="Data in any form that `train` reads; with --matrix, say of which capability, or "
+            "leave it to the gates of niwf.toml.",
+        ),
+    ] = None,
+    exact_match: Annotated[
+        bool, typer.Option("--exact-match", help="Also generate, and count equal answers.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a forward pass.")] = 8,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Also with each prompt's owner, not knowing the task.")
+    ] = False,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Every task at every commit, and what was forgotten.")
+    ] = False,
+    revisions: Annotated[
+        str | None,
+        typer.Option(
+            "--rev", metavar="[FIRST..]LAST", help="Of --matrix; all commits of HEAD by default."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of --matrix: heat map as .png or .svg.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Of --matrix: also what was measured before.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the base and capabilities on data: perplexity of the answers."""
+    from niwfctl.repository import Repository
+    from niwfctl.repository.matrix import matrix as measured_matrix
+    from niwfctl.repository.measure import Bench, Data
+
+    if matrix and names:
+        raise UsageError("--matrix measures every capability: name none, and give their data")
+    if not matrix and (revisions or plot or again):
+        raise UsageError("--rev, --plot and --again belong to --matrix: add it")
+    if not matrix and not data:
+        raise UsageError("there is nothing to measure on: give --data FILE")
+    how = {"exact_match": exact_match, "longest_answer": max_new_tokens, "batch_size": batch_size}
+    if plot:
+        require_file(ctx.obj / plot)
+    repository = Repository.open(ctx.obj)
+    if matrix:
+        sources = by_name(ctx.obj, data or [])
+        with measuring_progress() as report:
+            bench = Bench(repository, report, recall=not again)
+            table = measured_matrix(
+                repository, bench, sources, revisions or "HEAD", auto=auto, **how
+            )
+        if plot:
+            plot_matrix(table, ctx.obj / plot)
+        emit_json(matrix_json(table)) if as_json else show_matrix(table)
+        return
+    subjects = _subjects(repository, names or [], auto)
+    read = Data.read([inside(ctx.obj, source) for source in data])
+    with measuring_progress() as report:
+        bench = Bench(repository, report, recall=False)
+        rows = [(one.target, bench.measure(one, read, **how)) for one in subjects]
+    if as_json:
+        results = [_result_json(target, figures) for target, figures in rows]
+        emit_json({"data_hash": read.hash, "rows": len(read.examples), "results": results})
+        return
+    for target, figures in rows:
+        match = f", exact match {figures.exact_match:.1%}" if exact_match else ""
+        label = target or "base"
+        out.print(f"{label:<20} perplexity {number(figures.perplexity)}{match}", markup=False)
+
+
+def _subjects(repository: Repository, names: Sequence[str], auto: bool) -> list[Subject]:
+    """The base, the capabilities (the active one by default), and the router where asked."""
+    from niwfctl.repository.measure import base, named, routed
+
+    chosen = names or list(filter(None, [repository.active]))
+    found = [base(), *(named(name, repository.capability(name)) for name in chosen)]
+    return [*found, routed("HEAD", repository.atlas())] if auto else found
+
+
+def _result_json(target: str | None, figures: Measured) -> Json:
+    from niwfctl.repository.measure import AUTO
+
+    auto = target == AUTO
+    return {"capability": None if auto else target, "auto": auto} | figures_json(figures)

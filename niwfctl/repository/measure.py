@@ -1,0 +1,230 @@
+"""How well the base, a capability or a router answers data: measured once, then remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from niwfstore import write_atomic
+from pydantic import TypeAdapter
+
+from niwfctl.atlas import Atlas, Capability
+from niwfctl.backbone.batch import batched
+from niwfctl.backbone.load import default_device
+from niwfctl.backbone.platform import current_platform
+from niwfctl.repository.model import AUTO, Model
+from niwfctl.training.data import Example, data_hash, read_examples
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+LONGEST_ANSWER = 256  # tokens
+BATCH_SIZE = 8  # rows
+_CODE = ("niwfctl", "transformers", "bitsandbytes")  # what figures depend on besides the platform
+
+Report = Callable[[str, int, int], None]
+"""Told what is under way, and how many of its rows are done, of how many (0: it has no rows)."""
+
+Figures = TypeVar("Figures")
+Done = Callable[[int], None]  # told how many rows are done
+Compute = Callable[[Model, Sequence[Example], Done], Figures]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Examples to measure on, and their hash."""
+
+    examples: tuple[Example, ...]
+    hash: str
+
+    @classmethod
+    def read(cls, sources: Sequence[str]) -> Data:
+        """Reads every source, in order.
+
+        Raises:
+            DataError: a source cannot be read, or a record in it is no example.
+        """
+        examples = read_examples(sources)
+        return cls(tuple(examples), data_hash(examples))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What answers.
+
+    Attributes:
+        target: `NAME` or `NAME@REV`; None for the base, AUTO for the router.
+        made_of: all that its answers are computed from, besides the backbone.
+        activate: makes it answer in a model.
+    """
+
+    target: str | None
+    made_of: tuple[str, ...]
+    activate: Callable[[Model], object]
+
+
+def base() -> Subject:
+    """The bare backbone."""
+    return Subject(None, (), lambda model: model.use(None))
+
+
+def named(target: str, capability: Capability) -> Subject:
+    """A capability, which is what `NAME` or `NAME@REV` stands for."""
+    content = capability.model_dump_json(exclude={"name"})
+    return Subject(target, (content,), lambda model: model.use(target))
+
+
+def routed(revision: str, atlas: Atlas) -> Subject:
+    """Whichever capability of a revision's atlas owns the prompt, or the base (G3)."""
+    made_of = (AUTO, *(atlas[name].dump() for name in sorted(atlas))) if atlas else ()
+    return Subject(AUTO, made_of, lambda model: model.route(revision))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How well data was answered.
+
+    Attributes:
+        perplexity: of the answers' tokens.
+        tokens: how many they are.
+        exact_match: share of the rows whose likeliest answer is the given one; None if not asked.
+    """
+
+    perplexity: float
+    tokens: int
+    exact_match: float | None = None
+
+    def score(self, measure: str) -> float:
+        """Of `perplexity`, of which less is better, −log (nats a token); of `exact_match` itself.
+
+        More is better for both.
+        """
+        return -math.log(self.perplexity) if measure == "perplexity" else self.exact_match
+
+
+class Bench:
+    """Measures, remembers the figures, and loads the backbone only when it must.
+
+    A figure is remembered under the hash of all that it depends on: the manifests of what
+    answered, the backbone, the coordinate map, the data, the versions and the platform. So what
+    has not changed is measured once however many commits have it, and an interruption loses no
+    more than the figure that was under way.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        report: Report = lambda what, done, rows: None,
+        recall: bool = True,
+    ) -> None:
+        """
+        Args:
+            report: told what is under way.
+            recall: take what is remembered; else all is measured again, and then remembered.
+        """
+        self._repository, self._report, self._recall = repository, report, recall
+        self._folder = repository.private / "cache" / "measured"
+        self._model: Model | None = None
+        config = repository.config
+        self._always = [
+            *(config.backbone.identity, config.backbone.quant, config.field.coordinates),
+            *(f"{package} {version(package)}" for package in _CODE),
+            json.dumps(current_platform(torch.device(default_device()))),
+        ]
+
+    def measure(
+        self,
+        subject: Subject,
+        data: Data,
+        label: str | None = None,
+        *,
+        exact_match: bool = False,
+        longest_answer: int = LONGEST_ANSWER,
+        batch_size: int = BATCH_SIZE,
+    ) -> Measured:
+        """Perplexity, and exact match where asked.
+
+        Args:
+            label: what to call this while it is under way; the subject's target by default.
+            longest_answer: tokens to generate at most, for the exact match.
+            batch_size: rows a forward pass.
+
+        Raises:
+            BackboneError: the backbone is missing, or not the pinned one.
+            DataError, UsageError: an example is longer than the backbone can read.
+            ObjectError: an object is missing or corrupt.
+        """
+        question = _Question(subject, data, label or subject.target or "base")
+        score, match = partial(_score, batch_size), partial(_match, batch_size, longest_answer)
+        scored = self._figures(_Scored, question, f"score {batch_size}", score)
+        if not exact_match:
+            return Measured(scored.perplexity, scored.tokens)
+        matched = self._figures(_Matched, question, f"match {batch_size} {longest_answer}", match)
+        return Measured(scored.perplexity, scored.tokens, matched.exact_match)
+
+    def _figures(
+        self, kind: type[Figures], question: _Question, how: str, compute: Compute[Figures]
+    ) -> Figures:
+        file = self._file(question, how)
+        if self._recall:
+            with suppress(OSError, ValueError):  # without its memory it measures again
+                return TypeAdapter(kind).validate_json(file.read_bytes())
+        if self._model is None:
+            self._report("loading the backbone", 0, 0)
+            self._model = Model(self._repository)
+        label, examples = question.label, question.data.examples
+        rows = len(examples)
+        self._report(label, 0, rows)
+        question.subject.activate(self._model)
+        found = compute(self._model, examples, lambda done: self._report(label, done, rows))
+        with suppress(OSError):
+            write_atomic(file, json.dumps(asdict(found)).encode())
+        return found
+
+    def _file(self, question: _Question, how: str) -> Path:
+        parts = [*self._always, question.data.hash, how, *question.subject.made_of]
+        return self._folder / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.json"
+
+
+@dataclass(frozen=True)
+class _Question:
+    subject: Subject
+    data: Data
+    label: str
+
+
+@dataclass(frozen=True)
+class _Scored:
+    perplexity: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class _Matched:
+    exact_match: float
+
+
+def _score(batch_size: int, model: Model, examples: Sequence[Example], done: Done) -> _Scored:
+    found = model.score(examples, batch_size, lambda rows, _: done(rows))
+    return _Scored(found.perplexity, found.tokens)
+
+
+def _match(
+    batch_size: int, longest: int, model: Model, examples: Sequence[Example], done: Done
+) -> _Matched:
+    hits = rows = 0
+    for batch in batched(examples, batch_size):
+        answers = model.answers(batch, longest, batch_size)
+        hits += sum(a == e.answer.strip() for a, e in zip(answers, batch, strict=True))
+        rows += len(batch)
+        done(rows)
+    return _Matched(hits / rows)
