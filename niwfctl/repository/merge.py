@@ -73,6 +73,8 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
     _same_field(repository, revision, theirs)
     base = git.merge_base(ours, theirs)
     before, after = repository.atlas(ours), repository.atlas(theirs)
+    if base in (ours, theirs):
+        _renames(resolution, [], before, after)  # nothing was changed on both sides
     if base == theirs:
         return _settle(repository, ours) if ours == theirs else Merged(ours, *_UP_TO_DATE)
     if base == ours:
