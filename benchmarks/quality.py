@@ -19,7 +19,7 @@ from niwfctl.backbone.sites import find_sites
 from niwfctl.training.loop import Trainer
 from niwfctl.training.run import Run, TrainingOptions
 
-TAP_LAYER, DIM = 6, 32  # the defaults for 30 layers
+TAP_LAYER, DIM = 6, 64  # the defaults for 30 layers
 PEFT_RANK = 13  # on all layers: as many parameters as 2 bases of rank 8 above the tap layer
 
 
@@ -89,8 +89,9 @@ def train_niwfctl(file: Path, options: TrainingOptions) -> tuple[Trainer, dict]:
 def new_trainer(file: Path, options: TrainingOptions) -> Trainer:
     """Our side on the embedded backbone, before its first step."""
     backbone = embedded()
-    coordinates, _, skip = calibrate(backbone, TAP_LAYER, DIM, lambda done, total: None)
-    adapter = FieldAdapter(backbone.model, find_sites(backbone.model, TAP_LAYER), coordinates)
+    made = calibrate(backbone, TAP_LAYER, DIM, lambda done, total: None)
+    sites = find_sites(backbone.model, TAP_LAYER)
+    adapter = FieldAdapter(backbone.model, sites, made.coordinates)
     training, held_out = task_rows(backbone, file)
     run = Run(
         id="benchmark",
@@ -105,7 +106,7 @@ def new_trainer(file: Path, options: TrainingOptions) -> Trainer:
         versions={},
         steps=options.steps,
     )
-    return Trainer(adapter, skip, run, training, held_out)
+    return Trainer(adapter, made.skip, run, training, held_out)
 
 
 if __name__ == "__main__":

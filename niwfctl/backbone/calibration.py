@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 
 import torch
@@ -38,18 +39,41 @@ def default_tap_layer(backbone: Backbone) -> int:
     return max(1, -(-len(decoder_layers(backbone.model)) // 5))
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """The geometry that all regions of a repository share.
+
+    Attributes:
+        coordinates: the map.
+        base: the cell of general prompts.
+        anchors: their coordinates, float32 [prompts, dim].
+        scores: log-density there of cells that were fitted without them, float64 [prompts].
+        skip: how many leading tokens the mean leaves out.
+    """
+
+    coordinates: CoordinateMap
+    base: Cell
+    anchors: Tensor
+    scores: Tensor
+    skip: int
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All but `skip`, for sealing: `map.…` and `base.…`."""
+        base = self.base.tensors() | {"anchors": self.anchors, "scores": self.scores}
+        return {f"map.{key}": value for key, value in self.coordinates.tensors().items()} | {
+            f"base.{key}": value for key, value in base.items()
+        }
+
+
 def calibrate(
     backbone: Backbone, tap_layer: int, dim: int, progress: Callable[[int, int], None]
-) -> tuple[CoordinateMap, Cell, int]:
+) -> Calibration:
     """Fits the coordinate map and the base's own cell.
 
     Args:
         tap_layer: index of the decoder layer whose input is read.
         dim: number of coordinates d.
         progress: called with (prompts done, prompts in all).
-
-    Returns:
-        The map, the cell of general prompts, and how many leading tokens the mean leaves out.
 
     Raises:
         UsageError: `dim` is out of range.
@@ -69,8 +93,8 @@ def calibrate(
     except ValueError as error:
         raise UsageError(f"--dim is out of range: {error}") from error
     z = coordinates(states)
-    held_out = torch.arange(len(z)) % 5 == 0
-    return coordinates, Cell.fit(z[~held_out], z[held_out]), skip
+    base, scores = Cell.cross_fit(z)
+    return Calibration(coordinates, base, z, scores, skip)
 
 
 class _TapReached(Exception):

@@ -42,7 +42,7 @@ def init(
     tap_layer: Annotated[
         int | None, typer.Option(help="First adapted layer; by default a fifth of the way up.")
     ] = None,
-    dim: Annotated[int, typer.Option(help="Dimensions of the coordinate.")] = 32,
+    dim: Annotated[int, typer.Option(help="Dimensions of the coordinate.")] = 64,
     as_json: AsJson = False,
 ) -> None:
     """Make a repository: pin the backbone and fit the coordinate map."""

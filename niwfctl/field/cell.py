@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+COVERAGE = 0.99
+SLACK = 1.2  # where prompts are few, their largest distance is a poor quantile
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,15 @@ class Cell:
     radius: Tensor
 
     @classmethod
-    def fit(cls, coordinates: Tensor, held_out: Tensor, coverage: float = 0.95) -> Cell:
+    def fit(cls, coordinates: Tensor, held_out: Tensor, coverage: float = COVERAGE) -> Cell:
         """Fits a cell to occupied coordinates.
 
         The covariance is shrunk towards its mean variance by d / (n + d), which keeps it well
-        conditioned when coordinates are few. The radius is the split-conformal quantile of the
-        Mahalanobis distance on coordinates that the fit has not seen, so that a new prompt of the
-        same kind falls inside with at least `coverage` probability (Vovk et al., 2005).
+        conditioned when coordinates are few. The radius is a fifth more than the split-conformal
+        quantile of the Mahalanobis distance on coordinates that the fit has not seen: a new prompt
+        of the same kind falls inside with at least `coverage` probability where there are enough of
+        them for that (Vovk et al., 2005). It only ends what a cell can hold; near the edge the
+        density of other cells decides.
 
         Args:
             coordinates: [n, dim] to fit; n ≥ 2.
@@ -48,18 +53,43 @@ class Cell:
         covariance = (1 - shrinkage) * covariance + shrinkage * spherical
         covariance += 1e-6 * torch.eye(dim, dtype=torch.float64)
         factor = torch.linalg.cholesky(covariance)
-        distances = _distance(held_out.double(), mean, factor).sort().values
+        distances = _whiten(held_out.double(), mean, factor).norm(dim=-1).sort().values
         rank = min(math.ceil((len(distances) + 1) * coverage), len(distances))
-        return cls(mean, factor, distances[rank - 1].clone())
+        return cls(mean, factor, SLACK * distances[rank - 1])
+
+    @classmethod
+    def cross_fit(cls, coordinates: Tensor, folds: int = 5) -> tuple[Cell, Tensor]:
+        """A cell of all coordinates, and what each looks like to a cell that has not seen it.
+
+        Args:
+            coordinates: [n, dim]; n > folds.
+
+        Returns:
+            The cell, its radius the largest of those of the folds; and log-densities at the
+            coordinates, float64 [n], each of the cell fitted without its fold.
+        """
+        fold = torch.arange(len(coordinates)) % folds
+        scores = torch.empty(len(coordinates), dtype=torch.float64)
+        radii = []
+        for index in range(folds):
+            held_out = coordinates[fold == index]
+            cell = cls.fit(coordinates[fold != index], held_out)
+            scores[fold == index] = cell.log_density(held_out)
+            radii.append(cell.radius)
+        return replace(cls.fit(coordinates, coordinates), radius=torch.stack(radii).amax()), scores
 
     @property
     def dim(self) -> int:
         """Number of coordinates d."""
         return self.mean.shape[0]
 
+    def whiten(self, z: Tensor) -> Tensor:
+        """L⁻¹ (z − μ) with Σ = L Lᵀ, for z [..., dim]; float64 [..., dim]."""
+        return _whiten(z.double(), self.mean, self.factor)
+
     def distance(self, z: Tensor) -> Tensor:
         """Mahalanobis distance of z [..., dim] from the mean, float64 [...]."""
-        return _distance(z.double(), self.mean, self.factor)
+        return self.whiten(z).norm(dim=-1)
 
     def contains(self, z: Tensor) -> Tensor:
         """Whether the cell holds z [..., dim]; bool [...]."""
@@ -89,7 +119,6 @@ class Cell:
         return cls(tensors["mean"], tensors["factor"], tensors["radius"])
 
 
-def _distance(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
+def _whiten(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
     flat = (z - mean).reshape(-1, z.shape[-1]).T
-    whitened = torch.linalg.solve_triangular(factor, flat, upper=False)
-    return whitened.norm(dim=0).reshape(z.shape[:-1])
+    return torch.linalg.solve_triangular(factor, flat, upper=False).T.reshape(z.shape)

@@ -39,11 +39,9 @@ def initialize(
     backbone = load(source, quant)
     tap_layer = default_tap_layer(backbone) if tap_layer is None else tap_layer
     sites = find_sites(backbone.model, tap_layer)
-    coordinates, cell, skip = calibrate(backbone, tap_layer, dim, progress)
-    witness = probe(FieldAdapter(backbone.model, sites, coordinates))
-    tensors = {f"map.{key}": value for key, value in coordinates.tensors().items()}
-    tensors |= {f"base.{key}": value for key, value in cell.tensors().items()}
-    tensors["probe"] = witness.sample
+    calibration = calibrate(backbone, tap_layer, dim, progress)
+    witness = probe(FieldAdapter(backbone.model, sites, calibration.coordinates))
+    tensors = calibration.tensors() | {"probe": witness.sample}
 
     git = Git.init(path)
     from niwfctl.repository.repository import Repository
@@ -63,7 +61,7 @@ def initialize(
                 ),
             ),
             field=FieldConfig(
-                tap_layer=tap_layer, dim=dim, skip_tokens=skip, coordinates=pointer.oid
+                tap_layer=tap_layer, dim=dim, skip_tokens=calibration.skip, coordinates=pointer.oid
             ),
         )
         head = git.head()

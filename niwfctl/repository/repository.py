@@ -64,7 +64,7 @@ class Repository:
         revision: str | None = None,
         quant: str = "none",
         tap_layer: int | None = None,
-        dim: int = 32,
+        dim: int = 64,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Repository:
         """Makes a repository: pins the backbone, fits the coordinate map, commits both.

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from regions import make_region
 
 from niwfctl.field.basis import Basis
-from niwfctl.field.cell import Cell
+from niwfctl.field.cell import SLACK, Cell
 from niwfctl.field.coordinates import CoordinateMap, pool
 from niwfctl.field.generator import Generator
 from niwfctl.field.region import Region
@@ -81,7 +81,20 @@ def test_a_cell_holds_the_promised_share_of_new_coordinates() -> None:
     mixing = torch.randn(8, 8, generator=random)
     z = torch.randn(4000, 8, generator=random) @ mixing
     cell = Cell.fit(z[:500], z[500:1000], coverage=0.9)
-    assert 0.87 < cell.contains(z[1000:]).double().mean() < 0.93
+    within = cell.distance(z[1000:]) <= cell.radius / SLACK
+    assert 0.87 < within.double().mean() < 0.93
+    assert cell.contains(z[1000:]).double().mean() > 0.93
+
+
+def test_a_cross_fitted_score_is_that_of_a_cell_which_has_not_seen_the_coordinate() -> None:
+    z = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    cell, scores = Cell.cross_fit(z)
+    z[0] += 100
+    moved, others = Cell.cross_fit(z)
+    fold = torch.arange(40) % 5 == 0  # the one that moved is seen by all cells but this fold's
+    assert torch.equal(others[fold][1:], scores[fold][1:]) and others[0] < scores[0]
+    assert (others[~fold] != scores[~fold]).all()
+    assert cell.contains(z[1:]).all() and moved.radius > cell.radius
 
 
 def test_a_cell_has_the_density_of_its_gaussian() -> None:
