@@ -8,7 +8,14 @@ from pathlib import PurePosixPath
 from typing import Annotated
 
 from niwfstore import Pointer
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    model_validator,
+)
 
 from niwfctl.config import mend, validated
 from niwfctl.errors import FormatError, UnknownName, UsageError
@@ -39,19 +46,24 @@ class Terms(BaseModel):
 
     order: int = Field(ge=0, description="regions there were when it was committed")
     max_takeover: float = Field(0.02, ge=0, le=1, description="of each earlier region's anchors")
+    max_base_takeover: float = Field(0.05, ge=0, le=1, description="of the base's anchors")
     manual: bool = Field(False, description="never routed to")
+    general: bool = Field(False, description="it also gets what the base's own cell would have won")
     supersedes: tuple[str, ...] = Field((), description="ids of regions it may take over")
 
 
 class Takeover(BaseModel):
-    """How many anchors of an earlier region a later one wins."""
+    """How many anchors of an earlier region, or of the base, a later region wins."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    region: str = Field(description="id of the earlier one")
+    region: str = Field(description="id of the earlier one, or `base`")
     won: int = Field(ge=0)
     anchors: int = Field(ge=1)
     bound: float = Field(description="exact binomial 95% upper bound on the share of its prompts")
+    disputed: tuple[NonNegativeInt, ...] = Field(
+        (), description="anchors whose neighbourhoods stay with it; the bound takes them for won"
+    )
 
 
 class Routing(BaseModel):
@@ -60,7 +72,12 @@ class Routing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     bias: float = Field(ge=0, description="nats taken off its score")
+    margin: float = Field(0, ge=0, description="nats by which it must outbid the base")
     takeover: tuple[Takeover, ...] = Field(description="by earlier region")
+    base: Takeover | None = Field(None, description="of the base; None: general, or an old map")
+    ceded: float = Field(
+        0, description="share of its prompts in neighbourhoods of disputed anchors"
+    )
     shadow: dict[str, float] = Field(
         description="share of its anchors that others own, by region id, or `base`"
     )

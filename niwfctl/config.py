@@ -58,6 +58,7 @@ class RoutingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     max_takeover: float = Field(0.02, ge=0, le=1, description="of each earlier region's anchors")
+    max_base_takeover: float = Field(0.05, ge=0, le=1, description="of the base's anchors")
     max_shadow: float = Field(0.10, ge=0, le=1, description="of a new region's own anchors")
 
 

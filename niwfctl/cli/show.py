@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Capability, RegionEntry
+from niwfctl.atlas import Capability, RegionEntry, Takeover
 from niwfctl.cli.output import err, number, out, size
 from niwfctl.repository.history import Commit
 from niwfctl.repository.merge import Merged
@@ -112,18 +112,29 @@ def routing_line(entry: RegionEntry) -> str:
     routing = entry.routing
     if routing is None:
         return "never routed to"
-    parts = [f"bias {routing.bias:.1f}"]
+    parts = [f"bias {routing.bias:.1f}, margin over the base {routing.margin:.1f}"]
+    if entry.terms and entry.terms.general:
+        parts = [f"bias {routing.bias:.1f}, general: it answers for the base"]
+    if routing.base:
+        parts.append(f"wins {_taken(routing.base)} of the base's prompts")
     worst = max(routing.takeover, key=lambda one: one.won / one.anchors, default=None)
     if worst:
+        parts.append(f"takes over at most {_taken(worst)} of an earlier region")
+    disputed = sum(len(one.disputed) for one in routing.takeover)
+    if disputed:
         parts.append(
-            f"takes over at most {worst.won / worst.anchors:.1%} of an earlier region "
-            f"(95% bound {worst.bound:.1%})"
+            f"leaves the neighbourhoods of {disputed} disputed anchor{'s' * (disputed > 1)} to "
+            f"their owners, with {routing.ceded:.1%} of its own prompts"
         )
     parts += [
         f"{'the base' if owner == 'base' else owner} owns {share:.1%} of its prompts"
         for owner, share in routing.shadow.items()
     ]
     return ", ".join(parts)
+
+
+def _taken(takeover: Takeover) -> str:
+    return f"{takeover.won / takeover.anchors:.1%} (95% bound {takeover.bound:.1%})"
 
 
 def show_commit(commit: Commit, signature: Signature | None = None) -> None:

@@ -1,15 +1,16 @@
 """Routing without a task id, and its lock (G3): whose is a coordinate, and may that change?
 
-The owner of z is the claim of the highest score log N(z; μ, Σ) − b among those whose cell holds z,
-and the base is one of them; where no cell holds z the base owns it. A later claim gets the smallest
-bias b that leaves earlier ones their anchors.
+The owner of z is the claim of the highest score log N(z; μ, Σ) − b among those whose cell holds z
+and that outbid the base by their margin; the base has a cell of its own, and owns what nobody bids
+for. A later claim gets the smallest bias b that leaves earlier ones their anchors, and the smallest
+margin that leaves the base its own.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from torch import Tensor
 from niwfctl.field.cell import Cell
 
 BASE = -1  # in place of a claim's index
+DISPUTABLE = 0.02  # largest share of an earlier claim's anchors that may be disputed
+ROUNDING = 1e-6  # nats; what holds at commit must hold on a platform that rounds otherwise
 
 
 @dataclass(frozen=True)
@@ -26,26 +29,65 @@ class Claim:
     Attributes:
         cell: its Gaussian cell.
         bias: b, in nats.
-        anchors: coordinates it occupied in training, float64 [n, dim].
+        anchors: coordinates it occupies in training, float64 [n, dim].
+        margin: nats by which its density must exceed that of the base's cell.
+        disputed: anchors of earlier claims, float64 [k, dim] or None: what lies nearer to one of
+            these than to any of its own anchors stays with its owner.
+        general: it also gets what the base's own cell would have won.
     """
 
     cell: Cell
     bias: float
     anchors: Tensor
+    margin: float = 0.0
+    disputed: Tensor | None = None
+    general: bool = False
 
     def score(self, z: Tensor) -> Tensor:
         """log N(z; μ, Σ) − b at z [..., dim], whether its cell holds z or not; float64 [...]."""
         return self.cell.log_density(z) - self.bias
 
     def bid(self, z: Tensor) -> Tensor:
-        """The score where its cell holds z, −∞ elsewhere; float64 [...]."""
-        return torch.where(self.cell.contains(z), self.score(z), -math.inf)
+        """The score where its cell holds z and z is not ceded, −∞ elsewhere; float64 [...]."""
+        return torch.where(self.cell.contains(z) & ~self.ceded(z), self.score(z), -math.inf)
+
+    def ceded(self, z: Tensor) -> Tensor:
+        """Whether z [..., dim] lies in the neighbourhood of a disputed anchor; bool [...]."""
+        if self.disputed is None:
+            return torch.zeros(z.shape[:-1], dtype=torch.bool)
+        theirs = self._distances(z, self.disputed).amin(-1)
+        return theirs <= self._distances(z, self.anchors).amin(-1) + 1e-9  # ties are ceded
+
+    def loss(self) -> float:
+        """Share of its own anchors that it cedes, each as if it were new."""
+        if self.disputed is None:
+            return 0.0
+        others = self._distances(self.anchors, self.anchors)
+        others.fill_diagonal_(math.inf)
+        theirs = self._distances(self.anchors, self.disputed).amin(-1)
+        return float((theirs <= others.amin(-1)).double().mean())
+
+    def _distances(self, a: Tensor, b: Tensor) -> Tensor:
+        exact = "donot_use_mm_for_euclid_dist"
+        return torch.cdist(self.cell.whiten(a), self.cell.whiten(b), compute_mode=exact)
 
 
 def bids(z: Tensor, base: Cell, claims: Sequence[Claim]) -> Tensor:
-    """Bids of the base and of every claim at z [n, dim]; float64 [n, 1 + claims]."""
-    everyone = [Claim(base, 0.0, base.mean[None]), *claims]
-    return torch.stack([claim.bid(z) for claim in everyone], dim=-1)
+    """Bids of the base and of every claim at z [n, dim]; float64 [n, 1 + claims].
+
+    The first general claim bids for the base, which then makes no bid.
+    """
+    floor = base.log_density(z)
+    found = [torch.where(base.contains(z), floor, -math.inf)]
+    for claim in claims:
+        outbids = claim.cell.log_density(z) - floor > claim.margin
+        found.append(torch.where(outbids, claim.bid(z), -math.inf))
+    for index, claim in enumerate(claims, 1):
+        if claim.general:
+            found[index] = torch.maximum(found[index], found[0])
+            found[0] = torch.full_like(floor, -math.inf)
+            break
+    return torch.stack(found, dim=-1)
 
 
 def owners(z: Tensor, base: Cell, claims: Sequence[Claim]) -> Tensor:
@@ -63,6 +105,36 @@ def nearest(z: Tensor, claims: Sequence[Claim]) -> Tensor:
     return torch.where(bid.amax(-1).isfinite(), bid.argmax(-1), score.argmax(-1))
 
 
+def locked(
+    claim: Claim, earlier: Sequence[Claim], max_takeover: float
+) -> tuple[Claim, list[tuple[int, ...]]]:
+    """A new claim, held back so that it takes over no more than it may of any other (G3).
+
+    A bias does it. Where less may be taken than is disputable, a bias for that alone would let a
+    few odd anchors shut the claim out: so it is as for the disputable share, and the anchors still
+    outbid are disputed.
+
+    Args:
+        claim: its bias and disputed anchors do not matter.
+        earlier: claims whose anchors are protected.
+        max_takeover: largest share of the anchors of each, in [0, 1].
+
+    Returns:
+        The claim, and for each earlier one the indices of its disputed anchors.
+    """
+    bias = needed_bias(claim.cell, earlier, max(max_takeover, DISPUTABLE))
+    claim = replace(claim, bias=bias, disputed=None)
+    lost = [won(claim, one) for one in earlier]
+    disputed = [
+        () if one.sum() <= max_takeover * len(one) + 1e-9 else tuple(one.nonzero()[:, 0].tolist())
+        for one in lost
+    ]
+    found = [one.anchors[list(which)] for one, which in zip(earlier, disputed, strict=True)]
+    if any(disputed):
+        claim = replace(claim, disputed=torch.cat(found))
+    return claim, disputed
+
+
 def needed_bias(cell: Cell, earlier: Sequence[Claim], max_takeover: float) -> float:
     """The smallest bias ≥ 0 at which a new claim takes over no more than it may of any other.
 
@@ -71,19 +143,35 @@ def needed_bias(cell: Cell, earlier: Sequence[Claim], max_takeover: float) -> fl
         earlier: claims whose anchors are protected.
         max_takeover: largest share of the anchors of each, in [0, 1].
     """
-    bias = 0.0
-    for claim in earlier:
-        lead = _lead(cell, claim)
-        allowed = math.floor(max_takeover * len(lead) + 1e-9)
-        if allowed < len(lead):
-            bias = max(bias, float(lead.sort(descending=True).values[allowed]))
-    return bias
+    return max((_smallest(lead(cell, one), max_takeover) for one in earlier), default=0.0)
+
+
+def needed_margin(cell: Cell, anchors: Tensor, scores: Tensor, max_takeover: float) -> float:
+    """The smallest margin ≥ 0 at which a new claim wins no more of the base's anchors than it may.
+
+    Args:
+        cell: of the new claim.
+        anchors: coordinates of general prompts, float64 [n, dim].
+        scores: log-density there of base cells that were fitted without them, float64 [n].
+        max_takeover: largest share of them, in [0, 1].
+    """
+    return _smallest(cell.log_density(anchors) - scores, max_takeover)
+
+
+def lead(cell: Cell, earlier: Claim) -> Tensor:
+    """By how much a cell without a bias outbids an earlier claim at its anchors, nats [n]."""
+    return Claim(cell, 0.0, earlier.anchors).bid(earlier.anchors) - earlier.score(earlier.anchors)
+
+
+def won(later: Claim, earlier: Claim) -> Tensor:
+    """At which anchors of an earlier claim a later one outbids it; bool [n]."""
+    return (lead(later.cell, earlier) > later.bias) & ~later.ceded(earlier.anchors)
 
 
 def takeover(later: Claim, earlier: Claim) -> tuple[int, int]:
     """(anchors of the earlier claim that the later one wins, all its anchors)."""
-    won = _lead(later.cell, earlier) > later.bias
-    return int(won.sum()), len(won)
+    lost = won(later, earlier)
+    return int(lost.sum()), len(lost)
 
 
 def upper_bound(hits: int, trials: int, confidence: float = 0.95) -> float:
@@ -100,6 +188,9 @@ def upper_bound(hits: int, trials: int, confidence: float = 0.95) -> float:
     return high
 
 
-def _lead(cell: Cell, earlier: Claim) -> Tensor:
-    """By how much a cell without a bias outbids an earlier claim at its anchors, nats [n]."""
-    return Claim(cell, 0.0, earlier.anchors).bid(earlier.anchors) - earlier.score(earlier.anchors)
+def _smallest(leads: Tensor, share: float) -> float:
+    """The smallest handicap ≥ 0 that at most a share of the leads exceeds."""
+    allowed = math.floor(share * len(leads) + 1e-9)
+    if allowed >= len(leads):
+        return 0.0
+    return max(0.0, float(leads.sort(descending=True).values[allowed]) + ROUNDING)

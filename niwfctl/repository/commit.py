@@ -46,12 +46,14 @@ class RoutingOptions:
         manual: never route to it.
         supersede: names of capabilities it may take over.
         accept_shadow: commit it even where earlier ones own most of its prompts.
+        general: it also gets what the base would, as if it had been trained so.
     """
 
     max_takeover: float | None = None
     manual: bool = False
     supersede: tuple[str, ...] = ()
     accept_shadow: bool = False
+    general: bool = False
 
 
 def commit(
@@ -151,7 +153,9 @@ def adding(
             max_takeover=limits.max_takeover
             if routing.max_takeover is None
             else routing.max_takeover,
+            max_base_takeover=limits.max_base_takeover,
             manual=routing.manual,
+            general=routing.general or entry.run.options.general,
             supersedes=superseded,
         )
         atlas |= {

@@ -6,16 +6,26 @@ it is made from and in whatever order branches are merged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from niwfctl.atlas import Atlas, Capability, RegionEntry, Routing, Takeover
 from niwfctl.errors import Shadowed
 from niwfctl.field.cell import Cell
-from niwfctl.field.routing import BASE, Claim, needed_bias, owners, takeover, upper_bound
+from niwfctl.field.routing import (
+    BASE,
+    Claim,
+    locked,
+    needed_margin,
+    owners,
+    takeover,
+    upper_bound,
+    won,
+)
 from niwfctl.repository.regions import read_coordinates, read_region
 
 if TYPE_CHECKING:
@@ -61,37 +71,45 @@ def stakes(repository: Repository, atlas: Atlas) -> list[Stake]:
     Raises:
         ObjectError: an object is missing or corrupt.
     """
-    return [Stake(name, entry, claim_of(repository, entry)) for name, entry in _routed(atlas)]
+    routed = _routed(atlas)
+    claims = {entry.id: claim_of(repository, entry) for _, entry in routed}
+    superseded = {id for _, entry in routed if entry.terms.general for id in entry.terms.supersedes}
+    found = []
+    for name, entry in routed:
+        counts = entry.routing.takeover if entry.routing else ()
+        claim = replace(
+            claims[entry.id],
+            general=entry.terms.general and entry.id not in superseded,
+            disputed=_anchors(claims, {one.region: one.disputed for one in counts}),
+        )
+        found.append(Stake(name, entry, claim))
+    return found
 
 
 def base_cell(repository: Repository) -> Cell:
     """The base's own cell, of the calibration prompts."""
-    stored = read_coordinates(repository)
-    prefix = "base."
-    return Cell.from_tensors(
-        {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
-    )
+    return Cell.from_tensors(_base(repository))
 
 
 def claim_of(repository: Repository, entry: RegionEntry) -> Claim:
-    """What a region claims of coordinate space, with the bias its manifest states.
+    """What a region claims of coordinate space, with the bias and margin its manifest states.
 
     Raises:
         ObjectError: its object is missing or corrupt, or no region.
     """
     tensors = read_region(repository, entry)
     cell = {key: tensors[f"cell.{key}"] for key in ("mean", "factor", "radius")}
-    bias = entry.routing.bias if entry.routing else 0.0
-    return Claim(Cell.from_tensors(cell), bias, tensors["anchors.occupied"])
+    bias, margin = (entry.routing.bias, entry.routing.margin) if entry.routing else (0.0, 0.0)
+    return Claim(Cell.from_tensors(cell), bias, tensors["anchors.occupied"], margin)
 
 
 def settled(repository: Repository, atlas: Atlas, only: Sequence[str] | None = None) -> Atlas:
-    """The atlas with the smallest biases that keep every region's takeover within its terms.
+    """The atlas with the smallest biases and margins that keep takeover within everyone's terms.
 
     Args:
         only: names of the capabilities to set; all by default.
     """
-    base, done, routings = base_cell(repository), [], {}
+    base, done, routings = _base(repository), [], {}
     for stake in stakes(repository, atlas):
         if only is None or stake.name in only:
             stake = _settle(stake, done, base)
@@ -134,15 +152,19 @@ def excesses(repository: Repository, atlas: Atlas) -> list[Excess]:
     Raises:
         ObjectError: an object is missing or corrupt.
     """
-    found, earlier = [], []
+    base, found, earlier = _base(repository), [], []
     for stake in stakes(repository, atlas):
         terms = stake.entry.terms
         for other in earlier:
-            won, anchors = takeover(stake.claim, other.claim)
-            if other.entry.id not in terms.supersedes and won > terms.max_takeover * anchors:
-                found.append(Excess(stake.name, other.name, won, anchors, terms.max_takeover))
+            if other.entry.id not in terms.supersedes:
+                count = takeover(stake.claim, other.claim)
+                found.append(Excess(stake.name, other.name, *count, terms.max_takeover))
+        of_base = _of_base(stake.claim, base)
+        if of_base and not terms.general:
+            count = (of_base.won, of_base.anchors)
+            found.append(Excess(stake.name, "the base", *count, terms.max_base_takeover))
         earlier.append(stake)
-    return found
+    return [one for one in found if one.won > one.allowed * one.anchors + 1e-9]
 
 
 def _routed(atlas: Atlas) -> list[tuple[str, RegionEntry]]:
@@ -155,28 +177,72 @@ def _routed(atlas: Atlas) -> list[tuple[str, RegionEntry]]:
     return sorted(regions, key=lambda one: (one[1].terms.order, one[1].region.oid, one[0]))
 
 
-def _settle(stake: Stake, earlier: Sequence[Stake], base: Cell) -> Stake:
-    terms, cell, anchors = stake.entry.terms, stake.claim.cell, stake.claim.anchors
-    protected = [one.claim for one in earlier if one.entry.id not in terms.supersedes]
-    claim = Claim(cell, needed_bias(cell, protected, terms.max_takeover), anchors)
-    counts = [(one.entry.id, *takeover(claim, one.claim)) for one in earlier]
-    owned = owners(anchors, base, [*(one.claim for one in earlier), claim])
-    shares = {
-        earlier[index].entry.id if index != BASE else "base": float(
+def _settle(stake: Stake, earlier: Sequence[Stake], base: dict[str, Tensor]) -> Stake:
+    terms, cell = stake.entry.terms, stake.claim.cell
+    margin = 0.0
+    if "anchors" in base and not terms.general:
+        margin = needed_margin(cell, base["anchors"], base["scores"], terms.max_base_takeover)
+    protected = [one for one in earlier if one.entry.id not in terms.supersedes]
+    claim, which = locked(
+        replace(stake.claim, margin=margin), [one.claim for one in protected], terms.max_takeover
+    )
+    disputed = {one.entry.id: found for one, found in zip(protected, which, strict=True)}
+    counts = (
+        _takeover(one.entry.id, won(claim, one.claim), disputed.get(one.entry.id, ()))
+        for one in earlier
+    )
+    routing = Routing(
+        bias=claim.bias,
+        margin=margin,
+        takeover=tuple(counts),
+        base=None if terms.general else _of_base(claim, base),
+        ceded=claim.loss(),
+        shadow=_shadow(claim, earlier, Cell.from_tensors(base)),
+    )
+    return Stake(stake.name, stake.entry.model_copy(update={"routing": routing}), claim)
+
+
+def _takeover(region: str, hits: Tensor, disputed: tuple[int, ...] = ()) -> Takeover:
+    taken, anchors = int(hits.sum()), len(hits)
+    bound = upper_bound(taken + len(disputed), anchors)
+    return Takeover(region=region, won=taken, anchors=anchors, bound=bound, disputed=disputed)
+
+
+def _of_base(claim: Claim, base: dict[str, Tensor]) -> Takeover | None:
+    """What a claim wins of the base's anchors; None where the map was made without them."""
+    if "anchors" not in base:
+        return None
+    leads = claim.cell.log_density(base["anchors"]) - base["scores"]
+    return _takeover("base", leads > claim.margin)
+
+
+def _shadow(claim: Claim, earlier: Sequence[Stake], base: Cell) -> dict[str, float]:
+    """Shares of a claim's anchors that others own, by region id, or `base`."""
+    owned = owners(claim.anchors, base, [*(one.claim for one in earlier), claim])
+    return {
+        "base" if index == BASE else earlier[index].entry.id: float(
             (owned == index).double().mean()
         )
         for index in torch.unique(owned).tolist()
         if index != len(earlier)
     }
-    routing = Routing(
-        bias=claim.bias,
-        takeover=tuple(
-            Takeover(region=region, won=won, anchors=total, bound=upper_bound(won, total))
-            for region, won, total in counts
-        ),
-        shadow=shares,
-    )
-    return Stake(stake.name, stake.entry.model_copy(update={"routing": routing}), claim)
+
+
+def _anchors(claims: Mapping[str, Claim], which: Mapping[str, Sequence[int]]) -> Tensor | None:
+    """Anchors of claims by region id; None where there are none, or their region is gone."""
+    found = [
+        claims[id].anchors[[index for index in chosen if index < len(claims[id].anchors)]]
+        for id, chosen in which.items()
+        if chosen and id in claims
+    ]
+    return torch.cat(found) if found else None
+
+
+def _base(repository: Repository) -> dict[str, Tensor]:
+    """The base's cell and, where the map was made with them, its anchors and their scores."""
+    stored = read_coordinates(repository)
+    prefix = "base."
+    return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
 
 
 def _with(capability: Capability, routings: dict[tuple[str, str], Routing | None]) -> Capability:

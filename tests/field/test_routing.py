@@ -1,6 +1,7 @@
 """Behaviour of routing scores and of the routing lock."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from niwfctl.field.cell import Cell
-from niwfctl.field.routing import BASE, Claim, needed_bias, owners, takeover, upper_bound
+from niwfctl.field.routing import (
+    BASE,
+    Claim,
+    needed_bias,
+    needed_margin,
+    owners,
+    upper_bound,
+    won,
+)
 
 DIM = 3
 
@@ -30,11 +39,61 @@ def test_the_bias_keeps_takeover_of_everyone_within_the_limit_and_is_the_smalles
 ) -> None:
     *earlier, new = [claim(seed + index, shift) for index, shift in enumerate(shifts)]
     bias = needed_bias(new.cell, earlier, allowed)
-    counts = [takeover(Claim(new.cell, bias, new.anchors), one) for one in earlier]
-    assert all(won <= allowed * anchors + 1e-9 for won, anchors in counts)
+    lost = [won(replace(new, bias=bias), one) for one in earlier]
+    assert all(one.sum() <= allowed * len(one) + 1e-9 for one in lost)
     if bias > 0:
-        less = Claim(new.cell, bias - 1e-6, new.anchors)
-        assert any(won > allowed * anchors for won, anchors in (takeover(less, o) for o in earlier))
+        less = [won(replace(new, bias=bias - 1e-5), one) for one in earlier]
+        assert any(one.sum() > allowed * len(one) for one in less)
+
+
+@given(shift=st.floats(-2, 2), allowed=st.floats(0, 0.5), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_the_margin_leaves_the_base_its_anchors_and_is_the_smallest_that_does(
+    shift: float, allowed: float, seed: int
+) -> None:
+    general, new = claim(seed, 0.0), claim(seed + 1, shift)
+    base, scores = Cell.cross_fit(general.anchors)
+    leads = new.cell.log_density(general.anchors) - scores
+    margin = needed_margin(new.cell, general.anchors, scores, allowed)
+    assert (leads > margin).sum() <= allowed * len(leads) + 1e-9
+    if margin > 0:
+        assert (leads > margin - 1e-5).sum() > allowed * len(leads)
+    z = general.anchors
+    bidding = owners(z, base, [replace(new, margin=margin)]) != BASE
+    assert not bidding[new.cell.log_density(z) - base.log_density(z) <= margin].any()
+
+
+@given(shift=st.floats(-3, 3), seed=st.integers(0, 99), count=st.integers(1, 20))
+@settings(max_examples=60, deadline=None)
+def test_disputed_anchors_stay_with_their_owner_wherever_they_lie(
+    shift: float, seed: int, count: int
+) -> None:
+    old, new = claim(seed, 0.0), claim(seed + 1, shift)
+    shared = torch.cat([old.anchors[:count], new.anchors[:3]])  # even an anchor that both have
+    ceding = replace(new, disputed=shared)
+    assert ceding.ceded(shared).all()
+    assert not won(ceding, replace(old, anchors=shared)).any()
+    assert 0 <= ceding.loss() <= 1 and new.loss() == 0
+
+
+def test_the_loss_counts_each_of_its_own_anchors_as_if_it_were_new() -> None:
+    cell = Cell(torch.zeros(1).double(), torch.eye(1).double(), torch.tensor(9.0).double())
+    own = torch.tensor([[0.0], [1.0], [4.0], [5.0]]).double()
+    # 4 has a neighbour of its own at 1, and the disputed anchor at 0.5; so have 0 and 1
+    assert Claim(cell, 0.0, own, disputed=torch.tensor([[0.5]]).double()).loss() == 0.5
+
+
+def test_a_general_claim_gets_the_cell_of_the_base_and_nothing_of_earlier_claims() -> None:
+    base, old, broad = claim(0, 0.0).cell, claim(1, 1.5), claim(2, 4.0)
+    z = torch.randn(500, DIM, generator=torch.Generator().manual_seed(5)).double() * 3
+    plain = owners(z, base, [old, broad])
+    general = owners(z, base, [old, replace(broad, general=True)])
+    bases = (plain == BASE) & base.contains(z)
+    assert bases.any() and (general[bases] == 1).all()
+    assert (general[~bases] == plain[~bases]).all()
+    assert {0, 1, BASE} == set(general.tolist())  # outside every cell the base is bare
+    later = [old, replace(broad, general=True), replace(claim(3, 4.0), general=True)]
+    assert (owners(z, base, later)[bases] == 1).all()
 
 
 def test_far_from_every_cell_the_base_owns() -> None:

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ from typer.testing import Result
 from niwfctl.backbone.batch import pad, prompt_mask
 from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.errors import Shadowed
+from niwfctl.field.routing import owners, upper_bound
 from niwfctl.repository import Repository
 from niwfctl.repository.commit import RoutingOptions
 from niwfctl.repository.model import Model
+from niwfctl.repository.objects import manifest_file
+from niwfctl.repository.routing import base_cell, stakes
 from niwfctl.training.checkpoint import load, save
 from niwfctl.training.data import Message, read_examples
 
@@ -31,12 +35,19 @@ def crowd(trained: Repository) -> Crowd:
     run, tensors = load(trained.trainings.checkpoint("apple"))
     shutil.rmtree(trained.trainings.root / "apple")
 
-    def add(name: str, place: float, repository: Repository = trained, **options) -> Repository:
+    def add(
+        name: str,
+        place: float,
+        repository: Repository = trained,
+        odd: tuple[int, float] = (0, 0.0),  # how many of its coordinates lie somewhere else
+        **options,
+    ) -> Repository:
         random = torch.Generator().manual_seed(sum(name.encode()))
         own = {
-            key: torch.randn(len(tensors[key]), DIM, generator=random) * 0.3 + place
+            key: torch.randn(3 * len(tensors[key]), DIM, generator=random) * 0.3 + place
             for key in ("coordinates", "held_out")
         }
+        own["coordinates"][: odd[0]] += odd[1] - place
         record = run.model_copy(update={"name": name, "id": name})
         save(repository.trainings.checkpoint(name), record, tensors | own)
         repository.commit([name], f"Add {name}", RoutingOptions(**options))
@@ -45,10 +56,20 @@ def crowd(trained: Repository) -> Crowd:
     return add
 
 
-def limit_shadow(repository: Repository) -> None:
+def rewritten(repository: Repository, name: str, change: Callable[[dict], object]) -> None:
+    """Commits a manifest that somebody edited by hand."""
+    file = repository.path / manifest_file(name)
+    plain = json.loads(file.read_text())
+    change(plain["regions"][0]["routing"])
+    file.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
+    repository.git.plain("commit", "--quiet", "--all", "-m", "By hand")
+
+
+def limit(repository: Repository, name: str, before: float, after: float) -> None:
     config = repository.path / "niwf.toml"
-    config.write_text(config.read_text().replace("max_shadow = 1.0", "max_shadow = 0.1"))
-    repository.git.plain("commit", "--quiet", "--all", "-m", "Shadow is limited again")
+    assert f"{name} = {before}" in config.read_text()
+    config.write_text(config.read_text().replace(f"{name} = {before}", f"{name} = {after}"))
+    repository.git.plain("commit", "--quiet", "--all", "-m", f"Another {name}")
     del repository.config
 
 
@@ -64,9 +85,79 @@ def test_a_later_region_takes_over_no_more_than_its_terms_allow(crowd: Crowd) ->
     assert repository.verify().ok
 
 
+def test_at_no_takeover_odd_anchors_keep_their_neighbourhoods_and_shut_nobody_out(
+    crowd: Crowd, niwfctl: Callable[..., Result]
+) -> None:
+    crowd("broad", 5.0, odd=(1, 9.0))
+    repository = crowd("new", 9.0, max_takeover=0)
+    (entry,) = repository.capability("new").regions
+    (count,) = entry.routing.takeover
+    assert count.won == 0 and len(count.disputed) == 1
+    assert count.bound == upper_bound(1, count.anchors)  # of other prompts it may win such ones
+    assert entry.routing.bias == 0 and entry.routing.shadow == {}
+    broad, new = (stake.claim for stake in stakes(repository, repository.atlas()))
+    odd = broad.anchors[list(count.disputed)]
+    base = base_cell(repository)
+    assert owners(odd, base, [broad, new]).tolist() != [1]
+    assert owners(odd, base, [broad, replace(new, disputed=None)]).tolist() == [1]
+    assert entry.routing.ceded == new.loss() < 0.1
+    assert repository.verify().ok
+    shown = niwfctl("-C", repository.path, "show", "new").stdout
+    assert "1 disputed anchor" in " ".join(shown.split())
+    rewritten(repository, "new", lambda routing: routing["takeover"][0].update(disputed=[]))
+    (failed,) = [check for check in repository.verify().checks if not check.ok]
+    assert failed.check == "routing" and "new takes over 1 of" in failed.detail
+    assert repository.merge("HEAD").kind == "settled" and repository.verify().ok
+
+
+def test_a_removed_owner_leaves_no_neighbourhoods_behind(crowd: Crowd) -> None:
+    crowd("broad", 5.0, odd=(1, 9.0))
+    repository = crowd("new", 9.0, max_takeover=0)
+    repository.remove("broad")
+    (stake,) = stakes(repository, repository.atlas())
+    assert stake.claim.disputed is None and repository.verify().ok
+
+
+def test_a_region_wins_no_more_of_the_base_than_it_may(crowd: Crowd) -> None:
+    limit(crowd("far", 50.0), "max_base_takeover", 0.05, 0.01)
+    repository = crowd("wide", 0.0)
+    (entry,) = repository.capability("wide").regions
+    base = entry.routing.base
+    assert entry.routing.margin > 0 and base.won <= 0.01 * base.anchors < base.won + 1
+    assert repository.verify().ok
+    rewritten(repository, "wide", lambda routing: routing.update(margin=0.0))
+    (failed,) = [check for check in repository.verify().checks if not check.ok]
+    assert failed.check == "routing" and "anchors of the base" in failed.detail
+    assert repository.merge("HEAD").kind == "settled" and repository.verify().ok
+    assert repository.capability("wide").regions[0] == entry
+
+
+def test_a_general_capability_answers_for_the_base_and_leaves_others_theirs(crowd: Crowd) -> None:
+    crowd("old", 5.0)
+    start = crowd("broad", 0.3, general=True)
+    names, prompts = ["old", "broad"], start.load(auto=True)
+    found = [prompts.bids(prompt) for prompt in ("Say apple 3.", "What is a lake?", "Why?")]
+    assert [one[0][0] for one in found] == ["broad"] * 3
+    assert all(dict(one)[None] is None for one in found)  # the base bids no more
+    general = start.capability("broad").regions[0]
+    assert general.terms.general and general.routing.margin == 0 and general.routing.base is None
+    assert "base" not in general.routing.shadow
+    later = crowd("later", -5.0)
+    crowd("broader", 0.2, general=True)
+    claims = {stake.name: stake.claim for stake in stakes(later, later.atlas())}
+    assert {name for name, one in claims.items() if one.general} == {"broad", "broader"}
+    base = base_cell(later)
+    for name in (*names, "later"):
+        anchors, index = claims[name].anchors, list(claims).index(name)
+        assert (owners(anchors, base, list(claims.values())) == index).double().mean() > 0.9, name
+    crowd("broadest", 0.2, general=True, supersede=("broad", "broader"))
+    general = {s.name for s in stakes(later, later.atlas()) if s.claim.general}
+    assert general == {"broadest"} and later.verify().ok
+
+
 def test_a_shadowed_commit_is_refused_with_the_owner_and_changes_nothing(crowd: Crowd) -> None:
     repository = crowd("old", 5.0)
-    limit_shadow(repository)
+    limit(repository, "max_shadow", 1.0, 0.1)
     head = repository.git.head()
     with pytest.raises(Shadowed, match=r"old owns .*--supersede old"):
         crowd("new", 5.0)
@@ -88,11 +179,11 @@ def test_what_supersedes_another_takes_its_ground(crowd: Crowd) -> None:
 
 
 def test_merged_in_any_order_routing_is_settled_alike(crowd: Crowd) -> None:
-    repository = crowd("first", 5.0)
+    repository = crowd("first", 4.0)
     start = repository.git.head()
     for number, name in enumerate("abc"):
         repository.git.plain("checkout", "--quiet", "-b", name, start)
-        crowd(name, 5.1 + number / 10)
+        crowd(name, 5.1 + number / 20, max_takeover=0)
     found = []
     for order in itertools.permutations("abc"):
         repository.git.plain("checkout", "--quiet", "-B", "trunk", order[0])
@@ -101,9 +192,11 @@ def test_merged_in_any_order_routing_is_settled_alike(crowd: Crowd) -> None:
         found.append(repository.atlas())
         assert repository.verify().ok
     assert all(atlas == found[0] for atlas in found)
-    alone = repository.atlas("c")["c"].regions[0]
-    merged = found[0]["c"].regions[0]
-    assert merged.region == alone.region and merged.routing.bias > alone.routing.bias
+    alone = {name: repository.atlas(name)[name].regions[0] for name in "abc"}
+    merged = {name: found[0][name].regions[0] for name in "abc"}
+    assert all(merged[name].region == alone[name].region for name in "abc")
+    assert any(merged[name].routing.bias > alone[name].routing.bias for name in "abc")
+    assert any(count.disputed for one in merged.values() for count in one.routing.takeover)
 
 
 def test_verify_tells_when_plain_git_merge_broke_the_lock_and_merging_head_settles_it(
