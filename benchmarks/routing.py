@@ -1,91 +1,291 @@
 """Whose is a held-out prompt, no task given? Capabilities are added one after another.
 
-    python benchmarks/routing.py TASK.jsonl… [--unseen OTHER.jsonl…] [--rows 1000]
+    python benchmarks/routing.py DATA_DIR [--states FILE]
 
-The last 200 rows of each file are held out. Nothing is trained: a region's place depends on its
-prompts alone. Prompts of unseen tasks should stay with the base.
+DATA_DIR holds code.jsonl, shell.jsonl and instruct.jsonl; the other tasks are made from what is on
+the machine (tasks.py, examples/stdlib_data.py). The last 200 prompts of each are held out. Nothing
+is trained: a region's place depends on its prompts alone. Three times over, 900 prompts a task are
+drawn anew. FILE keeps the backbone's states, which take most of the time.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from common import HELD_OUT, embedded, markdown, write_results
+from common import HELD_OUT, markdown, write_results
+from densities import HalfShrunk, Mixture, Ridge, SharedCovariance, StudentT
+from states import States, task_states
+from torch import Tensor
 
-from niwfctl.backbone.batch import batched
-from niwfctl.backbone.calibration import calibrate, default_tap_layer, pooled
-from niwfctl.backbone.load import Backbone
-from niwfctl.backbone.prompts import prompt_tokens
-from niwfctl.field.cell import Cell
+from niwfctl.field.cell import SLACK, Cell
 from niwfctl.field.coordinates import CoordinateMap
-from niwfctl.field.routing import BASE, Claim, needed_bias, owners, takeover
-from niwfctl.training.data import read_examples
+from niwfctl.field.region import OCCUPIED_ANCHORS
+from niwfctl.field.routing import BASE, Claim, locked, needed_margin, owners, won
 
-LONGEST = 256  # tokens; longer prompts are left out
+ROWS, DRAWS = 900, 3
+GENERAL = "instruct"
+FIVE = ("code", "shell", "stdlib-code", "german", "packages")
+LAST, FIRST = (*FIVE, GENERAL), (GENERAL, *FIVE)
+EIGHT = (*FIVE, "stdlib-explain", "manual", GENERAL)
+UNSEEN = ("arithmetic", "extraction", "changes", GENERAL)
+NEIGHBOURS = ("sql", "french")  # never trained, but near to what is: code holds SQL, too
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tasks", nargs="+", type=Path)
-    parser.add_argument("--unseen", nargs="*", type=Path, default=[])
-    parser.add_argument("--rows", type=int, default=1000, help="of each task, to fit on")
-    parser.add_argument("--max-takeover", type=float, default=0.02)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--states", type=Path)
     arguments = parser.parse_args()
-    backbone = embedded()
-    tap = default_tap_layer(backbone)
-    place, base, skip = calibrate(backbone, tap, 32, lambda done, total: None)
-    read = {
-        file: coordinates(backbone, place, tap, skip, file, arguments.rows)
-        for file in (*arguments.tasks, *arguments.unseen)
-    }
-    claims: list[Claim] = []
-    taken = []
-    for file in arguments.tasks:
-        z = read[file][:-HELD_OUT]
+    states = task_states(arguments.data, arguments.states)
+    kept = Setting()
+    orders = {name: several(kept, states, order) for name, order in ORDERS.items()}
+    compared = {label: summary(setting, states) for label, setting in COMPARED.items()}
+    compared["a ridge-regression router, 2,000 random features"] = ridge_summary(states)
+    results = {"setting": vars(kept) | {"density": "Cell"}, "orders": orders, "compared": compared}
+    write_results("routing", results, report(orders, compared))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to route; the defaults are what the product does."""
+
+    states: str = "mean6"
+    dim: int = 64
+    prompts: int | None = None  # of the calibration set, the first ones
+    density: type[Cell] = Cell
+    coverage: float = 0.99
+    slack: float = SLACK
+    max_takeover: float = 0.02
+    max_base_takeover: float = 0.05
+    neighbourhoods: bool = True
+    whitened: bool = True
+    rows: int = ROWS
+
+
+class Field:
+    """Claims that are added one after another."""
+
+    def __init__(self, setting: Setting, states: States, draw: int) -> None:
+        self.setting, self.draw = setting, draw
+        self.names: list[str] = []
+        self.claims: list[Claim] = []
+        self.facts: list[dict[str, float]] = []
+        general = self._pooled(states["calibration"])[: setting.prompts]
+        self._map = CoordinateMap.fit(general, setting.dim)
+        if not setting.whitened:
+            lengths = self._map.projection.norm(dim=1, keepdim=True)
+            self._map = replace(self._map, projection=self._map.projection / lengths)
+        self.anchors = self._map(general)
+        self.base, self.scores = setting.density.cross_fit(self.anchors)
+
+    def z(self, states: dict[str, Tensor]) -> Tensor:
+        """Coordinates of a task's prompts."""
+        return self._map(self._pooled(states))
+
+    def add(self, name: str, states: dict[str, Tensor], general: bool) -> None:
+        """One more capability, as `commit` adds it."""
+        setting, z = self.setting, self.z(states)[:-HELD_OUT]
+        random = torch.Generator().manual_seed(1000 + self.draw)
+        z = z[torch.randperm(len(z), generator=random)[: setting.rows]]
         held_out = torch.arange(len(z)) % 10 == 0
-        cell = Cell.fit(z[~held_out], z[held_out])
-        bias = needed_bias(cell, claims, arguments.max_takeover)
-        claim = Claim(cell, bias, z[~held_out].double()[:512])
-        taken.append(max((won / n for won, n in (takeover(claim, c) for c in claims)), default=0.0))
-        claims.append(claim)
-    names = [file.stem for file in arguments.tasks]
-    results = []
-    for file, z in read.items():
-        owned = owners(z[-HELD_OUT:], base, claims)
-        share = {"base": (owned == BASE).double().mean().item()}
-        share |= {name: (owned == i).double().mean().item() for i, name in enumerate(names)}
-        results.append({"task": file.stem, "trained": file in arguments.tasks, "owners": share})
+        cell = setting.density.fit(z[~held_out], z[held_out], setting.coverage)
+        cell = replace(cell, radius=cell.radius * setting.slack / SLACK)
+        leads = cell.log_density(self.anchors) - self.scores
+        margin = needed_margin(cell, self.anchors, self.scores, setting.max_base_takeover)
+        claim = Claim(
+            cell,
+            0.0,
+            z[~held_out].double()[:OCCUPIED_ANCHORS],
+            margin=0.0 if general else margin,
+            general=general,
+        )
+        if setting.neighbourhoods or setting.max_takeover > 0:
+            claim, _ = locked(claim, self.claims, setting.max_takeover)
+        else:
+            needed = [float((1e-6 + lead_of(claim, one)).max()) for one in self.claims]
+            claim = replace(claim, bias=max([0.0, *needed]))
+        taken = [won(claim, one).double().mean().item() for one in self.claims]
+        owned = owners(claim.anchors, self.base, [*self.claims, claim])
+        self.facts.append(
+            {
+                "bias": claim.bias,
+                "margin": claim.margin,
+                "takeover": max(taken, default=0.0),
+                "base_takeover": (leads > claim.margin).double().mean().item(),
+                "shadow": (owned != len(self.claims)).double().mean().item(),
+                "ceded": claim.loss(),
+            }
+        )
+        self.names.append(name)
+        self.claims.append(claim)
+
+    def shares(self, states: dict[str, Tensor]) -> dict[str, float]:
+        """Who owns the held-out prompts of a task, as shares."""
+        owned = owners(self.z(states)[-HELD_OUT:], self.base, self.claims)
+        found = {"base": (owned == BASE).double().mean().item()}
+        return found | {
+            name: (owned == index).double().mean().item() for index, name in enumerate(self.names)
+        }
+
+    def _pooled(self, states: dict[str, Tensor]) -> Tensor:
+        return torch.cat([states[key] for key in self.setting.states.split("+")], dim=1)
+
+
+def lead_of(claim: Claim, earlier: Claim) -> Tensor:
+    """By how much a claim without a bias outbids an earlier one at its anchors."""
+    return replace(claim, bias=0.0).bid(earlier.anchors) - earlier.score(earlier.anchors)
+
+
+def field(setting: Setting, states: States, order: Sequence[str], draw: int) -> Field:
+    """All tasks of an order added; the general one claims the base's cell."""
+    made = Field(setting, states, draw)
+    for name in order:
+        made.add(name, states[name], general=name == GENERAL)
+    return made
+
+
+def several(setting: Setting, states: States, order: Sequence[str]) -> dict[str, object]:
+    """Shares and facts of an order, each a list of one a draw."""
+    fields = [field(setting, states, order, draw) for draw in range(DRAWS)]
+    others = [name for name in (*UNSEEN, *NEIGHBOURS) if name not in order]
+    return {
+        "owners": {
+            name: [made.shares(states[name]) for made in fields] for name in (*order, *others)
+        },
+        "facts": {name: [f.facts[index] for f in fields] for index, name in enumerate(order)},
+    }
+
+
+def right(found: dict[str, object], order: Sequence[str]) -> list[float]:
+    """Mean share of the tasks of an order that went to their owner, one a draw."""
+    shares = found["owners"]
+    return [sum(shares[name][draw][name] for name in order) / len(order) for draw in range(DRAWS)]
+
+
+def stayed(found: dict[str, object], names: Sequence[str] = UNSEEN) -> dict[str, float]:
+    """Share of each unseen task's prompts that stayed with the base, mean over the draws."""
+    return {n: sum(one["base"] for one in found["owners"][n]) / DRAWS for n in names}
+
+
+def summary(setting: Setting, states: States) -> dict[str, object]:
+    """The figures of a row of the comparison."""
+    last, first = (several(setting, states, order) for order in (LAST, FIRST))
+    unseen = stayed(several(setting, states, FIVE))
+    return {"last": right(last, LAST), "first": right(first, FIRST), "unseen": unseen}
+
+
+def ridge_summary(states: States) -> dict[str, object]:
+    """The same of a router that knows no order, with a margin that leaves the base 95%, too."""
+    by_name = {name: one[KEPT.states] for name, one in states.items()}
+    drawn, unseen = [], dict.fromkeys(UNSEEN, 0.0)
+    for draw in range(DRAWS):
+        seen = torch.arange(len(by_name["calibration"])) % 5 != 0
+        router = Ridge(by_name["calibration"][seen])
+        random = torch.Generator().manual_seed(1000 + draw)
+
+        def owned(task: Tensor, router: Ridge = router, seen: Tensor = seen) -> Tensor:
+            margin = router.leads(by_name["calibration"][~seen]).amax(1).quantile(0.95)
+            lead, index = router.leads(task[-HELD_OUT:]).max(1)
+            return torch.where(lead > margin.clamp_min(0), index, BASE)
+
+        for name in FIVE:
+            pool = by_name[name][:-HELD_OUT]
+            router.add(pool[torch.randperm(len(pool), generator=random)[:ROWS]])
+        # the general one is what nobody else claims, and needs no class of its own
+        place = {name: index for index, name in enumerate(FIVE)} | {GENERAL: BASE}
+        shares = [(owned(by_name[n]) == k).double().mean().item() for n, k in place.items()]
+        for name in UNSEEN:
+            unseen[name] += (owned(by_name[name]) == BASE).double().mean().item() / DRAWS
+        drawn.append(sum(shares) / len(shares))
+    return {"last": drawn, "first": drawn, "unseen": unseen}
+
+
+ORDERS = {
+    "the general one last": LAST,
+    "the general one first": FIRST,
+    "five, none general": FIVE,
+    "eight, near-duplicates among them": EIGHT,
+}
+KEPT = Setting()
+COMPARED = {
+    "what was kept": KEPT,
+    "before: d = 32, 496 calibration prompts, 95% cells, no margin over the base": replace(
+        KEPT, dim=32, prompts=496, coverage=0.95, slack=1.0, max_base_takeover=1.0
+    ),
+    "calibration: the first 496 prompts": replace(KEPT, prompts=496),
+    "calibration: every prompt, but the map not whitened": replace(KEPT, whitened=False),
+    "no margin over the base": replace(KEPT, max_base_takeover=1.0),
+    "margin: 2% of the base's anchors": replace(KEPT, max_base_takeover=0.02),
+    "margin: 10% of the base's anchors": replace(KEPT, max_base_takeover=0.10),
+    "cells: 95%": replace(KEPT, coverage=0.95, slack=1.0),
+    "cells: 99%, no slack": replace(KEPT, slack=1.0),
+    "d = 16": replace(KEPT, dim=16),
+    "d = 32": replace(KEPT, dim=32),
+    "d = 128": replace(KEPT, dim=128),
+    "layer 4": replace(KEPT, states="mean4"),
+    "layer 8": replace(KEPT, states="mean8"),
+    "the last token's state": replace(KEPT, states="last6"),
+    "mean and last token's state": replace(KEPT, states="mean6+last6"),
+    "four Gaussians a region, and for the base": replace(KEPT, density=Mixture),
+    "Student's t": replace(KEPT, density=StudentT),
+    "shrunk half-way": replace(KEPT, density=HalfShrunk),
+    "one covariance for all": replace(KEPT, density=SharedCovariance),
+    "200 prompts a task": replace(KEPT, rows=200),
+    "max_takeover 0": replace(KEPT, max_takeover=0.0),
+    "max_takeover 0, without neighbourhoods": replace(KEPT, max_takeover=0.0, neighbourhoods=False),
+}
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and half the range, in percent."""
+    mean = sum(values) / len(values)
+    return f"{mean:.1%} ± {50 * (max(values) - min(values)):.1f}"
+
+
+def report(orders: dict[str, dict], compared: dict[str, dict]) -> str:
+    """All tables."""
+    parts = []
+    for label, order in ORDERS.items():
+        found = orders[label]
+        mean = spread(right(found, order))
+        parts += [f"## {label.capitalize()}: {mean} go to their owner", confusion(found, order)]
+        parts.append(facts(found))
     rows = [
-        [one["task"] if one["trained"] else f"{one['task']} (unseen)"]
-        + [f"{share:.1%}" for share in one["owners"].values()]
-        for one in results
+        [label, spread(one["last"]), spread(one["first"]), *map("{:.1%}".format, values)]
+        for label, one in compared.items()
+        for values in [one["unseen"].values()]
     ]
-    details = ", ".join(
-        f"{name} {claim.bias:.1f} ({share:.1%})"
-        for name, claim, share in zip(names, claims, taken, strict=True)
-    )
-    table = markdown(["held-out prompts of", "base", *names], rows)
-    table += f"\n\nBias in nats, and the largest takeover of an earlier one: {details}."
-    write_results("routing", {"tap_layer": tap, "results": results}, table)
+    columns = ["", "six, general last", "six, general first", *(f"{n} to base" for n in UNSEEN)]
+    return "\n\n".join([*parts, "## Compared", markdown(columns, rows)])
 
 
-def coordinates(
-    backbone: Backbone, place: CoordinateMap, tap: int, skip: int, file: Path, rows: int
-) -> torch.Tensor:
-    """z of the first rows of a file and of its held-out ones, float32 [rows, dim]."""
-    examples = read_examples([str(file)])
-    chosen = [*examples[: min(rows, len(examples) - HELD_OUT)], *examples[-HELD_OUT:]]
-    tokens = [prompt_tokens(backbone.tokenizer, one.messages)[:LONGEST] for one in chosen]
-    order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
-    states = [
-        pooled(backbone.model, tap, [tokens[index] for index in batch], skip)
-        for batch in batched(order, 16)
+def confusion(found: dict[str, object], order: Sequence[str]) -> str:
+    """Whose held-out prompts go where, mean over the draws."""
+    rows = [
+        [name if name in order else f"{name} (unseen)"]
+        + [f"{sum(one[owner] for one in draws) / DRAWS:.1%}" for owner in ("base", *order)]
+        for name, draws in found["owners"].items()
     ]
-    found = torch.empty(len(tokens), place.dim)
-    found[order] = place(torch.cat(states))
-    return found
+    return markdown(["held-out prompts of", "base", *order], rows)
+
+
+def facts(found: dict[str, object]) -> str:
+    """What the lock settled, mean over the draws."""
+
+    def mean(draws: list[dict[str, float]], key: str) -> float:
+        return sum(one[key] for one in draws) / DRAWS
+
+    rows = [
+        [name, f"{mean(draws, 'bias'):.1f}", f"{mean(draws, 'margin'):.1f}"]
+        + [f"{mean(draws, key):.1%}" for key in ("takeover", "base_takeover", "shadow")]
+        for name, draws in found["facts"].items()
+    ]
+    columns = ["added", "bias", "margin", "most taken of an earlier one", "of the base", "shadow"]
+    return markdown(columns, rows)
 
 
 if __name__ == "__main__":
