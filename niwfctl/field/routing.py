@@ -110,9 +110,9 @@ def locked(
 ) -> tuple[Claim, list[tuple[int, ...]]]:
     """A new claim, held back so that it takes over no more than it may of any other (G3).
 
-    A bias does it. Where less may be taken than is disputable, a bias for that alone would let a
-    few odd anchors shut the claim out: so it is as for the disputable share, and the anchors still
-    outbid are disputed.
+    A bias does it. Where less may be taken than is disputable (2%, or a single anchor), a bias for
+    that alone would let a few odd anchors shut the claim out: so it is as for the disputable share,
+    and the anchors still outbid are disputed.
 
     Args:
         claim: its bias and disputed anchors do not matter.
@@ -122,8 +122,11 @@ def locked(
     Returns:
         The claim, and for each earlier one the indices of its disputed anchors.
     """
-    bias = needed_bias(claim.cell, earlier, max(max_takeover, DISPUTABLE))
-    claim = replace(claim, bias=bias, disputed=None)
+    biases = (
+        needed_bias(claim.cell, [one], max(max_takeover, DISPUTABLE, 1 / len(one.anchors)))
+        for one in earlier
+    )
+    claim = replace(claim, bias=max(biases, default=0.0), disputed=None)
     lost = [won(claim, one) for one in earlier]
     disputed = [
         () if one.sum() <= max_takeover * len(one) + 1e-9 else tuple(one.nonzero()[:, 0].tolist())
@@ -166,6 +169,12 @@ def lead(cell: Cell, earlier: Claim) -> Tensor:
 def won(later: Claim, earlier: Claim) -> Tensor:
     """At which anchors of an earlier claim a later one outbids it; bool [n]."""
     return (lead(later.cell, earlier) > later.bias) & ~later.ceded(earlier.anchors)
+
+
+def takeover(later: Claim, earlier: Claim) -> tuple[int, int]:
+    """(anchors of the earlier claim that the later one wins, all its anchors)."""
+    lost = won(later, earlier)
+    return int(lost.sum()), len(lost)
 
 
 def upper_bound(hits: int, trials: int, confidence: float = 0.95) -> float:

@@ -22,6 +22,7 @@ from niwfctl.field.routing import (
     locked,
     needed_margin,
     owners,
+    takeover,
     upper_bound,
     won,
 )
@@ -155,23 +156,16 @@ def excesses(repository: Repository, atlas: Atlas) -> list[Excess]:
     base, found, earlier = _base(repository), [], []
     for stake in stakes(repository, atlas):
         terms = stake.entry.terms
-        counts = [
-            (other.name, int(won(stake.claim, other.claim).sum()), len(other.claim.anchors))
-            for other in earlier
-            if other.entry.id not in terms.supersedes
-        ]
-        limits = [terms.max_takeover] * len(counts)
-        taken = _of_base(stake.claim, base)
-        if taken and not terms.general:
-            counts.append(("the base", taken.won, taken.anchors))
-            limits.append(terms.max_base_takeover)
-        found += [
-            Excess(stake.name, name, hits, anchors, limit)
-            for (name, hits, anchors), limit in zip(counts, limits, strict=True)
-            if hits > limit * anchors + 1e-9
-        ]
+        for other in earlier:
+            if other.entry.id not in terms.supersedes:
+                count = takeover(stake.claim, other.claim)
+                found.append(Excess(stake.name, other.name, *count, terms.max_takeover))
+        of_base = _of_base(stake.claim, base)
+        if of_base and not terms.general:
+            count = (of_base.won, of_base.anchors)
+            found.append(Excess(stake.name, "the base", *count, terms.max_base_takeover))
         earlier.append(stake)
-    return found
+    return [one for one in found if one.won > one.allowed * one.anchors + 1e-9]
 
 
 def _routed(atlas: Atlas) -> list[tuple[str, RegionEntry]]:

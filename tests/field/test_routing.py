@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from niwfctl.field.cell import Cell
 from niwfctl.field.routing import (
     BASE,
+    DISPUTABLE,
     Claim,
+    locked,
     needed_bias,
     needed_margin,
     owners,
@@ -74,6 +76,27 @@ def test_disputed_anchors_stay_with_their_owner_wherever_they_lie(
     assert ceding.ceded(shared).all()
     assert not won(ceding, replace(old, anchors=shared)).any()
     assert 0 <= ceding.loss() <= 1 and new.loss() == 0
+
+
+@given(
+    shifts=st.lists(st.floats(-2, 2), min_size=2, max_size=4),
+    allowed=st.floats(0, 0.05),
+    seed=st.integers(0, 99),
+    size=st.integers(1, 150),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_locked_claim_takes_over_no_more_than_it_may_and_disputes_few_anchors(
+    shifts: list[float], allowed: float, seed: int, size: int
+) -> None:
+    *earlier, new = [claim(seed + index, shift) for index, shift in enumerate(shifts)]
+    earlier = [replace(one, anchors=one.anchors[:size]) for one in earlier]
+    found, disputed = locked(new, earlier, allowed)
+    assert found.bias <= needed_bias(new.cell, earlier, allowed)
+    for one, indices in zip(earlier, disputed, strict=True):
+        assert won(found, one).sum() <= allowed * size + 1e-9
+        assert (
+            len(indices) <= max(DISPUTABLE * size, 1) and not won(found, one)[list(indices)].any()
+        )
 
 
 def test_the_loss_counts_each_of_its_own_anchors_as_if_it_were_new() -> None:
