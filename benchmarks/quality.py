@@ -19,8 +19,8 @@ from niwfctl.backbone.sites import find_sites
 from niwfctl.training.loop import Trainer
 from niwfctl.training.run import Run, TrainingOptions
 
-TAP_LAYER, DIM = 6, 64  # the defaults for 30 layers
-PEFT_RANK = 13  # on all layers: as many parameters as 2 bases of rank 8 above the tap layer
+TAP_LAYER, DIM = 4, 64  # the defaults for 30 layers
+PEFT_RANK = 14  # on all layers: as many parameters as 2 bases of rank 8 above the tap layer
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     )
     sizes = results[0]["parameters"]
     table += (
-        f"\n\nTrained parameters: niwfctl {sizes['niwfctl']:,} (2 bases of rank 8, layers 6 up), "
+        f"\n\nTrained parameters: niwfctl {sizes['niwfctl']:,} (2 bases of rank 8, layers 4 up), "
         f"PEFT LoRA {sizes['peft']:,} (rank {PEFT_RANK}, all layers). {arguments.steps} steps of 8 "
         "rows, in the same order, on SmolLM2-135M-Instruct in bf16."
     )

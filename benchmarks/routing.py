@@ -53,7 +53,7 @@ def main() -> None:
 class Setting:
     """One way to route; the defaults are what the product does."""
 
-    states: str = "mean6"
+    states: str = "mean4"
     dim: int = 64
     prompts: int | None = None  # of the calibration set, the first ones
     density: type[Cell] = Cell
@@ -226,10 +226,10 @@ COMPARED = {
     "d = 16": replace(KEPT, dim=16),
     "d = 32": replace(KEPT, dim=32),
     "d = 128": replace(KEPT, dim=128),
-    "layer 4": replace(KEPT, states="mean4"),
+    "layer 6": replace(KEPT, states="mean6"),
     "layer 8": replace(KEPT, states="mean8"),
     "the last token's state": replace(KEPT, states="last6"),
-    "mean and last token's state": replace(KEPT, states="mean6+last6"),
+    "mean and last token's state": replace(KEPT, states="mean4+last4"),
     "four Gaussians a region, and for the base": replace(KEPT, density=Mixture),
     "Student's t": replace(KEPT, density=StudentT),
     "shrunk half-way": replace(KEPT, density=HalfShrunk),

@@ -167,7 +167,7 @@ def table_of(results: dict) -> str:
     ]
     note = (
         "PEFT: LoRA of rank 16 on all linears of all layers, unmerged. niwfctl: 2 bases of rank 8 "
-        "on all linears of layers 6 up. SmolLM2-135M-Instruct, bf16, 8 rows of at most 256 tokens."
+        "on all linears of layers 4 up. SmolLM2-135M-Instruct, bf16, 8 rows of at most 256 tokens."
     )
     return markdown(["", "niwfctl", "PEFT", ""], rows) + "\n\n" + note
 

@@ -31,12 +31,12 @@ def calibration_prompts() -> list[str]:
 
 
 def default_tap_layer(backbone: Backbone) -> int:
-    """A fifth of the layers up.
+    """An eighth of the layers up.
 
     Prompts of different kinds lie well apart there already. Every further layer left to the
     backbone makes training quicker and what can be learned a little less.
     """
-    return max(1, -(-len(decoder_layers(backbone.model)) // 5))
+    return max(1, -(-len(decoder_layers(backbone.model)) // 8))
 
 
 @dataclass(frozen=True)

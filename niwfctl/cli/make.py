@@ -51,7 +51,7 @@ def init(
         str, typer.Option(help="`nf4` loads the backbone in 4 bits; or `none`.")
     ] = "none",
     tap_layer: Annotated[
-        int | None, typer.Option(help="First adapted layer; by default a fifth of the way up.")
+        int | None, typer.Option(help="First adapted layer; by default an eighth of the way up.")
     ] = None,
     dim: Annotated[int, typer.Option(help="Dimensions of the coordinate.")] = 64,
     as_json: AsJson = False,

@@ -75,7 +75,7 @@ class Repository(Exchange):
             model: `smollm2`, a folder with safetensors, a GGUF file, or a hub id.
             revision: of a hub model.
             quant: `nf4` or `none`.
-            tap_layer: first adapted layer; by default a fifth of the way up.
+            tap_layer: first adapted layer; by default an eighth of the way up.
             dim: number of coordinates d.
             progress: called with (calibration prompts done, in all).
 

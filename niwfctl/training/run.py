@@ -23,7 +23,7 @@ class TrainingOptions(BaseModel):
     bases: int = Field(2, ge=1, le=64, description="bases of the new region")
     rank: int = Field(8, ge=1, le=1024, description="rank r of each basis")
     alpha: float = Field(16.0, gt=0, description="α; the change of weights is scaled by α/r")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    lr: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of steps with a rising rate")
     batch_size: int = Field(8, ge=1, description="rows a forward pass")
     grad_accum: int = Field(1, ge=1, description="forward passes an optimizer step")
