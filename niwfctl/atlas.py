@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import PurePosixPath
 from typing import Annotated
 
 from niwfstore import Pointer
@@ -205,8 +204,10 @@ class Capability(BaseModel):
         except (ValueError, RecursionError) as error:
             raise FormatError(f"{file} is not valid JSON: {error}; {mend(file)}") from error
         capability = validated(cls, file, plain, FORMAT)
-        if capability.name != PurePosixPath(file).stem:
+        if file.rpartition("/")[2] != f"{capability.name}.json":
             raise FormatError(f"{file} is wrong: it names {capability.name!r}; {mend(file)}")
+        if capability.format == FORMAT:
+            return capability
         return capability.model_copy(update={"format": FORMAT})
 
 

@@ -12,7 +12,13 @@ from niwfctl.cli.main import app
 from niwfctl.cli.make import AsJson
 from niwfctl.cli.output import emit_json, out
 from niwfctl.cli.schema import capability_json, commit_json, run_json
-from niwfctl.cli.show import run_line, show_capability, show_commit, show_graph_line
+from niwfctl.cli.show import (
+    run_line,
+    show_capability,
+    show_commit,
+    show_commit_line,
+    show_graph_line,
+)
 
 
 @app.command()
@@ -74,9 +80,7 @@ def log(
         emit_json([commit_json(commit) for commit in commits])
     elif oneline:
         for commit in commits:
-            subject = commit.message.split("\n", 1)[0]
-            out.print(f"[yellow]{commit.id[:7]}[/] ", end="")
-            out.print(subject, markup=False)
+            show_commit_line(commit)
     else:
         with out.pager(styles=True) if out.is_terminal else nullcontext():
             for commit in commits:

@@ -8,11 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from niwfctl.errors import UsageError
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+def put(text: Text) -> None:
+    """Writes a line of styled text; where nobody sees the styles, without what they cost."""
+    if out.is_terminal:
+        out.print(text)
+    else:
+        out.file.write(f"{text.plain}\n")
 
 
 def emit_json(value: object) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from niwfctl.atlas import Capability, RegionEntry, Takeover
-from niwfctl.cli.output import err, number, out, size
+from niwfctl.cli.output import err, number, out, put, size
 from niwfctl.repository.history import Commit
 from niwfctl.repository.merge import Merged
 from niwfctl.repository.signature import Signature
@@ -16,7 +18,7 @@ from niwfctl.training.run import Run
 if TYPE_CHECKING:
     from niwfctl.training.loop import Progress as TrainingProgress
 
-_SIGNS = {"added": "[green]+[/]", "changed": "[yellow]~[/]", "removed": "[red]-[/]"}
+_SIGNS = {"added": ("+", "green"), "changed": ("~", "yellow"), "removed": ("-", "red")}
 
 
 @contextmanager
@@ -174,32 +176,36 @@ def show_committed(
 
 def show_commit(commit: Commit, signature: Signature | None = None) -> None:
     """A commit as `git log` shows it, with what it did to capabilities."""
-    refs = f" ({', '.join(commit.refs)})" if commit.refs else ""
-    out.print(f"commit {commit.id}{refs}", style="yellow", markup=False)
-    out.print(f"Author: {commit.author} <{commit.email}>", markup=False)
-    out.print(f"Date:   {commit.date}", markup=False)
-    if signature:
-        out.print(f"Signed: {signature}", markup=False)
-    out.print()
-    for line in commit.message.splitlines():
-        out.print(f"    {line}", markup=False)
-    out.print()
+    text = Text().append(f"commit {commit.id}{_refs(commit)}\n", "yellow")
+    lines = [f"Author: {commit.author} <{commit.email}>", f"Date:   {commit.date}"]
+    lines += [f"Signed: {signature}"] if signature else []
+    lines += ["", *(f"    {line}" for line in commit.message.splitlines()), ""]
+    text.append("\n".join(lines))
     for change in commit.changes:
-        out.print(f"    {_SIGNS[change.kind]} {_change(change.capability)}")
+        text.append("\n    ").append(*_SIGNS[change.kind]).append(f" {_change(change.capability)}")
     if commit.changes:
-        out.print()
+        text.append("\n")
+    put(text)
 
 
 def show_graph_line(drawn: str, commit: Commit | None) -> None:
     """A line of git's graph, with what its commit did."""
-    out.print(drawn, markup=False, end="")
+    text = Text(drawn)
     if commit:
-        refs = f" ({', '.join(commit.refs)})" if commit.refs else ""
-        out.print(f"{commit.id[:7]}{refs} ", style="yellow", markup=False, end="")
-        out.print(commit.message.split("\n", 1)[0], markup=False, end="")
-        names = (f" {_SIGNS[one.kind]} {one.capability.name}" for one in commit.changes)
-        out.print("".join(names), end="")
-    out.print()
+        text.append(f"{commit.id[:7]}{_refs(commit)} ", "yellow")
+        text.append(commit.subject)
+        for change in commit.changes:
+            text.append(" ").append(*_SIGNS[change.kind]).append(f" {change.capability.name}")
+    put(text)
+
+
+def show_commit_line(commit: Commit) -> None:
+    """A commit in one line."""
+    put(Text().append(commit.id[:7], "yellow").append(f" {commit.subject}"))
+
+
+def _refs(commit: Commit) -> str:
+    return f" ({', '.join(commit.refs)})" if commit.refs else ""
 
 
 def _change(capability: Capability) -> str:

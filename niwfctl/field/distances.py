@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -84,40 +85,74 @@ def neighbourhood(a: Claim, b: Claim) -> Neighbourhood:
 
 def site_differences(a: FrozenSum, b: FrozenSum) -> list[SiteDifference]:
     """ΔW of both compared at every linear that either adapts."""
-    names = dict.fromkeys([*a.names, *b.names])
-    return [_difference(name, a.at(name), b.at(name)) for name in names]
+    names = list(dict.fromkeys([*a.names, *b.names]))
+    grams = {name: _Gram.of(a, b, name) for name in names}
+    found: dict[str, SiteDifference] = {}
+    for ranks in {gram.ranks for gram in grams.values()}:
+        alike = [name for name in names if grams[name].ranks == ranks]
+        downs, ups = (
+            torch.stack([getattr(grams[name], kind) for name in alike]).double()
+            for kind in ("downs", "ups")
+        )
+        found |= dict(zip(alike, _differences(alike, ranks[0], downs, ups), strict=True))
+    return [found[name] for name in names]
 
 
-def _difference(
-    name: str, a: tuple[Tensor, Tensor] | None, b: tuple[Tensor, Tensor] | None
-) -> SiteDifference:
-    if a is None or b is None:
-        norm_a, norm_b = (0.0 if one is None else _inner(one, one) ** 0.5 for one in (a, b))
-        return SiteDifference(name, norm_a, norm_b, norm_a + norm_b, 0.0, ())
-    norm_a, norm_b = _inner(a, a) ** 0.5, _inner(b, b) ** 0.5
-    both = (torch.cat([a[0], b[0]]), torch.cat([a[1], -b[1]], dim=1))
-    distance = max(_inner(both, both), 0.0) ** 0.5
-    product = norm_a * norm_b
-    cosine = _inner(a, b) / product if product else 0.0
-    return SiteDifference(name, norm_a, norm_b, distance, cosine, _angles(a[1], b[1]))
+@dataclass(frozen=True)
+class _Gram:
+    """Gram matrices of the factors of a and b side by side, at one linear.
+
+    Attributes:
+        ranks: (R_a, R_b); 0 where one does not adapt the linear.
+        downs: of the rows of A, ups: of the columns of B, each float32 [R_a + R_b, R_a + R_b].
+    """
+
+    ranks: tuple[int, int]
+    downs: Tensor
+    ups: Tensor
+
+    @classmethod
+    def of(cls, a: FrozenSum, b: FrozenSum, name: str) -> _Gram:
+        sides = a.factors(name), b.factors(name)
+        downs, ups, weights = zip(*(sides[0] + sides[1]), strict=True)
+        down, up = torch.cat(downs).float(), torch.cat(ups, dim=1).float()
+        weight = torch.cat([w.expand(len(d)) for w, d in zip(weights, downs, strict=True)])
+        ranks = tuple(sum(len(down) for down, _, _ in side) for side in sides)
+        return cls(ranks, down @ down.T, (up.T @ up) * torch.outer(weight, weight))
 
 
-def _inner(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
-    """⟨B_a A_a, B_b A_b⟩ = tr((B_bᵀ B_a)(A_a A_bᵀ)), from R × R Gram matrices."""
-    ups = (b[1].T @ a[1]).double()
-    downs = (a[0] @ b[0].T).double()
-    return float((ups.T * downs).sum())
+def _differences(
+    names: list[str], rank: int, downs: Tensor, ups: Tensor
+) -> Iterator[SiteDifference]:
+    """From Gram matrices [sites, R, R], of which the first `rank` rows and columns are a's.
+
+    ⟨B_a A_a, B_b A_b⟩ = tr((B_bᵀ B_a)(A_a A_bᵀ)): sums over blocks of their product.
+    """
+    product = downs * ups
+    aa = product[:, :rank, :rank].sum((1, 2)).clamp_min(0)
+    bb = product[:, rank:, rank:].sum((1, 2)).clamp_min(0)
+    ab = product[:, :rank, rank:].sum((1, 2))
+    distances = (aa + bb - 2 * ab).clamp_min(0).sqrt()
+    norms = (aa * bb).sqrt()
+    cosines = torch.where(norms > 0, ab / norms, 0.0)
+    columns = zip(aa.sqrt(), bb.sqrt(), distances, cosines, strict=True)
+    for name, numbers, angles in zip(names, columns, _angles(ups, rank), strict=True):
+        yield SiteDifference(name, *map(float, numbers), angles)
 
 
-def _angles(one: Tensor, other: Tensor) -> tuple[float, ...]:
+def _angles(ups: Tensor, rank: int) -> list[tuple[float, ...]]:
     """Principal angles between column spaces: the singular values of Q_aᵀ Q_b are cosines."""
-    whitened = _whitener(one) @ (one.T @ other).double() @ _whitener(other).T
-    cosines = torch.linalg.svdvals(whitened).clamp(0, 1)
-    return tuple(cosines.arccos().tolist())
+    length = ups.diagonal(dim1=1, dim2=2).clamp_min(1e-60).rsqrt()
+    ups = ups * length[:, :, None] * length[:, None, :]  # a weight turns no column
+    one, other = _whitener(ups[:, :rank, :rank]), _whitener(ups[:, rank:, rank:])
+    cosines = torch.linalg.svdvals(one @ ups[:, :rank, rank:] @ other.transpose(1, 2)).clamp(0, 1)
+    counts = torch.minimum(*(w.any(-1).sum(-1) for w in (one, other)))
+    angles = cosines.arccos().tolist()
+    return [tuple(found[:count]) for found, count in zip(angles, counts.tolist(), strict=True)]
 
 
-def _whitener(columns: Tensor) -> Tensor:
-    """W with W Uᵀ U Wᵀ = I on the column space of U, from its Gram matrix."""
-    values, vectors = torch.linalg.eigh((columns.T @ columns).double())
-    kept = values > values.max().clamp_min(1e-30) * 1e-10
-    return (vectors[:, kept] / values[kept].sqrt()).T
+def _whitener(gram: Tensor) -> Tensor:
+    """W with W G Wᵀ = I on the column space that G [sites, R, R] is of, and rows of 0 besides."""
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > 1e-6 * values.amax(-1, keepdim=True)  # beyond it is the rounding of float32
+    return torch.where(kept, values.rsqrt(), 0.0)[:, :, None] * vectors.transpose(1, 2)

@@ -49,14 +49,18 @@ class FrozenSum:
 
     def at(self, name: str) -> tuple[Tensor, Tensor] | None:
         """(A [R, in], B [out, R]), float32, with ΔW = B A; None where no region adapts the site."""
-        found = [
-            (basis.down[name].float(), basis.up[name].float() * gates[layer, i])
+        found = self.factors(name)
+        if not found:
+            return None
+        downs, ups = zip(*((a.float(), b.float() * w) for a, b, w in found), strict=True)
+        return torch.cat(downs), torch.cat(ups, dim=1)
+
+    def factors(self, name: str) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(A [r, in], B [out, r], w []) of each basis that acts at a site: ΔW = Σ w B A."""
+        return [
+            (basis.down[name], basis.up[name], gates[layer, i])
             for region, gates in self._terms
             if name in region.bases[0].down
             for layer in [region.layers.index(int(name.split(".")[1]))]
             for i, basis in enumerate(region.bases)
         ]
-        if not found:
-            return None
-        downs, ups = zip(*found, strict=True)
-        return torch.cat(downs), torch.cat(ups, dim=1)

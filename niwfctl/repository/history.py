@@ -37,6 +37,11 @@ class Commit:
     message: str
     changes: tuple[Change, ...]
 
+    @property
+    def subject(self) -> str:
+        """The first line of the message."""
+        return self.message.split("\n", 1)[0]
+
 
 class History:
     """Reads a repository's history."""

@@ -25,8 +25,8 @@ _READ_ONLY = 0o444
 class ObjectStore:
     """Immutable safetensors objects, each named by the sha256 of its bytes.
 
-    Every object is hashed before its first use. That it was is remembered by inode, size and
-    modification time, since a read-only mode proves nothing about the bytes.
+    Every object is hashed as it is stored, or before its first use. That it was is remembered by
+    inode, size and modification time, since a read-only mode proves nothing about the bytes.
     """
 
     def __init__(self, root: Path, cache: Path | None = None) -> None:
@@ -157,6 +157,7 @@ class ObjectStore:
         pointer = Pointer(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
         if not (self._holds(pointer) and self._renew(pointer.oid)):
             publish(file, temporary, self.path(pointer.oid), _READ_ONLY)
+            self._remember(pointer.oid, self._stamp(pointer.oid, pointer.size))
         return pointer
 
     def _holds(self, pointer: Pointer) -> bool:
