@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from niwfctl.atlas import Terms
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.batch import batched, pad, prompt_mask
 from niwfctl.backbone.blend import Blend
@@ -16,7 +17,7 @@ from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.sites import find_sites
 from niwfctl.field.basis import Basis
 from niwfctl.field.region import Region
-from niwfctl.field.routing import BASE, Claim, needed_bias, owners
+from niwfctl.field.routing import BASE, Claim, locked, needed_margin, owners
 from niwfctl.training.loop import Trainer
 from niwfctl.training.run import Run
 from rivals.drift import Remembered, drift
@@ -37,11 +38,10 @@ class Niwfctl(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        coordinates, self.base, self.skip = calibrate(
-            self.backbone, self.tap_layer, DIM, lambda done, total: None
-        )
+        self.made = calibrate(self.backbone, self.tap_layer, DIM, lambda done, total: None)
+        self.base, self.skip = self.made.base, self.made.skip
         sites = find_sites(self.model, self.tap_layer)
-        self.adapter = FieldAdapter(self.model, sites, coordinates)
+        self.adapter = FieldAdapter(self.model, sites, self.made.coordinates)
         self.regions: dict[str, Region] = {}
         self.claims: list[Claim] = []
         self.remembered: dict[str, Remembered] = {}
@@ -62,10 +62,13 @@ class Niwfctl(Method):
         return seconds
 
     def commit(self, name: str, region: Region) -> None:
-        """Adds a region, with the smallest bias that the routing lock allows."""
-        bias = needed_bias(region.cell, self.claims, self.setting.max_takeover)
+        """Adds a region, with the smallest bias and margin that the routing lock allows."""
+        anchors, scores = self.made.anchors, self.made.scores
+        margin = needed_margin(region.cell, anchors, scores, Terms(order=0).max_base_takeover)
+        claim = Claim(region.cell, 0.0, region.occupied, margin)
+        claim, _ = locked(claim, self.claims, self.setting.max_takeover)
         self.regions[name] = region
-        self.claims.append(Claim(region.cell, bias, region.occupied))
+        self.claims.append(claim)
         self._resident.pop(None, None)
 
     def answers(self, rows: Sequence[Tokens], task: str | None) -> Answers:
