@@ -118,8 +118,8 @@ async def _watching(request: Request, engine: Engine, job: Job) -> AsyncIterator
 
 
 async def _events(
-    asked: AnyRequest, job: Job, first: Piece, pieces: AsyncGenerator[Piece]
-) -> AsyncGenerator[str]:
+    asked: AnyRequest, job: Job, first: Piece, pieces: AsyncGenerator[Piece, None]
+) -> AsyncGenerator[str, None]:
     """The answer as server-sent events; when the client goes away, the job is cancelled."""
     reply = reply_to(asked)
     unused = {"usage": None} if asked.stream_options.include_usage else {}

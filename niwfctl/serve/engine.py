@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -142,7 +142,7 @@ class Engine:
             asked.model, capability, Row(self._model.backbone.tokenizer, tokens, skip, wishes)
         )
 
-    async def answer(self, job: Job) -> AsyncIterator[Piece]:
+    async def answer(self, job: Job) -> AsyncGenerator[Piece, None]:
         """Lets a job wait for its answer, which comes in pieces; leaving early cancels it.
 
         Raises:
