@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from niwfctl.cli.schema import merged_json, operation_json
 from niwfctl.cli.show import show_merged
 from niwfctl.errors import UsageError
 
+if TYPE_CHECKING:
+    from niwfctl.repository.git import Git
+
 Message = Annotated[str | None, typer.Option("-m", "--message", help="Of the commit.")]
 
 
@@ -23,17 +26,20 @@ def branch(
     name: Annotated[str | None, typer.Argument(help="A new branch; without it, list them.")] = None,
     start: Annotated[str, typer.Argument(help="Where it begins.")] = "HEAD",
     delete: Annotated[bool, typer.Option("-d", "--delete", help="Delete a merged branch.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List, make or delete branches."""
     from niwfctl.repository import Repository
 
     git = Repository.open(ctx.obj).git
+    said = ""
     if name is None:
-        out.print(git.plain("branch", "--list", "-v"), markup=False)
+        said = git.plain("branch", "--list", "-v")
     elif delete:
-        out.print(git.plain("branch", "--delete", name), markup=False)
+        said = git.plain("branch", "--delete", name)
     else:
         git.plain("branch", name, git.resolve(start))
+    _show_refs(git, "heads", said, as_json)
 
 
 @app.command()
@@ -45,18 +51,21 @@ def tag(
         str | None, typer.Option("-m", "--message", help="Make an annotated tag.")
     ] = None,
     delete: Annotated[bool, typer.Option("-d", "--delete", help="Delete a tag.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List, make or delete tags."""
     from niwfctl.repository import Repository
 
     git = Repository.open(ctx.obj).git
+    said = ""
     if name is None:
-        out.print(git.plain("tag", "--list", "-n1"), markup=False)
+        said = git.plain("tag", "--list", "-n1")
     elif delete:
-        out.print(git.plain("tag", "--delete", name), markup=False)
+        said = git.plain("tag", "--delete", name)
     else:
         annotated = ("-m", message) if message else ()
         git.plain("tag", *annotated, name, git.resolve(revision))
+    _show_refs(git, "tags", said, as_json)
 
 
 @app.command()
@@ -171,6 +180,13 @@ def undo(
         moved = f"{(operation.before or '')[:7]} → {(operation.after or '')[:7]}"
         where = moved if operation.before != operation.after else ""
         out.print(f"{operation.time}  {operation.command}  {where}".rstrip(), markup=False)
+
+
+def _show_refs(git: Git, kind: str, said: str, as_json: bool) -> None:
+    if as_json:
+        emit_json([ref._asdict() for ref in git.refs(kind)])
+    elif said:
+        out.print(said, markup=False)
 
 
 def _made(commit: str, what: str, as_json: bool) -> None:

@@ -27,19 +27,25 @@ def remote(
     name: Annotated[str | None, typer.Argument(help="A new remote; else list them.")] = None,
     url: Annotated[str | None, typer.Argument(help="Where it is.")] = None,
     delete: Annotated[bool, typer.Option("-d", "--delete", help="Forget a remote.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List, add or forget remotes."""
     from niwfctl.repository import Repository
 
     git = Repository.open(ctx.obj).git
-    if name is None:
-        out.print(git.plain("remote", "--verbose"), markup=False)
-    elif delete:
+    if delete and name:
         git.plain("remote", "remove", name)
-    elif url is None:
+    elif name and url is None:
         raise UsageError(f"say where {name!r} is: `niwfctl remote {name} URL`")
-    else:
+    elif name:
         git.plain("remote", "add", name, url)
+    known = git.plain("remote").split()
+    urls = {remote: git.plain("remote", "get-url", remote) for remote in known}
+    if as_json:
+        emit_json([{"name": remote, "url": url} for remote, url in urls.items()])
+    elif name is None:
+        for remote, url in urls.items():
+            out.print(f"{remote}  {url}", markup=False)
 
 
 @app.command()
@@ -94,13 +100,18 @@ def clone(
     url: Annotated[str, typer.Argument(help="Of the repository.")],
     folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where.")] = None,
     lazy: Lazy = False,
+    as_json: AsJson = False,
 ) -> None:
     """Clone a repository."""
     from niwfctl.repository.remote import clone as copy
 
     target = ctx.obj / (folder or Path(url.rstrip("/")).name.removesuffix(".git"))
     repository = copy(inside(ctx.obj, url), target, lazy)
-    out.print(f"{', '.join(sorted(repository.atlas())) or 'no capabilities yet'}", markup=False)
+    names = sorted(repository.atlas())
+    if as_json:
+        emit_json({"path": str(repository.path), "capabilities": names})
+    else:
+        out.print(f"{', '.join(names) or 'no capabilities yet'}", markup=False)
 
 
 @bundle.command("create")
@@ -111,13 +122,17 @@ def bundle_create(
         list[str] | None,
         typer.Argument(metavar="[NAME[@REV]...|REV]", help="All of HEAD by default."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write capabilities alone, or a revision with its history, and their objects to one file."""
     from niwfctl.repository import Repository
     from niwfctl.repository.bundle import create
 
     names = create(Repository.open(ctx.obj), ctx.obj / file, targets or [])
-    out.print(f"{file}: {', '.join(names) or 'no capabilities yet'}", markup=False)
+    if as_json:
+        emit_json({"capabilities": names, "bytes": (ctx.obj / file).stat().st_size})
+    else:
+        out.print(f"{file}: {', '.join(names) or 'no capabilities yet'}", markup=False)
 
 
 @bundle.command("apply")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import git
 from niwfstore.atomic import write_atomic
@@ -17,7 +18,16 @@ from niwfctl.repository.process import GitProcess, as_input, require_git, words
 from niwfctl.repository.reflocks import await_locks
 
 Changes = Mapping[str, bytes | None]
+_REF = "%(refname:lstrip=2)%1f%(objectname)%1f%(*objectname)%1f%(contents:subject)"
 _NO_OBJECT = "0" * 40
+
+
+class Ref(NamedTuple):
+    """A branch or tag, and the subject of its commit or of its own message."""
+
+    name: str
+    commit: str
+    subject: str
 
 
 class Git(GitProcess):
@@ -101,6 +111,12 @@ class Git(GitProcess):
             "--format=%(refname)", f"refs/heads/{name}", f"refs/tags/{name}"
         )
         return [ref for ref in listed.splitlines() if ref.split("/", 2)[2] == name]
+
+    def refs(self, kind: str) -> list[Ref]:
+        """Branches (`heads`) or tags (`tags`), by name."""
+        listed = self._run.for_each_ref(f"--format={_REF}", f"refs/{kind}")
+        found = (line.split("\x1f") for line in listed.splitlines())
+        return [Ref(name, peeled or id, subject) for name, id, peeled, subject in found]
 
     def files(self, commit: str, folder: str) -> dict[str, str]:
         """Blob id by path of the files in one folder of a commit."""

@@ -17,7 +17,6 @@ from typer.testing import Result
 
 from niwfctl.cli.main import app
 from niwfctl.repository import Repository
-from niwfctl.repository.bundle import create
 from niwfctl.tensors import as_bytes
 
 DOCS = (Path(__file__).parents[2] / "docs" / "json.md").read_text("utf-8")
@@ -124,6 +123,11 @@ def test_rewriting(ask: Ask, committed: Repository) -> None:
     assert ask("undo")["command"]
     assert len(ask("undo", "--list", documented="undo --list")) > 3
     ask("merge", "HEAD~1")
+    assert {ref["name"] for ref in ask("branch", "side")} == {committed.git.branch(), "side"}
+    ask("tag", "v1", "-m", "First")
+    (tag,) = ask("tag")
+    assert tag == {"name": "v1", "commit": committed.git.head(), "subject": "First"}
+    assert ask("tag", "-d", "v1") == []
 
 
 def test_examining(ask: Ask, committed: Repository) -> None:
@@ -141,10 +145,11 @@ def test_examining(ask: Ask, committed: Repository) -> None:
 def test_sharing(ask: Ask, committed: Repository, tmp_path: Path) -> None:
     remote = tmp_path / "remote.git"
     subprocess.run(["git", "init", "-q", "--bare", remote], check=True)
-    committed.git.plain("remote", "add", "origin", str(remote))
+    assert ask("remote", "origin", remote) == [{"name": "origin", "url": str(remote)}]
     assert ask("push")["objects"]
     ask("pull")
-    create(committed, tmp_path / "bundle")
+    assert ask("clone", remote, tmp_path / "copy")["capabilities"] == ["apple"]
+    assert ask("bundle create", tmp_path / "bundle")["capabilities"] == ["apple"]
     ask("bundle apply", tmp_path / "bundle")
 
 
