@@ -7,19 +7,43 @@ import pytest
 
 from niwfctl.repository import Repository
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "format1.tar"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
-def test_a_repository_of_format_1_opens_answers_and_verifies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with tarfile.open(FIXTURE) as archive:
+@pytest.fixture
+def opened(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Repository:
+    """The repository of a fixture."""
+    with tarfile.open(FIXTURES / request.param) as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.setenv("NIWFCTL_BACKBONE", str(tmp_path / "backbone"))
-    repository = Repository.open(tmp_path / "repository")
+    return Repository.open(tmp_path / "repository")
+
+
+@pytest.mark.parametrize("opened", ["format1.tar"], indirect=True)
+def test_a_repository_of_format_1_opens_answers_and_verifies(opened: Repository) -> None:
+    repository = opened
     assert sorted(repository.atlas()) == ["apple", "plum"]
     assert [commit.message for commit in repository.history.log()][:2] == ["Add plum", "Add apple"]
     report = repository.verify(deep=True)
     assert report.ok, report
     assert {check.check for check in report.checks} >= {"objects", "anchors", "logits"}
     assert isinstance(repository.load("apple").generate("Say apple.", max_new_tokens=2), str)
+
+
+@pytest.mark.parametrize("opened", ["format2.tar"], indirect=True)
+def test_a_repository_of_format_2_opens_answers_and_verifies(opened: Repository) -> None:
+    atlas = opened.atlas()
+    assert sorted(atlas) == ["apple", "both", "either", "pear", "plum"]
+    assert len(atlas["apple"].regions) == len(atlas["either"].regions) == 2
+    assert [part.weight for part in atlas["both"].parts] == [0.7, -0.3]
+    assert atlas["plum"].regions[0].run.reused and atlas["pear"].regions[0].terms.general
+    report = opened.verify(deep=True)
+    assert report.ok, report
+    model = opened.load(None)
+    for name in atlas:
+        model.use(name)
+        assert isinstance(model.generate("Say apple.", max_new_tokens=2), str)
+    model.route()
+    assert isinstance(model.generate("Say pear.", max_new_tokens=2), str)
