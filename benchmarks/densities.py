@@ -13,16 +13,13 @@ from niwfctl.field.cell import Cell
 
 @dataclass(frozen=True)
 class StudentT(Cell):
-    """A multivariate Student t of 10 degrees of freedom, of the same covariance."""
+    """A Student t for regions, too."""
 
-    def log_density(self, z: Tensor) -> Tensor:
-        """As `Cell.log_density`."""
-        freedom, dim = torch.tensor(10.0), self.dim
-        scale = (freedom - 2) / freedom
-        constant = torch.lgamma((freedom + dim) / 2) - torch.lgamma(freedom / 2)
-        constant -= dim / 2 * torch.log(freedom * math.pi * scale)
-        spread = torch.log1p(self.distance(z).square() / (freedom * scale))
-        return constant - self.factor.diagonal().log().sum() - (freedom + dim) / 2 * spread
+    @classmethod
+    def fit(cls, coordinates: Tensor, held_out: Tensor, coverage: float = 0.99) -> Cell:
+        """As `Cell.fit`."""
+        cell = Cell.fit(coordinates, held_out, coverage)
+        return replace(cell, freedom=torch.tensor(10.0, dtype=torch.float64))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from niwfctl.backbone.sites import find_sites
 from niwfctl.training.loop import Trainer
 from niwfctl.training.run import Run, TrainingOptions
 
-TAP_LAYER, DIM = 4, 64  # the defaults for 30 layers
+TAP_LAYER, DIM = 4, 128  # the defaults for 30 layers
 PEFT_RANK = 14  # on all layers: as many parameters as 2 bases of rank 8 above the tap layer
 
 

@@ -1,16 +1,17 @@
 """Whose is a held-out prompt, no task given? Capabilities are added one after another.
 
-    python benchmarks/routing.py DATA_DIR [--states FILE]
+    python benchmarks/routing.py DATA_DIR [--states DIR]
 
 DATA_DIR holds code.jsonl, shell.jsonl and instruct.jsonl; the other tasks are made from what is on
 the machine (tasks.py, examples/stdlib_data.py). The last 200 prompts of each are held out. Nothing
 is trained: a region's place depends on its prompts alone. Three times over, 900 prompts a task are
-drawn anew. FILE keeps the backbone's states, which take most of the time.
+drawn anew. --states keeps what the backbone makes of the prompts, which takes most of the time.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from densities import HalfShrunk, Mixture, Ridge, SharedCovariance, StudentT
 from states import States, task_states
 from torch import Tensor
 
-from niwfctl.field.cell import SLACK, Cell
+from niwfctl.field.cell import FREEDOM, SLACK, Cell
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.region import OCCUPIED_ANCHORS
 from niwfctl.field.routing import BASE, Claim, locked, needed_margin, owners, won
@@ -40,7 +41,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--states", type=Path)
     arguments = parser.parse_args()
-    states = task_states(arguments.data, arguments.states)
+    with tempfile.TemporaryDirectory() as scratch:
+        states = task_states(arguments.data, arguments.states or Path(scratch))
     kept = Setting()
     orders = {name: several(kept, states, order) for name, order in ORDERS.items()}
     compared = {label: summary(setting, states) for label, setting in COMPARED.items()}
@@ -54,9 +56,10 @@ class Setting:
     """One way to route; the defaults are what the product does."""
 
     states: str = "mean4"
-    dim: int = 64
+    dim: int = 128
     prompts: int | None = None  # of the calibration set, the first ones
     density: type[Cell] = Cell
+    freedom: float | None = FREEDOM  # of the base's Student t; None: a Gaussian
     coverage: float = 0.99
     slack: float = SLACK
     max_takeover: float = 0.02
@@ -80,7 +83,7 @@ class Field:
             lengths = self._map.projection.norm(dim=1, keepdim=True)
             self._map = replace(self._map, projection=self._map.projection / lengths)
         self.anchors = self._map(general)
-        self.base, self.scores = setting.density.cross_fit(self.anchors)
+        self.base, self.scores = setting.density.cross_fit(self.anchors, freedom=setting.freedom)
 
     def z(self, states: dict[str, Tensor]) -> Tensor:
         """Coordinates of a task's prompts."""
@@ -213,8 +216,15 @@ ORDERS = {
 KEPT = Setting()
 COMPARED = {
     "what was kept": KEPT,
-    "before: d = 32, 496 calibration prompts, 95% cells, no margin over the base": replace(
-        KEPT, dim=32, prompts=496, coverage=0.95, slack=1.0, max_base_takeover=1.0
+    "before: layer 6, d = 32, 496 calibration prompts, 95% cells, no margin over the base": replace(
+        KEPT,
+        states="mean6",
+        dim=32,
+        prompts=496,
+        coverage=0.95,
+        slack=1.0,
+        max_base_takeover=1.0,
+        freedom=None,
     ),
     "calibration: the first 496 prompts": replace(KEPT, prompts=496),
     "calibration: every prompt, but the map not whitened": replace(KEPT, whitened=False),
@@ -225,13 +235,15 @@ COMPARED = {
     "cells: 99%, no slack": replace(KEPT, slack=1.0),
     "d = 16": replace(KEPT, dim=16),
     "d = 32": replace(KEPT, dim=32),
-    "d = 128": replace(KEPT, dim=128),
+    "d = 64": replace(KEPT, dim=64),
+    "d = 192": replace(KEPT, dim=192),
+    "layer 2": replace(KEPT, states="mean2"),
     "layer 6": replace(KEPT, states="mean6"),
-    "layer 8": replace(KEPT, states="mean8"),
-    "the last token's state": replace(KEPT, states="last6"),
+    "the last token's state": replace(KEPT, states="last4"),
     "mean and last token's state": replace(KEPT, states="mean4+last4"),
     "four Gaussians a region, and for the base": replace(KEPT, density=Mixture),
-    "Student's t": replace(KEPT, density=StudentT),
+    "a Gaussian for the base, too": replace(KEPT, freedom=None),
+    "Student's t for regions, too": replace(KEPT, density=StudentT),
     "shrunk half-way": replace(KEPT, density=HalfShrunk),
     "one covariance for all": replace(KEPT, density=SharedCovariance),
     "200 prompts a task": replace(KEPT, rows=200),

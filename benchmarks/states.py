@@ -22,27 +22,27 @@ from niwfctl.field.coordinates import pool
 from niwfctl.training.data import Message, read_examples
 
 LONGEST = 256  # tokens; of longer prompts the beginning is read
-LAYERS = (4, 6, 8)
-POOL = 1400  # prompts of a task to draw from
+LAYERS = (2, 4, 6)
+POOL = 1100  # prompts of a task to draw from
 States = dict[str, dict[str, Tensor]]
 
 
-def task_states(data: Path, file: Path | None) -> States:
+def task_states(data: Path, folder: Path) -> States:
     """States by task, and there by `mean` or `last` with the layer they enter; [prompts, hidden].
 
     The last 200 of each task are held out. `calibration` are the packaged prompts.
 
     Args:
         data: folder of code.jsonl, shell.jsonl and instruct.jsonl.
-        file: where they are kept, or read from if it is there.
+        folder: where they are kept, a file a task; those that are there are not read again.
     """
-    if file and file.exists():
-        return torch.load(file)
     with tempfile.TemporaryDirectory() as scratch:
-        found = _read(_prompts(data, Path(scratch)))
-    if file:
-        torch.save(found, file)
-    return found
+        texts = _prompts(data, Path(scratch))
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {name: folder / f"{name}.pt" for name in texts}
+    if not all(file.exists() for file in files.values()):
+        _read(texts, files)
+    return {name: torch.load(file) for name, file in files.items()}
 
 
 def _prompts(data: Path, scratch: Path) -> dict[str, list[str]]:
@@ -64,23 +64,24 @@ def _prompts(data: Path, scratch: Path) -> dict[str, list[str]]:
     return found
 
 
-def _read(texts: dict[str, list[str]]) -> States:
+def _read(texts: dict[str, list[str]], files: dict[str, Path]) -> None:
     backbone = embedded()
     rows = {
         name: [prompt_tokens(backbone.tokenizer, [Message("user", t)])[:LONGEST] for t in found]
         for name, found in texts.items()
     }
     skip = common_prefix(rows["calibration"])
-    states: States = {}
     for name, found in rows.items():
+        if files[name].exists():
+            continue
         print(f"reading {len(found)} prompts of {name}", file=sys.stderr, flush=True)
         order = sorted(range(len(found)), key=lambda index: len(found[index]))
         parts = [
             _entering(backbone, [found[i] for i in batch], skip) for batch in batched(order, 32)
         ]
         back = torch.tensor(order).argsort()
-        states[name] = {key: torch.cat([part[key] for part in parts])[back] for key in parts[0]}
-    return states
+        states = {key: torch.cat([part[key] for part in parts])[back] for key in parts[0]}
+        torch.save(states, files[name])
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ def init(
     tap_layer: Annotated[
         int | None, typer.Option(help="First adapted layer; by default an eighth of the way up.")
     ] = None,
-    dim: Annotated[int, typer.Option(help="Dimensions of the coordinate.")] = 64,
+    dim: Annotated[int, typer.Option(help="Dimensions of the coordinate.")] = 128,
     as_json: AsJson = False,
 ) -> None:
     """Make a repository: pin the backbone and fit the coordinate map."""

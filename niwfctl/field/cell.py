@@ -11,21 +11,24 @@ from torch import Tensor
 
 COVERAGE = 0.99
 SLACK = 1.2  # where prompts are few, their largest distance is a poor quantile
+FREEDOM = 10.0  # of the base's Student t; 5 and 30 route alike
 
 
 @dataclass(frozen=True)
 class Cell:
-    """An ellipsoid {z : (z − μ)ᵀ Σ⁻¹ (z − μ) ≤ radius²} under a Gaussian N(μ, Σ).
+    """An ellipsoid {z : (z − μ)ᵀ Σ⁻¹ (z − μ) ≤ radius²} under a density of covariance Σ.
 
     Attributes:
         mean: μ, float64 [dim].
         factor: lower Cholesky factor of Σ, float64 [dim, dim].
         radius: Mahalanobis radius, float64 scalar tensor; a conformal quantile.
+        freedom: degrees of freedom of a Student t, over 2, float64 scalar tensor; None: a Gaussian.
     """
 
     mean: Tensor
     factor: Tensor
     radius: Tensor
+    freedom: Tensor | None = None
 
     @classmethod
     def fit(cls, coordinates: Tensor, held_out: Tensor, coverage: float = COVERAGE) -> Cell:
@@ -58,11 +61,15 @@ class Cell:
         return cls(mean, factor, SLACK * distances[rank - 1])
 
     @classmethod
-    def cross_fit(cls, coordinates: Tensor, folds: int = 5) -> tuple[Cell, Tensor]:
+    def cross_fit(
+        cls, coordinates: Tensor, folds: int = 5, freedom: float | None = FREEDOM
+    ) -> tuple[Cell, Tensor]:
         """A cell of all coordinates, and what each looks like to a cell that has not seen it.
 
         Args:
             coordinates: [n, dim]; n > folds.
+            freedom: degrees of freedom of a Student t, whose heavy tails hold what is far from
+                everything; None: a Gaussian.
 
         Returns:
             The cell, its radius the largest of those of the folds; and log-densities at the
@@ -71,12 +78,14 @@ class Cell:
         fold = torch.arange(len(coordinates)) % folds
         scores = torch.empty(len(coordinates), dtype=torch.float64)
         radii = []
+        tails = None if freedom is None else torch.tensor(freedom, dtype=torch.float64)
         for index in range(folds):
             held_out = coordinates[fold == index]
-            cell = cls.fit(coordinates[fold != index], held_out)
+            cell = replace(cls.fit(coordinates[fold != index], held_out), freedom=tails)
             scores[fold == index] = cell.log_density(held_out)
             radii.append(cell.radius)
-        return replace(cls.fit(coordinates, coordinates), radius=torch.stack(radii).amax()), scores
+        radius = torch.stack(radii).amax()
+        return replace(cls.fit(coordinates, coordinates), radius=radius, freedom=tails), scores
 
     @property
     def dim(self) -> int:
@@ -96,10 +105,16 @@ class Cell:
         return self.distance(z) <= self.radius
 
     def log_density(self, z: Tensor) -> Tensor:
-        """log N(z; μ, Σ) for z [..., dim], float64 [...]."""
-        log_determinant = 2 * self.factor.diagonal().log().sum()
-        norm = self.dim * math.log(2 * math.pi) + log_determinant
-        return -0.5 * (self.distance(z).square() + norm)
+        """Log-density at z [..., dim], float64 [...]: log N(z; μ, Σ), or that of a Student t."""
+        half_determinant = self.factor.diagonal().log().sum()
+        square = self.distance(z).square()
+        if self.freedom is None:
+            return -0.5 * (square + self.dim * math.log(2 * math.pi)) - half_determinant
+        whole = self.freedom + self.dim
+        scale = self.freedom - 2  # so that Σ is the covariance
+        norm = torch.lgamma(whole / 2) - torch.lgamma(self.freedom / 2)
+        norm = norm - self.dim / 2 * torch.log(math.pi * scale) - half_determinant
+        return norm - whole / 2 * torch.log1p(square / scale)
 
     def sample(self, count: int, seed: int) -> Tensor:
         """`count` coordinates drawn uniformly from the ellipsoid, float64 [count, dim]."""
@@ -111,12 +126,13 @@ class Cell:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that define the cell, for sealing."""
-        return {"mean": self.mean, "factor": self.factor, "radius": self.radius}
+        tensors = {"mean": self.mean, "factor": self.factor, "radius": self.radius}
+        return tensors if self.freedom is None else tensors | {"freedom": self.freedom}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Cell:
         """The cell that `tensors()` described."""
-        return cls(tensors["mean"], tensors["factor"], tensors["radius"])
+        return cls(*(tensors[key] for key in ("mean", "factor", "radius")), tensors.get("freedom"))
 
 
 def _whiten(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ class Region:
         bases: the bases its gates weigh, in the generator's order.
         scale: α/r.
         layers: the adapted layers of the backbone, in the generator's order.
-        sampled: anchors drawn from the cell, float64 [n, dim]; they witness the field.
-        occupied: coordinates seen in training, float64 [m, dim]; they lock routing.
+        sampled: anchors drawn from the cell, float32 [n, dim]; they witness the field.
+        occupied: coordinates seen in training, float32 [m, dim]; they lock routing.
         snapshot: gates at `sampled` then `occupied`, float32 [n + m, layers, bases].
     """
 
@@ -63,14 +63,14 @@ class Region:
         generator = generator.requires_grad_(False)
         cell = Cell.fit(coordinates, held_out)
         picked = torch.randperm(len(coordinates), generator=torch.Generator().manual_seed(seed))
-        occupied = coordinates.double()[picked[:OCCUPIED_ANCHORS]]
-        sampled = cell.sample(SAMPLED_ANCHORS, seed)
+        occupied = coordinates.float()[picked[:OCCUPIED_ANCHORS]]
+        sampled = cell.sample(SAMPLED_ANCHORS, seed).float()
         snapshot = generator(torch.cat([sampled, occupied]))
         return cls(cell, generator, bases, scale, layers, sampled, occupied, snapshot)
 
     @property
     def anchors(self) -> Tensor:
-        """All anchors, float64 [n + m, dim]."""
+        """All anchors, float32 [n + m, dim]; float64 in old regions."""
         return torch.cat([self.sampled, self.occupied])
 
     def on(self, device: torch.device) -> Region:

@@ -1,9 +1,9 @@
 """Routing without a task id, and its lock (G3): whose is a coordinate, and may that change?
 
 The owner of z is the claim of the highest score log N(z; μ, Σ) − b among those whose cell holds z
-and that outbid the base by their margin; the base has a cell of its own, and owns what nobody bids
-for. A later claim gets the smallest bias b that leaves earlier ones their anchors, and the smallest
-margin that leaves the base its own.
+and that outbid the base by their margin; the base has a cell of its own with heavy tails, and owns
+what nobody bids for. A later claim gets the smallest bias b that leaves earlier ones their anchors,
+and the smallest margin that leaves the base its own.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def needed_margin(cell: Cell, anchors: Tensor, scores: Tensor, max_takeover: flo
 
     Args:
         cell: of the new claim.
-        anchors: coordinates of general prompts, float64 [n, dim].
+        anchors: coordinates of general prompts, float [n, dim].
         scores: log-density there of base cells that were fitted without them, float64 [n].
         max_takeover: largest share of them, in [0, 1].
     """

@@ -65,7 +65,7 @@ class Repository(Exchange):
         revision: str | None = None,
         quant: str = "none",
         tap_layer: int | None = None,
-        dim: int = 64,
+        dim: int = 128,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Repository:
         """Makes a repository: pins the backbone, fits the coordinate map, commits both.

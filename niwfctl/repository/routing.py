@@ -101,7 +101,7 @@ def claim_of(repository: Repository, entry: RegionEntry) -> Claim:
     tensors = read_region(repository, entry)
     cell = {key: tensors[f"cell.{key}"] for key in ("mean", "factor", "radius")}
     bias, margin = (entry.routing.bias, entry.routing.margin) if entry.routing else (0.0, 0.0)
-    return Claim(Cell.from_tensors(cell), bias, tensors["anchors.occupied"], margin)
+    return Claim(Cell.from_tensors(cell), bias, tensors["anchors.occupied"].double(), margin)
 
 
 def settled(repository: Repository, atlas: Atlas, only: Sequence[str] | None = None) -> Atlas:

@@ -86,6 +86,20 @@ def test_a_cell_holds_the_promised_share_of_new_coordinates() -> None:
     assert cell.contains(z[1000:]).double().mean() > 0.93
 
 
+def test_the_density_of_heavy_tails_sums_to_one_has_its_covariance_and_falls_slower() -> None:
+    sigma = torch.tensor([[2.0]]).double()
+    gaussian = Cell(torch.ones(1).double(), sigma, torch.tensor(9.0).double())
+    heavy = dataclasses.replace(gaussian, freedom=torch.tensor(5.0).double())
+    z = torch.linspace(-400, 400, 400_001).double()[:, None]
+    for cell in (gaussian, heavy):
+        density = cell.log_density(z).exp() * (z[1] - z[0])
+        assert density.sum() == pytest.approx(1, abs=1e-4)
+        assert ((z[:, 0] - 1).square() * density).sum() == pytest.approx(4, rel=1e-3)
+        assert torch.equal(Cell.from_tensors(cell.tensors()).log_density(z), cell.log_density(z))
+    far = torch.tensor([[30.0]]).double()
+    assert heavy.log_density(far) > gaussian.log_density(far) + 50
+
+
 def test_a_cross_fitted_score_is_that_of_a_cell_which_has_not_seen_the_coordinate() -> None:
     z = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
     cell, scores = Cell.cross_fit(z)
