@@ -19,7 +19,7 @@ from niwfctl.field.basis import Site
 from niwfctl.field.generator import Generator
 from niwfctl.training.run import TrainingOptions
 
-DIM = 128  # coordinates of niwfctl's map, the default of `init`
+DIM = 32  # coordinates of niwfctl's map; fewer than `init` takes, so that tiny backbones fit
 GIVEN, OPEN = "task given", "no task given"  # how a method may be asked
 WEIGHT_BYTES = 2  # of every number a rival keeps: bf16, whatever it trains in
 

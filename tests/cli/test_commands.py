@@ -375,7 +375,9 @@ def test_help_lists_the_commands_in_the_order_of_their_work(niwfctl: Command) ->
 
 
 def test_shell_completion_completes_commands() -> None:
-    script = subprocess.run([NIWFCTL, "--show-completion", "bash"], check=True, capture_output=True)
+    named = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # no shell above us
+    show = [NIWFCTL, "--show-completion", "bash"]
+    script = subprocess.run(show, env=named, check=True, capture_output=True)
     assert b"complete -o default -F _niwfctl_completion niwfctl" in script.stdout
     line = {"_NIWFCTL_COMPLETE": "complete_bash", "COMP_WORDS": "niwfctl ch", "COMP_CWORD": "1"}
     done = subprocess.run([NIWFCTL], env=os.environ | line, capture_output=True, text=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,8 @@ def test_ctrl_c_keeps_what_is_measured(committed: Repository, matrix: Command) -
     arguments = ["-C", committed.path, "eval", "--matrix", "--auto", "--data", "apple=apple.jsonl"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     pipes["env"] = os.environ | {"OMP_NUM_THREADS": "1"}
+    # what runs in the background inherits a SIGINT that is ignored
+    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     running = subprocess.Popen([*command, *arguments, "--data", f"endless={endless.name}"], **pipes)
     for line in running.stderr:
         if "endless of the base" in line:
