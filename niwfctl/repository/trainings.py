@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from niwfctl.repository.lock import lock
@@ -30,8 +30,12 @@ class Trainings:
         return read_run(path) if path.is_file() else None
 
     def runs(self) -> list[Run]:
-        """All trainings, by name."""
-        return [read_run(path) for path in sorted(self.root.glob("*/checkpoint.safetensors"))]
+        """All trainings, by name; not those that are committed or undone meanwhile."""
+        found = []
+        for path in sorted(self.root.glob("*/checkpoint.safetensors")):
+            with suppress(FileNotFoundError):
+                found.append(read_run(path))
+        return found
 
     @contextmanager
     def training(self) -> Iterator[None]:

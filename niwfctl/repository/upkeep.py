@@ -53,7 +53,8 @@ class Damage:
 
 def reachable(repository: Repository) -> set[str]:
     """Ids of the objects that a ref, reflog, stash, work tree, index or training holds."""
-    return {*_pointer_blobs(repository).values(), *_lying_about(repository), *_reused(repository)}
+    reused = _reused(repository)  # first: a training that is committed meanwhile has pointers then
+    return {*reused, *_pointer_blobs(repository).values(), *_lying_about(repository)}
 
 
 def _lying_about(repository: Repository) -> Iterator[str]:
@@ -69,7 +70,7 @@ def _reused(repository: Repository) -> Iterator[str]:
     """Ids of the bases that trainings which are not committed read, also those `undo` may bring."""
     runs = repository.trainings.runs()
     for path in repository.private.glob("operations/*/*/checkpoint.safetensors"):
-        with suppress(FormatError):  # nor could it be committed
+        with suppress(FormatError, FileNotFoundError):  # nor could it be committed
             runs.append(read_run(path))
     return (one.oid for run in runs for one in run.reused)
 

@@ -90,7 +90,7 @@ def test_the_density_of_heavy_tails_sums_to_one_has_its_covariance_and_falls_slo
     sigma = torch.tensor([[2.0]]).double()
     gaussian = Cell(torch.ones(1).double(), sigma, torch.tensor(9.0).double())
     heavy = dataclasses.replace(gaussian, freedom=torch.tensor(5.0).double())
-    z = torch.linspace(-400, 400, 400_001).double()[:, None]
+    z = torch.linspace(-400, 400, 400_001, dtype=torch.float64)[:, None]
     for cell in (gaussian, heavy):
         density = cell.log_density(z).exp() * (z[1] - z[0])
         assert density.sum() == pytest.approx(1, abs=1e-4)

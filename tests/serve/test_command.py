@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import openai
@@ -29,6 +30,8 @@ def started(repository: Path, *arguments: str, **env: str) -> Iterator[tuple]:
         [*command, *arguments],
         stderr=subprocess.PIPE,
         text=True,
+        # what runs in the background inherits a SIGINT that is ignored
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'store'}"} | env,
     )
     try:
