@@ -155,7 +155,7 @@ class Capability(BaseModel):
     def all_regions(self) -> tuple[RegionEntry, ...]:
         """Every region it is computed from, its own or those of its parts, each once."""
         inherited = (region for part in self.parts for region in part.regions)
-        return tuple({region.region.oid: region for region in (*self.regions, *inherited)}.values())
+        return tuple({region.objects: region for region in (*self.regions, *inherited)}.values())
 
     @property
     def objects(self) -> tuple[ObjectRef, ...]:

@@ -64,13 +64,13 @@ def of_owners(stakes: Sequence[Stake], base: Cell) -> tuple[Mixture, Routes]:
 
 def weighted(terms: Sequence[tuple[float | Tensor, Mixture]]) -> Mixture:
     """Σ_i w_i m_i; a weight is a number, or float32 [batch, 1] for rows of their own."""
-    entries = {e.region.oid: e for _, mixture in terms for e in mixture.entries}
-    columns = {oid: index for index, oid in enumerate(entries)}
+    entries = {e.objects: e for _, mixture in terms for e in mixture.entries}
+    columns = {objects: index for index, objects in enumerate(entries)}
 
     def shares(z: Tensor) -> Tensor:
         total = torch.zeros(len(z), len(columns))
         for weight, mixture in terms:
-            places = [columns[entry.region.oid] for entry in mixture.entries]
+            places = [columns[entry.objects] for entry in mixture.entries]
             places = torch.tensor(places, dtype=torch.long)
             total.index_add_(1, places, weight * mixture.shares(z))
         return total

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import RegionEntry
+from niwfctl.atlas import ObjectRef, RegionEntry
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.batch import batched, pad, prompt_mask
 from niwfctl.backbone.blend import Blend
@@ -65,8 +65,8 @@ class Model:
         self.active: str | None = None
         self.routes: Routes | None = None
         self._resident: dict[str | None, ActiveField | Blend | None] = {}
-        self._regions: dict[str, Region] = {}
-        self._fields: dict[str, ActiveField] = {}
+        self._regions: dict[tuple[ObjectRef, ...], Region] = {}
+        self._fields: dict[tuple[ObjectRef, ...], ActiveField] = {}
 
     def use(self, capability: str | None) -> None:
         """Makes a capability active; one that is resident takes no more than a lookup.
@@ -145,16 +145,16 @@ class Model:
 
     def region(self, entry: RegionEntry) -> Region:
         """A committed region on the model's device; it stays resident."""
-        if entry.region.oid not in self._regions:
-            self._regions[entry.region.oid] = load_region(self._repository, entry, self.device)
-        return self._regions[entry.region.oid]
+        if entry.objects not in self._regions:
+            self._regions[entry.objects] = load_region(self._repository, entry, self.device)
+        return self._regions[entry.objects]
 
     def field(self, entry: RegionEntry) -> ActiveField:
         """The field of a committed region, ready to act."""
-        if entry.region.oid not in self._fields:
+        if entry.objects not in self._fields:
             region = self.region(entry)
-            self._fields[entry.region.oid] = ActiveField.of_region(self.adapter.groups, region)
-        return self._fields[entry.region.oid]
+            self._fields[entry.objects] = ActiveField.of_region(self.adapter.groups, region)
+        return self._fields[entry.objects]
 
     def _mixture(self, capability: str | None) -> Mixture:
         if capability is None:
