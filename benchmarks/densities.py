@@ -69,7 +69,7 @@ class Mixture(Cell):
             part = Cell(own.mean(0), torch.linalg.cholesky(covariance), torch.tensor(math.inf))
             parts.append((len(own) / len(z), part))
         whole = Cell.fit(coordinates, held_out, coverage)
-        mixture = cls(whole.mean, whole.factor, whole.radius, tuple(parts))
+        mixture = cls(whole.mean, whole.factor, whole.radius, parts=tuple(parts))
         return replace(mixture, radius=1.2 * mixture.distance(held_out).max())
 
     def log_density(self, z: Tensor) -> Tensor:
