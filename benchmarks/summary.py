@@ -97,6 +97,21 @@ FIGURES = (
         "≤ 3",
     ),
     Figure(
+        "routing",
+        "held-out prompts of six tasks that find their owner, added one by one",
+        lambda r: f"{statistics.mean(r['compared']['what was kept']['first']):.1%}",
+        "≥ 97%",
+    ),
+    Figure(
+        "routing",
+        "prompts of tasks never trained that stay with the base",
+        lambda r: ", ".join(
+            f"{task} {share:.0%}"
+            for task, share in r["compared"]["what was kept"]["unseen"].items()
+        ),
+        "≥ 95%",
+    ),
+    Figure(
         "auto",
         "perplexity under `--auto` over that with the right capability given",
         lambda r: f"{max(o['auto'] / o['given'] for o in r['results']):.3f} at most",
