@@ -17,6 +17,7 @@ from pathlib import Path
 from common import markdown, write_results
 
 from niwfctl.repository import Repository
+from niwfctl.repository.commit import RoutingOptions
 from niwfctl.training.checkpoint import load, save
 from niwfctl.training.run import TrainingOptions
 
@@ -62,7 +63,7 @@ def many(folder: Path, count: int) -> Path:
         name = f"c{number}"
         copy = run.model_copy(update={"name": name, "id": name})
         save(repository.trainings.checkpoint(name), copy, tensors)
-        repository.commit([name], f"Add {name}")
+        repository.commit([name], f"Add {name}", RoutingOptions(accept_shadow=True))
     return repository.path
 
 

@@ -23,6 +23,7 @@ from transformers import GenerationConfig
 
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.repository import Repository
+from niwfctl.repository.commit import RoutingOptions
 from niwfctl.training.loop import Trainer
 from niwfctl.training.run import TrainingOptions
 
@@ -128,7 +129,7 @@ def small_repository(folder: Path) -> Repository:
     repository = Repository.init(folder / "repository")
     for name in ("first", "second"):
         repository.train(name, [data], TrainingOptions(steps=1, val_split=0.5))
-    repository.commit(message="Two")
+    repository.commit(message="Two", routing=RoutingOptions(accept_shadow=True))
     return repository
 
 
