@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from niwfctl.backbone.decoding import SingleToken
+from niwfctl.backbone.decoding import SingleToken, SingleTokens
 from niwfctl.backbone.sites import SiteGroup, decoder_layers, linears, shared_inputs
 from niwfctl.field.basis import Basis, Site
 from niwfctl.field.coordinates import CoordinateMap, pool
@@ -68,12 +68,14 @@ class ActiveField:
         ranks: rank of each basis; a gate is repeated over the rows of its basis.
         scale: α/r.
         factors: the bases.
+        tokens: what passes of a single token compute with, made when the first one comes.
     """
 
     gates: Callable[[Tensor], Tensor]
     ranks: tuple[int, ...]
     scale: float
     factors: Factors
+    tokens: SingleTokens | None = None
 
     @classmethod
     def of(
@@ -132,14 +134,19 @@ class Chooses(Protocol):
 
 @dataclass
 class Pass:
-    """The state of the forward pass under way."""
+    """The state of the forward pass under way.
+
+    Attributes:
+        single: what computes the changes, one a group, while a single token a prompt passes;
+            None in passes of more tokens.
+    """
 
     prompt: Tensor | None = None
     z: Tensor | None = None
     active: ActiveField | None = None
     gates: Tensor | None = None
     tiled: dict[tuple, Tensor] = field(default_factory=dict)
-    single: dict[int, SingleToken] = field(default_factory=dict)
+    single: list[SingleToken] | None = None
 
     def gates_of(self, layer: int, sites: int, dtype: torch.dtype) -> Tensor:
         """Gates of one layer for a group of so many sites, [batch, 1, sites · Σ ranks]."""
@@ -172,10 +179,10 @@ class FieldAdapter:
         self.coordinates = coordinates.to(model.device)
         self.active: ActiveField | Chooses | None = None
         self._pass = Pass()
+        self._shared = [_SharedProduct(self, *pair) for pair in enumerate(self.groups)]
         tap = decoder_layers(model)[self.layers[0]]
         self._handle = tap.register_forward_pre_hook(self._read_coordinate, with_kwargs=True)
-        for index, group in enumerate(self.groups):
-            shared = _SharedProduct(self, index, group)
+        for shared, group in zip(self._shared, self.groups, strict=True):
             for place, module in enumerate(linears(model, group)):
                 module.forward = shared.adding(place, module.forward)
 
@@ -209,14 +216,30 @@ class FieldAdapter:
             if self.active is not None:
                 raise RuntimeError("a field is active, but no prompt was given: use `prompts()`")
             return
-        if now.z is not None:
-            return
         states = args[0] if args else kwargs["hidden_states"]
+        if now.z is None:
+            self._enter(now, states)
+        now.single = None
+        if now.active is not None and states.shape[-2] == 1 and not torch.is_grad_enabled():
+            now.single = self._single(now.active, now.gates, states.dtype)
+
+    def _enter(self, now: Pass, states: Tensor) -> None:
         with torch.no_grad():
             now.z = self.coordinates(pool(states, now.prompt))
         now.active = self.active.at(now.z) if self.active is not None else None
         if now.active is not None:
             now.gates = now.active.row_gates(now.z)
+
+    def _single(self, active: ActiveField, gates: Tensor, dtype: torch.dtype) -> list[SingleToken]:
+        factors, tokens = active.decoding, active.tokens
+        if tokens is None or tokens.gates.shape != gates.shape:
+            groups = [
+                (shared.layer, down, [factors.up[name] for name in shared.names])
+                for shared, down in zip(self._shared, factors.down, strict=True)
+            ]
+            tokens = active.tokens = SingleTokens(groups, gates.to(factors.down[0].dtype), dtype)
+        tokens.gates.copy_(gates)
+        return tokens.groups
 
 
 class _SharedProduct:
@@ -228,46 +251,33 @@ class _SharedProduct:
         self.layer = adapter.layers.index(group[0].layer)
         self.input: Tensor | None = None
         self.parts: tuple[Tensor, ...] = ()
-        self.single: SingleToken | None = None
 
     def adding(self, place: int, frozen: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """The forward of the group's site at `place`, which adds the field's change to its own."""
-        name, last = self.names[place], place == len(self.names) - 1
+        adapter, index, name = self.adapter, self.index, self.names[place]
+        last = place == len(self.names) - 1
 
         @wraps(frozen)
         def forward(states: Tensor) -> Tensor:
-            output = frozen(states)
-            active = self.adapter._pass.active
-            if active is None:
-                return output
+            now = adapter._pass
+            if now.active is None:
+                return frozen(states)
+            if now.single is not None:
+                return frozen(states).add_(now.single[index].change(place, states))
             if self.input is not states:
-                self._read(active, states)
-            single, parts = self.single, self.parts
+                self._read(now, states)
+            change = linear(self.parts[place], now.active.factors.up[name])
             if last:  # nothing is kept alive beyond its use
                 self.input, self.parts = None, ()
-            if single:
-                return output.add_(single.change(place))
-            change = linear(parts[place], active.factors.up[name])
-            return output + change.to(output.dtype)
+            output = frozen(states)
+            if torch.is_grad_enabled():
+                return output + change.to(output.dtype)
+            return output.add_(change)
 
         return forward
 
-    def _read(self, active: ActiveField, states: Tensor) -> None:
-        self.input, self.single = states, None
-        if states.shape[-2] == 1 and not torch.is_grad_enabled():
-            self.single = self._single(active, states.dtype)
-            self.single.read(states)
-            return
-        down = active.factors.down[self.index]
-        gates = self.adapter._pass.gates_of(self.layer, len(self.names), down.dtype)
+    def _read(self, now: Pass, states: Tensor) -> None:
+        down = now.active.factors.down[self.index]
+        gates = now.gates_of(self.layer, len(self.names), down.dtype)
         low = linear(states.to(down.dtype), down) * gates
-        self.parts = low.chunk(len(self.names), dim=-1)
-
-    def _single(self, active: ActiveField, dtype: torch.dtype) -> SingleToken:
-        now = self.adapter._pass
-        if self.index not in now.single:
-            factors = active.decoding
-            down, ups = factors.down[self.index], [factors.up[name] for name in self.names]
-            gates = now.gates_of(self.layer, len(self.names), down.dtype).squeeze(1)
-            now.single[self.index] = SingleToken(down, ups, gates, dtype)
-        return now.single[self.index]
+        self.input, self.parts = states, low.chunk(len(self.names), dim=-1)

@@ -90,11 +90,8 @@ def test_gates_stay_as_the_prompt_set_them_while_tokens_are_generated() -> None:
         assert adapter.z is z
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_token_by_token_gives_what_one_pass_over_all_tokens_gives(kind: str) -> None:
-    adapter, active, *_ = make_adapter(kind)
-    adapter.active = active
-    tokens = torch.randint(0, 97, (3, 12))
+def assert_token_by_token_is_one_pass(adapter: FieldAdapter, rows: int) -> None:
+    tokens = torch.randint(0, 97, (rows, 12))
     mask = torch.ones_like(tokens, dtype=torch.bool)
     mask[:, 8:] = False  # the prompts end there
     together = logits(adapter, tokens, mask)
@@ -106,6 +103,20 @@ def test_token_by_token_gives_what_one_pass_over_all_tokens_gives(kind: str) -> 
             torch.testing.assert_close(
                 passed.logits[:, 0], together[:, place], atol=1e-5, rtol=1e-5
             )
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_token_by_token_gives_what_one_pass_over_all_tokens_gives(kind: str) -> None:
+    adapter, active, *_ = make_adapter(kind)
+    adapter.active = active
+    assert_token_by_token_is_one_pass(adapter, 3)
+
+
+def test_each_batch_of_prompts_decodes_with_its_own_gates_whatever_came_before() -> None:
+    adapter, active, *_ = make_adapter("mistral")
+    adapter.active = active
+    for rows in (1, 1, 3, 3, 1):
+        assert_token_by_token_is_one_pass(adapter, rows)
 
 
 def test_detaching_leaves_the_model_as_it_was() -> None:
