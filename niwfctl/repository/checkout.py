@@ -29,8 +29,9 @@ def checkout(repository: Repository, target: str | None) -> str:
         _activate(repository, None)
         return "the bare backbone is active"
     if names_capability(repository, target):
-        repository.capability(target)
-        name, _, revision = target.partition("@")
+        name, at, revision = target.partition("@")
+        if at:
+            repository.capability(target)
         if revision not in ("", "HEAD"):
             name = f"{name}@{repository.git.resolve(revision)}"
         _activate(repository, name)

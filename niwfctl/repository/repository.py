@@ -123,7 +123,7 @@ class Repository(Exchange):
         Raises:
             UnknownName: there is no such revision.
         """
-        commit = self.git.resolve(revision)
+        commit = revision if revision in self._atlases else self.git.resolve(revision)
         if commit not in self._atlases:
             listed = self.git.files(commit, MANIFESTS)
             files = {path: blob for path, blob in listed.items() if path.endswith(".json")}

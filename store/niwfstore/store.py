@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from niwfstore.atomic import make_dirs, publish, temporary_file, write_atomic
+from niwfstore.atomic import make_dirs, publish, temporary_file
 from niwfstore.errors import CorruptObject, MalformedTensors, MissingObject, StoreError
 from niwfstore.pointer import Pointer
 from niwfstore.tensors import TensorBytes, check_tensors, write_tensors
@@ -205,5 +205,10 @@ class ObjectStore:
     def _remember(self, oid: str, stamp: list[int]) -> None:
         self._verified[oid] = stamp
         if self._memory:
-            with suppress(OSError):  # a read-only disk still lets objects be read
-                write_atomic(self._memory, json.dumps(self._verified).encode())
+            with (
+                suppress(OSError),  # a read-only disk still lets objects be read
+                temporary_file(self._memory.parent) as (file, temporary),
+            ):
+                file.write(json.dumps(self._verified).encode())
+                file.flush()
+                os.replace(temporary, self._memory)  # not durable: it can be made again
