@@ -5,9 +5,9 @@ python docs/make_commands.py
 
 from pathlib import Path
 
-import click
 import typer
 from typer.cli import get_docs_for_click
+from typer.core import TyperCommand, TyperGroup
 
 from niwfctl.cli.main import app
 
@@ -22,7 +22,7 @@ def reference() -> str:
     return get_docs_for_click(obj=command, ctx=context, name="niwfctl").rstrip() + "\n"
 
 
-def _describe(command: click.Command) -> None:
+def _describe(command: TyperCommand | TyperGroup) -> None:
     """Gives every subcommand the first paragraph of its help; click would cut it off."""
     for one in getattr(command, "commands", {}).values():
         one.short_help = one.help.split("\n\n")[0]

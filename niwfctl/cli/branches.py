@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from niwfctl.atlas import Atlas
-from niwfctl.cli.main import app
-from niwfctl.cli.make import AsJson
+from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, out
 from niwfctl.cli.schema import merged_json, operation_json
 from niwfctl.cli.show import show_merged
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from niwfctl.repository.git import Git
 
 Message = Annotated[str | None, typer.Option("-m", "--message", help="Of the commit.")]
+app = typer.Typer()
 
 
 @app.command()

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from niwfstore import write_atomic
 
-from niwfctl.cli.main import app
-from niwfctl.cli.make import AsJson
+from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, err, out, require_file, size
 from niwfctl.cli.progress import measuring_progress
 
 if TYPE_CHECKING:
     from niwfctl.repository.verify import Check
+
+app = typer.Typer()
 
 
 @app.command()

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from niwfctl.cli.main import app
-from niwfctl.cli.make import AsJson, by_name
+from niwfctl.cli.options import AsJson, by_name
 from niwfctl.cli.output import emit_json, err, out, require_file
 from niwfctl.cli.schema import capability_json
 from niwfctl.errors import UsageError
@@ -16,6 +15,8 @@ from niwfctl.errors import UsageError
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
     from niwfctl.repository.sweep import Point
+
+app = typer.Typer()
 
 
 @app.command()

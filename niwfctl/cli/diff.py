@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from niwfctl.cli.main import app
-from niwfctl.cli.make import AsJson
+from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, number, out, require_file
 from niwfctl.cli.schema import capability_json
 from niwfctl.errors import UsageError
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~", "extended": "^"}
 _SHADES = ("grey11", "grey23", "grey35", "yellow4", "dark_orange", "red1")
+app = typer.Typer()
 
 
 @app.command()

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from niwfctl.cli.main import app
-from niwfctl.cli.make import AsJson, by_name, inside
 from niwfctl.cli.matrix import matrix_json, plot_matrix, show_matrix
+from niwfctl.cli.options import AsJson, by_name, inside
 from niwfctl.cli.output import emit_json, number, out, require_file
 from niwfctl.cli.progress import measuring_progress
 from niwfctl.cli.schema import Json, figures_json
@@ -19,6 +18,8 @@ from niwfctl.errors import UsageError
 if TYPE_CHECKING:
     from niwfctl.repository import Repository
     from niwfctl.repository.measure import Measured, Subject
+
+app = typer.Typer()
 
 
 @app.command("eval")

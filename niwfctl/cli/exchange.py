@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from niwfctl.cli.main import app
-from niwfctl.cli.make import AcceptShadow, AsJson, Manual, MaxTakeover, Supersede, inside
+from niwfctl.cli.options import AcceptShadow, AsJson, Manual, MaxTakeover, Supersede, inside
 from niwfctl.cli.output import emit_json, err, number, out, size
 from niwfctl.cli.schema import capability_json
 from niwfctl.cli.show import perplexity_line, show_committed, training_progress
 from niwfctl.training.run import TrainingOptions
 
 _DEFAULT = {name: field.default for name, field in TrainingOptions.model_fields.items()}
+app = typer.Typer()
 
 
 @app.command()

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from niwfctl.cli.main import app
-from niwfctl.cli.make import AsJson
+from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, out
 from niwfctl.cli.schema import capability_json, commit_json, run_json
 from niwfctl.cli.show import (
@@ -19,6 +18,8 @@ from niwfctl.cli.show import (
     show_commit_line,
     show_graph_line,
 )
+
+app = typer.Typer()
 
 
 @app.command()

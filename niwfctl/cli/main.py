@@ -2,23 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from niwfctl import __version__
 from niwfctl.cli.output import err
 from niwfctl.errors import NiwfError
 from niwfctl.repository.objects import storing
 
+MODULES = {  # and their commands, in the order in which help lists them
+    "make": ("init", "train", "commit", "checkout"),
+    "compose": ("compose",),
+    "history": ("status", "log", "show"),
+    "diff": ("diff",),
+    "use": ("run",),
+    "evaluate": ("eval",),
+    "route": ("route",),
+    "map": ("map",),
+    "serve": ("serve",),
+    "branches": ("branch", "tag", "merge", "rollback", "rm", "mv", "undo"),
+    "share": ("remote", "push", "fetch", "pull", "clone", "bundle"),
+    "exchange": ("export", "import"),
+    "check": ("verify", "check", "fsck", "gc", "doctor"),
+}
+MODULE_OF = {name: module for module, names in MODULES.items() for name in names}
+
+
+class _Lazy(Mapping[str, TyperCommand]):
+    """The commands by name. Each is made when it is asked for: all take longer than one runs."""
+
+    def __getitem__(self, name: str) -> TyperCommand:
+        return _commands_of(MODULE_OF[name])[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODULE_OF)
+
+    def __len__(self) -> int:
+        return len(MODULE_OF)
+
+
+@cache
+def _commands_of(module: str) -> Mapping[str, TyperCommand]:
+    return typer.main.get_group(import_module(f"niwfctl.cli.{module}").app).commands
+
 
 class _Commands(TyperGroup):
-    """Commands in the order of their work; every expected error is one sentence and a code."""
+    """The commands; every expected error of theirs is one sentence and a code."""
 
-    def invoke(self, ctx: click.Context) -> object:
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self.commands = _Lazy()
+
+    def invoke(self, ctx: typer.Context) -> object:
         try:
             with storing():
                 return super().invoke(ctx)
@@ -30,9 +71,6 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             err.print("niwfctl: interrupted")
             raise typer.Exit(130) from None
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
 
 
 app = typer.Typer(
@@ -73,8 +111,3 @@ def settings(
 def main() -> None:
     """Entry point of `niwfctl`."""
     app(prog_name="niwfctl")
-
-
-# The commands register themselves with `app`, in the order in which help lists them.
-from niwfctl.cli import make, compose, history, diff, use, evaluate  # noqa: E402, F401, I001
-from niwfctl.cli import route, map, serve, branches, share, exchange, check  # noqa: E402, F401

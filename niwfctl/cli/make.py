@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-import click
 import typer
 
-from niwfctl.cli.main import app
+from niwfctl.cli.options import AcceptShadow, AsJson, Manual, MaxTakeover, Supersede, inside
 from niwfctl.cli.output import emit_json, err, number, out
 from niwfctl.cli.schema import capability_json, run_json
 from niwfctl.cli.show import show_committed, training_progress
 from niwfctl.errors import UsageError
 from niwfctl.training.run import TrainingOptions
 
-AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
-MaxTakeover = Annotated[
-    float | None,
-    typer.Option(min=0, max=1, help="Largest share it may win of each earlier region's anchors."),
-]
-Supersede = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="It may take all of NAME's prompts.")
-]
-Manual = Annotated[bool, typer.Option("--manual", help="Never route to it.")]
-AcceptShadow = Annotated[
-    bool, typer.Option("--accept-shadow", help="Even where earlier ones own its prompts.")
-]
 _DEFAULT = {name: field.default for name, field in TrainingOptions.model_fields.items()}
+app = typer.Typer()
 
 
 @app.command()
@@ -268,6 +256,8 @@ def stopping() -> Iterator:
 
 
 def _edited() -> str | None:
+    import click
+
     try:
         return click.edit("")
     except click.ClickException as error:
@@ -283,24 +273,3 @@ def _options(**given: object) -> TrainingOptions:
         first = error.errors()[0]
         option = str(first["loc"][0]).replace("_", "-")
         raise UsageError(f"--{option} {first['input']}: {first['msg'].lower()}") from error
-
-
-def inside(directory: Path, source: str) -> str:
-    """A data source as seen from -C DIR; a hub id stays as it is."""
-    path = directory / source
-    return str(path) if path.exists() else source
-
-
-def by_name(directory: Path, given: Sequence[str]) -> dict[str, list[str]]:
-    """Data sources, as seen from -C DIR, by the name of what they are for: from `NAME=FILE`.
-
-    Raises:
-        UsageError: one of them says no name.
-    """
-    sources: dict[str, list[str]] = {}
-    for one in given:
-        name, equals, source = one.partition("=")
-        if not (name and equals and source):
-            raise UsageError(f"--data {one}: say whose data it is, as in --data NAME=FILE")
-        sources.setdefault(name, []).append(inside(directory, source))
-    return sources

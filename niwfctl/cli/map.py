@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from niwfctl.cli.main import app
-from niwfctl.cli.make import AsJson, inside
+from niwfctl.cli.options import AsJson, inside
 from niwfctl.cli.output import emit_json, err, out, require_file
 from niwfctl.errors import UsageError
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from niwfctl.repository.map import Area, Map, Point
 
 COLUMNS = (20, 100)  # of the picture on a terminal
+app = typer.Typer()
 
 
 @app.command("map")

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from niwfctl.cli.main import app
-from niwfctl.cli.make import AsJson, inside
+from niwfctl.cli.options import AsJson, inside
 from niwfctl.cli.output import emit_json, err, out
 from niwfctl.errors import UsageError
 
 _BASE = "base"
+app = typer.Typer()
 
 
 @app.command()

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from niwfctl.cli.main import app
 from niwfctl.cli.output import err
 from niwfctl.errors import UsageError
+
+app = typer.Typer()
 
 
 @app.command()

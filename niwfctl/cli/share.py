@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from niwfctl.cli.main import app
-from niwfctl.cli.make import AsJson, inside
+from niwfctl.cli.options import AsJson, inside
 from niwfctl.cli.output import emit_json, out
 from niwfctl.cli.schema import merged_json
 from niwfctl.cli.show import show_merged
@@ -17,6 +16,7 @@ from niwfctl.errors import UsageError
 Remote = Annotated[str, typer.Argument(help="Name of the remote.")]
 Lazy = Annotated[bool, typer.Option("--lazy", help="Get objects when a command needs them.")]
 
+app = typer.Typer()
 bundle = typer.Typer(no_args_is_help=True, help="Capabilities as one file, without a remote.")
 app.add_typer(bundle, name="bundle")
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from niwfctl.cli.main import app
-from niwfctl.cli.make import AsJson
+from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, err, out
 from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
     from niwfctl.repository.model import Model
+
+app = typer.Typer()
 
 
 @app.command()

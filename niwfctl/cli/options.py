@@ -1,0 +1,45 @@
+"""Options that several commands have, and how what they name is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from niwfctl.errors import UsageError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
+MaxTakeover = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Largest share it may win of each earlier region's anchors."),
+]
+Supersede = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="It may take all of NAME's prompts.")
+]
+Manual = Annotated[bool, typer.Option("--manual", help="Never route to it.")]
+AcceptShadow = Annotated[
+    bool, typer.Option("--accept-shadow", help="Even where earlier ones own its prompts.")
+]
+
+
+def inside(directory: Path, source: str) -> str:
+    """A data source as seen from -C DIR; a hub id stays as it is."""
+    path = directory / source
+    return str(path) if path.exists() else source
+
+
+def by_name(directory: Path, given: Sequence[str]) -> dict[str, list[str]]:
+    """Data sources, as seen from -C DIR, by the name of what they are for: from `NAME=FILE`.
+
+    Raises:
+        UsageError: one of them says no name.
+    """
+    sources: dict[str, list[str]] = {}
+    for one in given:
+        name, equals, source = one.partition("=")
+        if not (name and equals and source):
+            raise UsageError(f"--data {one}: say whose data it is, as in --data NAME=FILE")
+        sources.setdefault(name, []).append(inside(directory, source))
+    return sources
