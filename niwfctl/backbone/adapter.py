@@ -11,8 +11,8 @@ decoding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 from typing import Protocol
 
@@ -203,6 +203,21 @@ class FieldAdapter:
             yield
         finally:
             self._pass = Pass(z=self._pass.z)
+
+    def repeated(self) -> AbstractContextManager[None]:
+        """A block, to be entered later, in which what now passes is computed once more."""
+        now = self._pass
+
+        @contextmanager
+        def block() -> Iterator[None]:
+            # What the first computation kept for later layers, a second must make as it did.
+            before, self._pass = self._pass, replace(now, tiled={})
+            try:
+                yield
+            finally:
+                self._pass = before
+
+        return block()
 
     def detach(self) -> None:
         """Takes the field out: the model is as it was."""

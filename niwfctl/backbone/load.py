@@ -112,8 +112,13 @@ def load(source: Source, quant: str = "none") -> Backbone:
 
 
 def default_device() -> str:
-    """$NIWFCTL_DEVICE, else the GPU where there is one, else the CPU."""
-    return os.environ.get("NIWFCTL_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    """$NIWFCTL_DEVICE, else the GPU where there is one, else the CPU.
+
+    Of several processes that train together, each gets a GPU of its own.
+    """
+    if chosen := os.environ.get("NIWFCTL_DEVICE"):
+        return chosen
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager

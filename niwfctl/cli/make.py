@@ -16,6 +16,7 @@ from niwfctl.cli.output import emit_json, err, number, out
 from niwfctl.cli.schema import capability_json, run_json
 from niwfctl.cli.show import show_committed, training_progress
 from niwfctl.errors import UsageError
+from niwfctl.training.processes import leads
 from niwfctl.training.run import TrainingOptions
 
 _DEFAULT = {name: field.default for name, field in TrainingOptions.model_fields.items()}
@@ -108,6 +109,15 @@ def train(
     max_length: Annotated[int, typer.Option(help="Longest row, in tokens.")] = _DEFAULT[
         "max_length"
     ],
+    optimizer: Annotated[
+        str, typer.Option(help="adamw, or paged_adamw_8bit of bitsandbytes, for less memory.")
+    ] = _DEFAULT["optimizer"],
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-checkpointing", help="Less memory: compute activations twice, keep none."
+        ),
+    ] = False,
     skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave longer rows out.")] = False,
     val_split: Annotated[
         float, typer.Option(help="Share of rows held out to measure on; at most 256 rows are used.")
@@ -166,6 +176,8 @@ def train(
         run = repository.train(
             name, sources, options, resume=resume, restart=restart, report=report, stop=stop
         )
+    if not leads():
+        return
     if as_json:
         emit_json(run_json(run))
         return
@@ -238,18 +250,18 @@ def checkout(
 @contextmanager
 def stopping() -> Iterator:
     """A function that says whether Ctrl-C was pressed; a second Ctrl-C ends at once."""
-    asked = False
+    asked: set[int] = set()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        if number == signal.SIGINT and number in asked:
             raise KeyboardInterrupt
-        asked = True
-        err.print("saving after this step; Ctrl-C again ends at once and loses it")
+        if not asked and leads():
+            err.print("saving after this step; Ctrl-C again ends at once and loses it")
+        asked.add(number)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: bool(asked)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

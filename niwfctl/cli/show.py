@@ -13,6 +13,7 @@ from niwfctl.cli.output import err, number, out, put, size
 from niwfctl.repository.history import Commit
 from niwfctl.repository.merge import Merged
 from niwfctl.repository.signature import Signature
+from niwfctl.training.processes import leads
 from niwfctl.training.run import Run
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ _SIGNS = {"added": ("+", "green"), "changed": ("~", "yellow"), "removed": ("-", 
 @contextmanager
 def training_progress(name: str) -> Iterator[Callable[[TrainingProgress], None]]:
     """A bar on the terminal's error stream, or a line now and then where there is no terminal."""
+    if not leads():
+        yield lambda now: None
+        return
     if not err.is_terminal:
         yield _now_and_then(name)
         return

@@ -18,6 +18,7 @@ from niwfctl.repository.runs import Rows, encoded, new_run
 from niwfctl.training import checkpoint
 from niwfctl.training.data import data_hash, read_examples
 from niwfctl.training.loop import SAVE_SECONDS, Progress, Trainer
+from niwfctl.training.processes import Processes, leads
 from niwfctl.training.reuse import related
 from niwfctl.training.run import Reused, Run, TrainingOptions
 
@@ -40,7 +41,8 @@ def train(
 ) -> Run:
     """Does what `Repository.train` says."""
     check_name(name)
-    with repository.trainings.training():
+    processes = Processes()
+    with repository.trainings.training() if leads() else nullcontext():
         previous = _previous(repository, name, options, resume, restart)
         if previous:
             sources, options = previous.sources, previous.options
@@ -62,11 +64,14 @@ def train(
             if AUTOMATIC in options.reuse:
                 report(Progress("choosing bases", 0, 0))
             run.reused = _reused(repository, model, run, rows)
+        run = processes.agreed(run)
         bases = [
             load_basis(repository, ObjectRef(oid=one.oid, size=one.size), model.device)
             for one in run.reused
         ]
-        trainer = Trainer(model.adapter, model.skip, run, rows.training, rows.held_out, bases)
+        trainer = Trainer(
+            model.adapter, model.skip, run, rows.training, rows.held_out, bases, processes
+        )
         path = repository.trainings.checkpoint(name)
         if previous:
             _, tensors = checkpoint.load(path)
@@ -75,11 +80,13 @@ def train(
 
         def save(run: Run, tensors: dict[str, Tensor]) -> None:
             nonlocal recorded
+            if not leads():
+                return
             with nullcontext() if recorded else repository.operations.training(name):
                 checkpoint.save(path, run, tensors)
             recorded = True
 
-        trainer.fit(report, save, stop, save_seconds)
+        trainer.fit(report, save, lambda: processes.any(stop()), save_seconds)
         return run
 
 

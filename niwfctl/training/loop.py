@@ -14,10 +14,12 @@ from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.batch import batched
 from niwfctl.backbone.probe import witnessed
 from niwfctl.backbone.prompts import Tokens
+from niwfctl.backbone.recompute import recompute_layers
 from niwfctl.backbone.scoring import Score, Scorer
 from niwfctl.errors import TrainingError, TrainingInterrupted
 from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
+from niwfctl.training.processes import Processes
 from niwfctl.training.run import Run
 
 LARGEST_GRADIENT = 1.0  # gradients of a larger norm are scaled down to it
@@ -57,6 +59,7 @@ class Trainer:
         training: Sequence[Tokens],
         held_out: Sequence[Tokens],
         reused: Sequence[Basis] = (),
+        processes: Processes | None = None,
     ) -> None:
         """
         Args:
@@ -67,6 +70,7 @@ class Trainer:
             held_out: rows to measure on.
             reused: the sealed bases that the run's record names, on the model's device; gated,
                 never written.
+            processes: that train together, each with a trainer of its own.
         """
         self.adapter, self.run, self.options = adapter, run, run.options
         self.training, self.held_out = training, held_out
@@ -75,7 +79,10 @@ class Trainer:
         self.bases, self.generator = _initial(adapter, run)
         self.coordinates = torch.full((len(training), adapter.coordinates.dim), math.nan)
         self._outcome: dict[str, Tensor] = {}
-        self.optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.0)
+        self.optimizer = _OPTIMIZERS[self.options.optimizer](self.parameters())
+        self.processes = processes or Processes()
+        if self.options.gradient_checkpointing:
+            recompute_layers(adapter)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that goes into a checkpoint."""
@@ -85,7 +92,8 @@ class Trainer:
             for key, value in basis.tensors().items()
         }
         named |= {f"generator.{key}": value for key, value in self.generator.state_dict().items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
+        for i, parameter in enumerate(self.parameters()):
+            state = self.optimizer.state.get(parameter, {})
             named |= {f"optimizer.{i}.{key}": torch.as_tensor(v) for key, v in state.items()}
         return named | {"coordinates": self.coordinates} | self._outcome
 
@@ -96,11 +104,12 @@ class Trainer:
         for key, value in tensors.items():
             if key in mine:
                 mine[key].copy_(value)
-        state: dict[int, dict[str, Tensor]] = {}
+        state: dict[int, dict[str, Tensor | int]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = value.clone()
+                plain = value.dtype == torch.int64  # bitsandbytes counts steps in an int
+                state.setdefault(int(index), {})[name] = int(value) if plain else value.clone()
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -163,14 +172,18 @@ class Trainer:
         run, options = self.run, self.options
         rows = self.rows_of(run.step)
         answers = sum(len(self.training[index].answer) for index in rows)
-        total = 0.0
-        for batch in batched(rows, options.batch_size):
+        total = torch.zeros((), dtype=torch.float64)
+        seen = torch.zeros_like(self.coordinates[rows])
+        for places in batched(self.processes.share(range(len(rows))), options.batch_size):
             self.adapter.active = self._field()
-            loss, _ = self.scorer.loss([self.training[index] for index in batch])
+            loss, _ = self.scorer.loss([self.training[rows[place]] for place in places])
             (loss / answers).backward()
             total += loss.item()
-            self.coordinates[list(batch)] = self.adapter.z.cpu()
+            seen[list(places)] = self.adapter.z.cpu()
+        total = float(self.processes.sum(total))
+        self.coordinates[rows] = self.processes.sum(seen)
         parameters = self.parameters()
+        self._add_up_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
         self._require_finite(total, float(norm))
         rate = learning_rate(run.step, run.steps, options.lr, options.warmup)
@@ -179,6 +192,14 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total / answers, sum(len(self.training[index]) for index in rows)
+
+    def _add_up_gradients(self, parameters: Sequence[Tensor]) -> None:
+        if self.processes.count == 1:
+            return
+        flat = self.processes.sum(torch.cat([p.grad.flatten() for p in parameters]))
+        sizes = [p.numel() for p in parameters]
+        for parameter, gradient in zip(parameters, flat.split(sizes), strict=True):
+            parameter.grad = gradient.view_as(parameter)
 
     def rows_of(self, step: int) -> list[int]:
         """The rows of a step: each epoch is a new order, which depends on the seed alone."""
@@ -235,6 +256,19 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     if step < rising:
         return peak * (step + 1) / (rising + 1)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
+
+
+def _adamw(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, weight_decay=0.0)
+
+
+def _paged_adamw_8bit(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    from bitsandbytes.optim import PagedAdamW8bit
+
+    return PagedAdamW8bit(parameters, weight_decay=0.0)
+
+
+_OPTIMIZERS = {"adamw": _adamw, "paged_adamw_8bit": _paged_adamw_8bit}
 
 
 def _initial(adapter: FieldAdapter, run: Run) -> tuple[list[Basis], Generator]:

@@ -28,6 +28,12 @@ class TrainingOptions(BaseModel):
     batch_size: int = Field(8, ge=1, description="rows a forward pass")
     grad_accum: int = Field(1, ge=1, description="forward passes an optimizer step")
     max_length: int = Field(512, ge=2, description="longest row, in tokens")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="of torch, or of bitsandbytes with 8-bit moments"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again for the gradient instead of keeping them"
+    )
     skip_long: bool = Field(False, description="leave longer rows out instead of refusing them")
     val_split: float = Field(0.05, gt=0, lt=1, description="share of rows held out")
     seed: int = Field(

@@ -1,0 +1,84 @@
+"""Training on several devices: `accelerate launch` starts a process for each.
+
+A step has the same rows whatever the number of processes: they share them and add up what they
+find, so that each holds the same parameters after it. The first one alone writes and reports.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from niwfctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Value = TypeVar("Value")
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes and reports."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class Processes:
+    """The processes of one training.
+
+    Attributes:
+        index: of this process.
+        count: of all of them.
+    """
+
+    def __init__(self) -> None:
+        """Meets the others, if `accelerate launch` or `torchrun` started any."""
+        self.index, self.count = 0, int(os.environ.get("WORLD_SIZE", "1"))
+        if self.count > 1:
+            from accelerate import PartialState
+
+            self._state = PartialState(cpu=_on_cpu())
+            self.index = self._state.process_index
+
+    def share(self, rows: Sequence[Value]) -> Sequence[Value]:
+        """The rows of a step that are this process's.
+
+        Raises:
+            UsageError: there is not one for each process.
+        """
+        if len(rows) < self.count:
+            raise UsageError(
+                f"a step has {len(rows)} rows, which {self.count} processes cannot share: raise "
+                "--batch-size or --grad-accum, or launch fewer"
+            )
+        return rows[self.index :: self.count]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of each process's tensor; all have the same shape and dtype."""
+        if self.count == 1:
+            return tensor
+        from accelerate.utils import reduce
+
+        return reduce(tensor.to(self._state.device), "sum").to(tensor.device)
+
+    def agreed(self, value: Value) -> Value:
+        """The first process's value, in all of them."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
+
+    def any(self, asked: bool) -> bool:
+        """Whether any of them says yes."""
+        if self.count == 1:
+            return asked
+        import torch
+
+        return bool(self.sum(torch.tensor(int(asked))))
+
+
+def _on_cpu() -> bool:
+    from niwfctl.backbone.load import default_device
+
+    return default_device() == "cpu"

@@ -1,0 +1,80 @@
+"""Gradient checkpointing and 8-bit moments: less memory, the same training."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUICK
+from torch import Tensor
+
+from niwfctl.errors import TrainingInterrupted
+from niwfctl.repository import Repository
+from niwfctl.repository.model import Model
+from niwfctl.repository.runs import encoded, new_run
+from niwfctl.training.checkpoint import load
+from niwfctl.training.data import read_examples
+from niwfctl.training.loop import Trainer
+from niwfctl.training.run import TrainingOptions
+
+
+def trainer_of(repository: Repository, data: Path, options: TrainingOptions) -> Trainer:
+    model = Model(repository)
+    rows = encoded(model, read_examples([str(data)]), options)
+    run = new_run(repository, "apple", [], "", rows, options, steps=2)
+    return Trainer(model.adapter, model.skip, run, rows.training, rows.held_out)
+
+
+def kept_for_the_gradient(trainer: Trainer) -> int:
+    """Bytes of the activations that one forward pass keeps."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.requires_grad or tensor.grad_fn is not None or tensor.dim() == 3:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        trainer.adapter.active = trainer._field()
+        trainer.scorer.loss(trainer.training[:4])
+    return sum(kept.values())
+
+
+def test_checkpointed_layers_give_the_same_training_bit_for_bit(
+    fresh: Repository, data: Path
+) -> None:
+    sparing = QUICK.model_copy(update={"gradient_checkpointing": True})
+    plain, again = trainer_of(fresh, data, QUICK), trainer_of(fresh, data, sparing)
+    for step in range(2):
+        assert plain.step() == again.step()
+        plain.run.step = again.run.step = step + 1
+    for one, other in zip(plain.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_checkpointed_layers_keep_less(fresh: Repository, data: Path) -> None:
+    sparing = QUICK.model_copy(update={"gradient_checkpointing": True})
+    plain = kept_for_the_gradient(trainer_of(fresh, data, QUICK))
+    assert kept_for_the_gradient(trainer_of(fresh, data, sparing)) < plain / 2
+
+
+def test_8_bit_moments_train_and_resume_to_the_same_bits(
+    fresh: Repository, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    options = QUICK.model_copy(update={"optimizer": "paged_adamw_8bit"})
+    run = fresh.train("straight", [data], options)
+    assert run.perplexity < run.base_perplexity
+    steps = 0
+
+    def stop() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps == 2
+
+    with pytest.raises(TrainingInterrupted):
+        fresh.train("resumed", [data], options, stop=stop)
+    fresh.train("resumed", resume=True)
+    _, straight = load(fresh.trainings.checkpoint("straight"))
+    _, resumed = load(fresh.trainings.checkpoint("resumed"))
+    for key, value in straight.items():
+        assert torch.equal(resumed[key].nan_to_num(), value.nan_to_num()), key
