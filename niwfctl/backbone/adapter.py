@@ -52,11 +52,16 @@ class Factors:
             {name: torch.cat([basis.up[name] for basis in bases], dim=1) for name in sites},
         )
 
-    def float(self) -> Factors:
-        """A float32 copy."""
+    def for_single_rows(self) -> Factors:
+        """A float32 copy whose transposes lie in one piece: products with them take half as long."""
         return Factors(
-            [down.float() for down in self.down], {name: up.float() for name, up in self.up.items()}
+            [_in_columns(down) for down in self.down],
+            {name: _in_columns(up) for name, up in self.up.items()},
         )
+
+
+def _in_columns(factor: Tensor) -> Tensor:
+    return factor.T.float().contiguous().T
 
 
 @dataclass
@@ -115,7 +120,7 @@ class ActiveField:
         ones take 4 in all.
         """
         on_cpu = self.factors.down[0].device.type == "cpu"
-        return self.factors.float() if on_cpu else self.factors
+        return self.factors.for_single_rows() if on_cpu else self.factors
 
     def row_gates(self, z: Tensor) -> Tensor:
         """Scaled gates, float32 [layers, batch, 1, Σ ranks]."""
