@@ -11,6 +11,7 @@ from torch import Tensor
 
 COVERAGE = 0.99
 SLACK = 1.2  # where prompts are few, their largest distance is a poor quantile
+LEAST_VARIANCE = 1e-3  # a coordinate; ordinary tasks have 0.2 or more, rounding makes 1e-5
 FREEDOM = 10.0  # of the base's Student t; 5 and 30 route alike
 
 
@@ -39,7 +40,8 @@ class Cell:
         quantile of the Mahalanobis distance on coordinates that the fit has not seen: a new prompt
         of the same kind falls inside with at least `coverage` probability where there are enough of
         them for that (Vovk et al., 2005). It only ends what a cell can hold; near the edge the
-        density of other cells decides.
+        density of other cells decides. Prompts that are all alike get a cell that is small, but
+        wider than what rounding makes of one prompt in different batches.
 
         Args:
             coordinates: [n, dim] to fit; n ≥ 2.
@@ -52,13 +54,14 @@ class Cell:
         centred = coordinates - mean
         covariance = centred.T @ centred / max(count - 1, 1)
         shrinkage = dim / (count + dim)
-        spherical = torch.eye(dim, dtype=torch.float64) * covariance.diagonal().mean()
+        variance = covariance.diagonal().mean().clamp_min(LEAST_VARIANCE)
+        spherical = torch.eye(dim, dtype=torch.float64) * variance
         covariance = (1 - shrinkage) * covariance + shrinkage * spherical
         covariance += 1e-6 * torch.eye(dim, dtype=torch.float64)
         factor = torch.linalg.cholesky(covariance)
         distances = _whiten(held_out.double(), mean, factor).norm(dim=-1).sort().values
         rank = min(math.ceil((len(distances) + 1) * coverage), len(distances))
-        return cls(mean, factor, SLACK * distances[rank - 1])
+        return cls(mean, factor, SLACK * distances[rank - 1].clamp_min(dim**0.5))
 
     @classmethod
     def cross_fit(

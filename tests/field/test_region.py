@@ -86,6 +86,13 @@ def test_a_cell_holds_the_promised_share_of_new_coordinates() -> None:
     assert cell.contains(z[1000:]).double().mean() > 0.93
 
 
+def test_a_cell_of_prompts_that_are_all_alike_holds_them_however_they_are_rounded() -> None:
+    z = torch.randn(1, 128).expand(40, 128)
+    cell = Cell.fit(z[:30], z[30:])
+    assert cell.contains(z + torch.randn(40, 128) * 3e-3).all()
+    assert not cell.contains(z + torch.randn(40, 128) * 0.2).any()
+
+
 def test_the_density_of_heavy_tails_sums_to_one_has_its_covariance_and_falls_slower() -> None:
     sigma = torch.tensor([[2.0]]).double()
     gaussian = Cell(torch.ones(1).double(), sigma, torch.tensor(9.0).double())
