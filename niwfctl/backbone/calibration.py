@@ -39,6 +39,11 @@ def default_tap_layer(backbone: Backbone) -> int:
     return max(1, -(-len(decoder_layers(backbone.model)) // 8))
 
 
+def default_dim(backbone: Backbone) -> int:
+    """128, or half the width of a narrow backbone."""
+    return min(128, backbone.model.config.hidden_size // 2)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """The geometry that all regions of a repository share.

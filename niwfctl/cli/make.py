@@ -42,7 +42,9 @@ def init(
     tap_layer: Annotated[
         int | None, typer.Option(help="First adapted layer; by default an eighth of the way up.")
     ] = None,
-    dim: Annotated[int, typer.Option(help="Dimensions of the coordinate.")] = 128,
+    dim: Annotated[
+        int | None, typer.Option(help="Dimensions of the coordinate; 128 by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a repository: pin the backbone and fit the coordinate map."""

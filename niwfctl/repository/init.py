@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from niwfctl.backbone.adapter import FieldAdapter
-from niwfctl.backbone.calibration import calibrate, default_tap_layer
+from niwfctl.backbone.calibration import calibrate, default_dim, default_tap_layer
 from niwfctl.backbone.embedded import EMBEDDED
 from niwfctl.backbone.load import load, resolve
 from niwfctl.backbone.probe import witnessed
@@ -26,7 +26,7 @@ def initialize(
     revision: str | None,
     quant: str,
     tap_layer: int | None,
-    dim: int,
+    dim: int | None,
     progress: Callable[[int, int], None],
 ) -> Git:
     """Does what `Repository.init` says; nothing is written before the model has been read."""
@@ -36,6 +36,7 @@ def initialize(
     source = resolve(model, revision)
     backbone = load(source, quant)
     tap_layer = default_tap_layer(backbone) if tap_layer is None else tap_layer
+    dim = default_dim(backbone) if dim is None else dim
     sites = find_sites(backbone.model, tap_layer)
     calibration = calibrate(backbone, tap_layer, dim, progress)
     witness, sample = witnessed(FieldAdapter(backbone.model, sites, calibration.coordinates))

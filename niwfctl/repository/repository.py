@@ -65,7 +65,7 @@ class Repository(Exchange):
         revision: str | None = None,
         quant: str = "none",
         tap_layer: int | None = None,
-        dim: int = 128,
+        dim: int | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Repository:
         """Makes a repository: pins the backbone, fits the coordinate map, commits both.
@@ -76,7 +76,7 @@ class Repository(Exchange):
             revision: of a hub model.
             quant: `nf4` or `none`.
             tap_layer: first adapted layer; by default an eighth of the way up.
-            dim: number of coordinates d.
+            dim: number of coordinates d; 128 unless the backbone is narrower than 256.
             progress: called with (calibration prompts done, in all).
 
         Raises:
