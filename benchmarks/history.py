@@ -3,7 +3,7 @@
     python benchmarks/history.py [--ranks 8 32] [--rounds 5] [--commits 1000]
                                  [--dvc PATH] [--git-theta PATH]
 
-The weights are random, of the true shapes: two bases on all seven linears of layers 6 to 31 of a
+The weights are random, of the true shapes: two bases on all seven linears of layers 4 to 31 of a
 32-layer model of width 4,096. No model of that size is loaded. The reference for commit is
 `sha256sum` plus `cp` of the same bytes; for checkout and diff, reading them; for log, `git log`.
 All files are in the page cache. Sides take turns in every round; the figure is the median of the
@@ -35,7 +35,7 @@ from niwfctl.repository import diff as differences
 from niwfctl.repository.regions import load_region
 
 SITES = sites(
-    range(6, 32),
+    range(4, 32),
     {
         "self_attn.q_proj": (4096, 4096),
         "self_attn.k_proj": (4096, 1024),

@@ -24,7 +24,7 @@ from niwfctl.repository.upkeep import collect
 CAPABILITIES, REVISIONS = 20, 3
 RANK = 8
 SITES = sites(
-    range(6, 30),
+    range(4, 30),
     {
         "self_attn.q_proj": (576, 576),
         "self_attn.k_proj": (576, 192),

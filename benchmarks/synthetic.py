@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,10 +30,10 @@ def sites(layers: Sequence[int], shapes: Mapping[str, tuple[int, int]]) -> list[
     return [Site(layer, module, *shape) for layer in layers for module, shape in shapes.items()]
 
 
-def empty(folder: Path) -> Repository:
-    """A repository on a tiny backbone, with one finished training to copy."""
-    backbone = save_tiny(folder / "backbone")
-    repository = Repository.init(folder / "repository", model=str(backbone), dim=DIM)
+def empty(folder: Path, model: str | None = None, dim: int = DIM) -> Repository:
+    """A repository with one finished training to copy; on a tiny backbone, or the one named."""
+    backbone = model or save_tiny(folder / "backbone")
+    repository = Repository.init(folder / "repository", model=str(backbone), dim=dim)
     data = write_data(folder / "data.jsonl")
     repository.train(PATTERN, [data], TrainingOptions(steps=1, rank=2, val_split=0.2))
     return repository
@@ -68,7 +69,8 @@ def train(
     random = torch.Generator().manual_seed(seed)
     tensors = {key: pattern[key].clone() for key in ("held_out", "probe")}
     # Each name has a place of its own, or routing would refuse one for the sake of another.
-    place = torch.randn(DIM, generator=torch.Generator().manual_seed(sum(name.encode()))) * 5
+    dim = pattern["coordinates"].shape[1]
+    place = torch.randn(dim, generator=torch.Generator().manual_seed(crc32(name.encode()))) * 5
     tensors["coordinates"] = pattern["coordinates"] + place
     tensors["held_out"] = pattern["held_out"] + place
     for index in range(2 - len(reused)):
@@ -77,7 +79,7 @@ def train(
             up.normal_(std=0.01, generator=random)
         tensors |= {f"bases.{index}.{key}": value for key, value in basis.tensors().items()}
     torch.manual_seed(seed)
-    generator = Generator(DIM, len({site.layer for site in where}), 2)
+    generator = Generator(dim, len({site.layer for site in where}), 2)
     tensors |= {f"generator.{key}": value for key, value in generator.state_dict().items()}
     save(repository.trainings.checkpoint(name), run, tensors)
 

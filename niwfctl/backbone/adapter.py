@@ -53,7 +53,7 @@ class Factors:
         )
 
     def for_single_rows(self) -> Factors:
-        """A float32 copy whose transposes lie in one piece: products with them take half as long."""
+        """A float32 copy whose transposes lie in one piece: products take half as long."""
         return Factors(
             [_in_columns(down) for down in self.down],
             {name: _in_columns(up) for name, up in self.up.items()},

@@ -31,7 +31,7 @@ def recompute_layers(adapter: FieldAdapter) -> None:
 def _recomputed(adapter: FieldAdapter, compute: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(compute)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
+        if adapter.active is None or not torch.is_grad_enabled():
             return compute(*args, **kwargs)
         again = adapter.repeated()
         return checkpoint(

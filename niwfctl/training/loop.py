@@ -79,7 +79,7 @@ class Trainer:
         self.bases, self.generator = _initial(adapter, run)
         self.coordinates = torch.full((len(training), adapter.coordinates.dim), math.nan)
         self._outcome: dict[str, Tensor] = {}
-        self.optimizer = _OPTIMIZERS[self.options.optimizer](self.parameters())
+        self.optimizer = OPTIMIZERS[self.options.optimizer](self.parameters())
         self.processes = processes or Processes()
         if self.options.gradient_checkpointing:
             recompute_layers(adapter)
@@ -268,7 +268,7 @@ def _paged_adamw_8bit(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
     return PagedAdamW8bit(parameters, weight_decay=0.0)
 
 
-_OPTIMIZERS = {"adamw": _adamw, "paged_adamw_8bit": _paged_adamw_8bit}
+OPTIMIZERS = {"adamw": _adamw, "paged_adamw_8bit": _paged_adamw_8bit}
 
 
 def _initial(adapter: FieldAdapter, run: Run) -> tuple[list[Basis], Generator]:

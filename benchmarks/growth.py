@@ -1,0 +1,147 @@
+"""What work costs as capabilities add up: commit, checkout, route, verify, merge, disk, memory.
+
+    python benchmarks/growth.py [--sizes 1 5 20 100]
+
+The embedded backbone's repository, real in all but the weights of its capabilities, which are
+random and of the true shapes: two bases of rank 8 on all linears above the tap layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from common import markdown, write_results
+from history import seconds
+from storage import SITES, size_of
+from synthetic import commit, empty, train
+
+from niwfctl.repository import Repository
+from niwfctl.repository.model import Model
+
+RANK, DIM = 8, 128
+ROUNDS = 5
+COSTS = {
+    "commit": ("commit of one more, s", 1),
+    "checkout": ("checkout, read and ready to use, ms", 1e3),
+    "route": ("owner of a prompt, of its coordinate, µs", 1e6),
+    "load": ("reading all cells, once a process, ms", 1e3),
+    "verify": ("verify, s", 1),
+    "merge": ("merge of a branch with one more, s", 1),
+    "disk": ("`.git`, MB", 1e-6),
+    "cells": ("memory to route among them, MiB", 2**-20),
+    "resident": ("memory with all of them resident, MiB", 2**-20),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 5, 20, 100])
+    sizes = parser.parse_args().sizes
+    with tempfile.TemporaryDirectory() as folder:
+        repository = empty(Path(folder), "smollm2", DIM)
+        costs = {}
+        for number in range(max(sizes)):
+            took = added(repository, f"c{number}")
+            if number + 1 in sizes:
+                costs[number + 1] = {"commit": took, **measured(repository)}
+                print(number + 1, costs[number + 1], flush=True)
+    fits = {key: fitted(sizes, [costs[size][key] for size in sizes]) for key in COSTS}
+    rows = [
+        [what, *(f"{costs[size][key] * unit:.3g}" for size in sizes), line(fits[key], unit)]
+        for key, (what, unit) in COSTS.items()
+    ]
+    columns = ["", *(f"{size}" for size in sizes), "fitted to n capabilities"]
+    table = (
+        f"{markdown(columns, rows)}\n\nSmolLM2-135M-Instruct's shapes: a capability of two bases "
+        "of rank 8 takes 7.8 MB. Weights are random, regions lie apart. The fit is a straight "
+        "line, by least squares."
+    )
+    write_results("growth", {"costs": costs, "fits": fits}, table)
+
+
+def added(repository: Repository, name: str) -> float:
+    """Seconds to commit one more capability."""
+    train(repository, name, SITES, RANK, 2, seed=len(repository.atlas()))
+    return seconds(lambda: commit(repository, name, f"Add {name}"))
+
+
+def measured(repository: Repository) -> dict[str, float]:
+    """All costs but that of the commit, of a repository as it is."""
+    disk = size_of(repository)
+    return {
+        "disk": disk,
+        "verify": median(lambda: require(repository.verify().ok)),
+        **in_memory(repository),
+        "merge": merged(repository),
+    }
+
+
+def in_memory(repository: Repository) -> dict[str, float]:
+    """Routing among all capabilities, and having them all resident."""
+    model, names = Model(repository), sorted(repository.atlas())
+    before = resident()
+    load = seconds(model.route)
+    cells = resident() - before
+    z = torch.randn(1, DIM)
+    route = median(lambda: [model.routes.bids(z) for _ in range(100)]) / 100
+    uses = [seconds(lambda name=name: model.use(name)) for name in names]
+    return {
+        "load": load,
+        "route": route,
+        "cells": cells,
+        "checkout": statistics.median(uses),
+        "resident": resident() - before,
+    }
+
+
+def merged(repository: Repository) -> float:
+    """Seconds to merge a branch that has one capability more; the repository is left as it was."""
+    git, main = repository.git.plain, repository.git.branch()
+    before = repository.git.head()
+    git("branch", "--quiet", "side")
+    added(repository, "ours")
+    repository.checkout("side")
+    added(repository, "theirs")
+    repository.checkout(main)
+    took = seconds(lambda: repository.merge("side"))
+    git("branch", "--quiet", "-D", "side")
+    git("reset", "--quiet", "--hard", before)
+    return took
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return psutil.Process().memory_info().rss
+
+
+def require(good: bool) -> None:
+    if not good:
+        raise RuntimeError("the repository is damaged")
+
+
+def median(work: Callable[[], object]) -> float:
+    return statistics.median(seconds(work) for _ in range(ROUNDS))
+
+
+def fitted(sizes: list[int], costs: list[float]) -> tuple[float, float]:
+    """(cost of none, cost of each): the straight line nearest to what was seen."""
+    slope, start = np.polyfit(sizes, costs, 1)
+    return float(start), float(slope)
+
+
+def line(fit: tuple[float, float], unit: float) -> str:
+    start, slope = (value * unit for value in fit)
+    return f"{start:.3g} {'+' if slope >= 0 else '−'} {abs(slope):.2g} n"
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    main()

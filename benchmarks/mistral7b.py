@@ -1,0 +1,158 @@
+"""Mistral-7B in 4 bits on one GPU: training, inference, switching and guarantees, against PEFT.
+
+    python benchmarks/mistral7b.py [--model FOLDER_OR_HUB_ID] [--tiny]
+
+Without --model, random weights of the true shapes, with a tokenizer of bytes: that changes no
+figure of time or memory, and is said beside every one. --tiny runs the same on a model of 4 layers
+in seconds, to see that it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from common import markdown, write_results
+from gpu import Machine
+from mistral_inference import inference
+from mistral_training import training
+from transformers import AutoModelForCausalLM, MistralConfig
+
+from niwfctl.backbone.load import resolve
+from niwfctl.repository import Repository
+from niwfctl.repository.commit import RoutingOptions
+from niwfctl.training.run import TrainingOptions
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from tiny import save_tiny, tiny_tokenizer
+
+RANK = 8  # of each of the two bases; PEFT gets one of 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="real weights; the default is random ones")
+    parser.add_argument("--tiny", action="store_true", help="4 layers, seconds: does it run?")
+    arguments = parser.parse_args()
+    machine = Machine.tiny() if arguments.tiny else Machine.whole()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("NIWFCTL_CACHE", f"{folder}/cache")
+        model = arguments.model or str(random_weights(Path(folder), arguments.tiny))
+        results = {
+            "gpu": machine.name,
+            "weights": arguments.model or "random",
+            "training": training(resolve(model), machine),
+            **with_repository(Path(folder), model, machine),
+        }
+    write_results("mistral7b-tiny" if arguments.tiny else "mistral7b", results, table(results))
+
+
+def random_weights(folder: Path, tiny: bool) -> Path:
+    """A folder with Mistral-7B-v0.1's architecture, and no more than noise in its weights."""
+    path = folder / "backbone"
+    if tiny:
+        return save_tiny(path)
+    torch.manual_seed(0)
+    with torch.device(Machine.whole().device):
+        config = MistralConfig(bos_token_id=256, eos_token_id=257)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+def with_repository(folder: Path, model: str, machine: Machine) -> dict[str, object]:
+    """What is measured of a repository with two capabilities."""
+    took: dict[str, float] = {}
+    with machine.timing(took, "init"):
+        repository = Repository.init(folder / "repository", model=model, quant=machine.quant)
+    data = folder / "data.jsonl"
+    data.write_text('{"prompt": "Say yes.", "completion": "yes"}\n' * 8)
+    options = TrainingOptions(steps=2, batch_size=2, val_split=0.25)
+    routing = RoutingOptions(accept_shadow=True)
+    repository.train("first", [data], options)
+    repository.commit(["first"], "First", routing)
+    before = evidence(repository, machine)
+    repository.train("second", [data], options)
+    with machine.timing(took, "commit"):
+        repository.commit(["second"], "Second", routing)
+    with machine.timing(took, "verify"):
+        report = repository.verify()
+    after = evidence(repository, machine)
+    return {
+        "seconds": took,
+        "verified": report.ok,
+        "unchanged": {key: torch.equal(before[key], after[key]) for key in before},
+        "capability_bytes": repository.atlas()["first"].size,
+        "inference": inference(repository, machine),
+    }
+
+
+def evidence(repository: Repository, machine: Machine) -> dict[str, torch.Tensor]:
+    """Gates, a change of weights, and logits of the first capability (G1)."""
+    model = repository.load("first")
+    (entry,) = repository.capability("first").regions
+    region = model.region(entry)
+    random = torch.Generator().manual_seed(0)
+    z = torch.randn(1000, region.cell.dim, generator=random).to(model.device)
+    tokens = torch.randint(0, 256, (2, 32), generator=random).to(model.device)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with torch.no_grad(), model.adapter.prompts(torch.ones_like(tokens, dtype=torch.bool)):
+            logits = model.backbone.model(tokens).logits.cpu()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    _, change = next(iter(region.weight_changes(z[0])))
+    found = {"gates": region.gates(z).cpu(), "change of weights": change.cpu(), "logits": logits}
+    del model, region
+    machine.forget()
+    return found
+
+
+def table(results: dict) -> str:
+    """All of it, for people."""
+    weights = f"{results['weights']} weights, on {results['gpu']}"
+    trained = [
+        [
+            row["length"],
+            row["batch"],
+            "yes" if row["checkpointing"] else "no",
+            row["optimizer"],
+            *(f"{row[side]['tokens_per_second']:.0f}" for side in ("niwfctl", "peft")),
+            f"{row['speed']:.2f}",
+            *(f"{row[side]['peak_gib']:.2f}" for side in ("niwfctl", "peft")),
+        ]
+        for row in results["training"]["rows"]
+    ]
+    columns = ["length", "batch", "checkpointing", "optimizer", "tokens/s", "PEFT's", "ratio"]
+    columns += ["peak, GiB", "PEFT's"]
+    answered = [
+        [row["batch"], row["stage"], f"{row['bare_ms']:.1f}"]
+        + [f"{row['ratio'][side]:.3f}" for side in row["ratio"]]
+        for row in results["inference"]["rows"]
+    ]
+    sides = list(results["inference"]["rows"][0]["ratio"])
+    unchanged = ", ".join(f"{key}: {same}" for key, same in results["unchanged"].items())
+    seconds = {**results["seconds"], **results["inference"]["seconds"]}
+    seconds["load"] = results["training"]["load_seconds"]
+    return "\n\n".join(
+        [
+            f"Mistral-7B's shapes, {weights}.",
+            "Training, niwfctl (2 bases of rank 8 from the tap layer up) and PEFT QLoRA "
+            "(rank 16 on all layers), all linears:",
+            markdown(columns, trained),
+            "Time over that of the bare backbone (prefill of the prompt, and each token after):",
+            markdown(["batch", "stage", "bare, ms", *sides], answered),
+            "Seconds: " + ", ".join(f"{key} {value:.3g}" for key, value in seconds.items()) + ".",
+            f"Equal bit for bit after another commit: {unchanged}.",
+            f"A capability takes {results['capability_bytes'] / 1e6:.0f} MB.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
