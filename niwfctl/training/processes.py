@@ -51,7 +51,8 @@ class Processes:
                 f"a step has {len(rows)} rows, which {self.count} processes cannot share: raise "
                 "--batch-size or --grad-accum, or launch fewer"
             )
-        return rows[self.index :: self.count]
+        begin, end = (len(rows) * place // self.count for place in (self.index, self.index + 1))
+        return rows[begin:end]
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of each process's tensor; all have the same shape and dtype."""
