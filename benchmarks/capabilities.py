@@ -28,6 +28,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, help="where the repository is, or will be")
     parser.add_argument("--tasks", nargs="+", default=["code", "shell", "instruct"])
     parser.add_argument("--steps", type=int, default=60, help="of 8 rows, for each capability")
+    parser.add_argument("--rows", type=int, default=MEASURED, help="held out, to measure on")
     return parser
 
 
@@ -56,9 +57,9 @@ def trained(repository: Repository, name: str, file: Path, options: TrainingOpti
     repository.commit([name], f"Train {name}", RoutingOptions(accept_shadow=True))
 
 
-def held_out(repository: Repository, file: Path) -> list[Example]:
-    """The first MEASURED short rows of the held-out ones."""
-    return short(repository, read_examples([str(file)])[-HELD_OUT:])[:MEASURED]
+def held_out(repository: Repository, file: Path, rows: int) -> list[Example]:
+    """The first short rows of the held-out ones."""
+    return short(repository, read_examples([str(file)])[-HELD_OUT:])[:rows]
 
 
 def validation(repository: Repository, file: Path) -> list[Example]:

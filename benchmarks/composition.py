@@ -45,7 +45,7 @@ def main() -> None:
     for task in given.tasks:
         trained(repository, task, given.data / f"{task}.jsonl", TrainingOptions(steps=given.steps))
     files = {task: given.data / f"{task}.jsonl" for task in given.tasks}
-    test = {task: held_out(repository, file) for task, file in files.items()}
+    test = {task: held_out(repository, file, given.rows) for task, file in files.items()}
     tuned = {task: validation(repository, file)[:SWEPT_ROWS] for task, file in files.items()}
     results: list[Row] = []
     sizes = range(2, min(len(given.tasks), 3) + 1)
@@ -73,7 +73,8 @@ def main() -> None:
     table += (
         f"\n\nRelative error in ΔW of our linear sum of weights 0.7 and -0.3: {exact:.1e}. Best "
         f"compression of a sum of two to rank 16, all linears: {compression:.2f} s. "
-        f"{given.steps} steps of 8 rows a capability, SmolLM2-135M-Instruct, bf16."
+        f"{given.steps} steps of 8 rows a capability, {given.rows} held-out rows of each, "
+        "SmolLM2-135M-Instruct, bf16."
     )
     measured = {"results": results, "linear_error": exact, "compression_seconds": compression}
     write_results("composition", measured, table)

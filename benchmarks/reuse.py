@@ -9,6 +9,7 @@ without.
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -44,10 +45,11 @@ def main() -> None:
     ]
     results = []
     for first, first_file, second, file in pairs:
-        repository = repository_at(given.folder / f"{first}-{second}")
+        repository = repository_at(given.folder / first)
         trained(repository, first, first_file, TrainingOptions(steps=given.steps))
         for way, options in WAYS.items():
-            results.append(measured(repository, first, second, file, way, options, given.steps))
+            found = measured(repository, first, second, file, way, options, given)
+            results.append(found)
             print(results[-1], flush=True)
     rows = []
     for one in results:
@@ -65,8 +67,8 @@ def main() -> None:
         )
     table = markdown(["pair", "trained", "gated", "new MB", "ratio", "perplexity", "ratio"], rows)
     table += (
-        f"\n\n{given.steps} steps of 8 rows, held-out rows of the second task; ratios are to the "
-        "first line of the pair. New bytes are the objects that the commit adds to the store."
+        f"\n\n{given.steps} steps of 8 rows, {given.rows} held-out rows of the second task; "
+        "ratios are to the first line of the pair. New bytes are the objects that the commit adds to the store."
     )
     write_results("reuse", {"results": results}, table)
 
@@ -92,7 +94,7 @@ def measured(
     file: Path,
     way: str,
     options: dict[str, object],
-    steps: int,
+    given: argparse.Namespace,
 ) -> dict[str, object]:
     """One training of the second capability; committed under a name of its own."""
     name = f"{second}-{list(WAYS).index(way)}"
@@ -101,9 +103,8 @@ def measured(
         others = [other for other in repository.atlas() if other != first]
         for other in others:  # so that auto can only find the first
             repository.remove(other)
-        trained(
-            repository, name, file, TrainingOptions(**(options | {"steps": steps, "reuse": names}))
-        )
+        chosen = TrainingOptions(**(options | {"steps": given.steps, "reuse": names}))
+        trained(repository, name, file, chosen)
     (entry,) = repository.capability(name).regions
     old = {ref.oid for ref in repository.capability(first).objects}
     model = repository.load(name)
@@ -112,7 +113,7 @@ def measured(
         "way": way,
         "reused": sorted({one.of for one in entry.run.reused}),
         "bytes": sum(ref.size for ref in entry.objects if ref.oid not in old),
-        "perplexity": model.score(held_out(repository, file)).perplexity,
+        "perplexity": model.score(held_out(repository, file, given.rows)).perplexity,
     }
 
 
