@@ -68,7 +68,8 @@ def main() -> None:
     table = markdown(["pair", "trained", "gated", "new MB", "ratio", "perplexity", "ratio"], rows)
     table += (
         f"\n\n{given.steps} steps of 8 rows, {given.rows} held-out rows of the second task; "
-        "ratios are to the first line of the pair. New bytes are the objects that the commit adds to the store."
+        "ratios are to the first line of the pair. New bytes are the objects that the commit adds "
+        "to the store."
     )
     write_results("reuse", {"results": results}, table)
 
