@@ -21,6 +21,7 @@ from niwfctl.errors import FormatError, UnknownName, UsageError
 from niwfctl.training.run import Platform, Run
 
 FORMAT = 2  # 1 knew no compositions and no reused bases
+_AT = re.compile(r"(?P<name>[^@]+)(?:@(?P<revision>.+))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -240,3 +241,9 @@ def check_name(name: str) -> str:
             "beginning with a letter or digit and not ending in '.' or '.lock'"
         )
     return name
+
+
+def named(target: str) -> tuple[str, str]:
+    """(name, revision) of `NAME` or `NAME@REV`; the revision is HEAD where none is said."""
+    match = _AT.fullmatch(target)
+    return (match["name"], match["revision"] or "HEAD") if match else (target, "HEAD")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from niwfstore import write_atomic
 
 from niwfctl.errors import UnknownName, UsageError
+from niwfctl.repository.same_field import usable
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -31,7 +32,7 @@ def checkout(repository: Repository, target: str | None) -> str:
     if names_capability(repository, target):
         name, at, revision = target.partition("@")
         if at:
-            repository.capability(target)
+            usable(repository, target)
         if revision not in ("", "HEAD"):
             name = f"{name}@{repository.git.resolve(revision)}"
         _activate(repository, name)

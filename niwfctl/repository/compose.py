@@ -12,6 +12,7 @@ from niwfctl.errors import UsageError
 from niwfctl.repository.objects import storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
+from niwfctl.repository.same_field import usable
 
 if TYPE_CHECKING:
     from niwfctl.atlas import RegionEntry
@@ -94,7 +95,7 @@ def parts_of(
     """
     found = []
     for source, weight in zip(sources, weights, strict=True):
-        capability = repository.capability(source)
+        capability = usable(repository, source)
         name, _, revision = source.partition("@")
         of = f"{name}@{repository.git.resolve(revision or 'HEAD')[:12]}"
         own = [Part(of=of, weight=1.0, regions=capability.regions)] if capability.regions else []

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, check_name
-from niwfctl.config import FILE, Config
 from niwfctl.errors import Conflict, UsageError
 from niwfctl.repository.objects import OURS, storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import changed_files, record
+from niwfctl.repository.same_field import require_same_field
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -70,7 +70,7 @@ def merge(
 def _merge(repository: Repository, revision: str, resolution: Resolution, message: str) -> Merged:
     git = repository.git
     ours, theirs = git.resolve("HEAD"), git.resolve(revision)
-    _same_field(repository, revision, theirs)
+    require_same_field(repository, revision)
     base = git.merge_base(ours, theirs)
     before, after = repository.atlas(ours), repository.atlas(theirs)
     if base in (ours, theirs):
@@ -180,24 +180,6 @@ def _renames(
 
 def _unrouted(capability: Capability | None) -> Capability | None:
     return capability.unrouted if capability else None
-
-
-def _same_field(repository: Repository, revision: str, commit: str) -> None:
-    content = repository.git.blob(commit, FILE)
-    if content is None:
-        raise UsageError(f"{revision} is not a niwfctl revision: it has no {FILE}")
-    there, here = Config.parse(content.decode()), repository.config
-    if there.backbone.identity != here.backbone.identity:
-        raise UsageError(
-            f"{revision} stands on another backbone ({there.backbone.model}, "
-            f"{there.backbone.identity[:19]}) than this branch ({here.backbone.identity[:19]}): "
-            "capabilities of one do nothing sensible on the other"
-        )
-    if there.field != here.field or there.backbone.quant != here.backbone.quant:
-        raise UsageError(
-            f"{revision} has another coordinate map, tap layer or quantization than this branch: "
-            "begin both from one `niwfctl init`"
-        )
 
 
 def _commit(repository: Repository, ours: str, theirs: str, atlas: Atlas, message: str) -> str:

@@ -26,6 +26,7 @@ from niwfctl.field.region import Region
 from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
 from niwfctl.repository.regions import load_region, read_coordinates
 from niwfctl.repository.routing import base_cell, stakes
+from niwfctl.repository.same_field import usable
 from niwfctl.training.data import Example, Message
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class Model:
         if capability == AUTO:
             return self._routed("HEAD")
         repository = self._repository
-        return of_capability(repository, repository.capability(capability))
+        return of_capability(repository, usable(repository, capability))
 
     def _routed(self, revision: str) -> Mixture:
         there = stakes(self._repository, self._repository.atlas(revision))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from niwfstore import ObjectStore
 
-from niwfctl.atlas import Atlas, Capability, RegionEntry
+from niwfctl.atlas import Atlas, Capability, RegionEntry, named
 from niwfctl.config import FILE, Config
 from niwfctl.errors import NotARepository, UnknownName
 from niwfctl.repository.checkout import active, checkout, names_capability
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 MANIFESTS = "capabilities"
 COMMIT_PATIENCE = 60.0  # seconds to wait for another commit
-_AT = re.compile(r"(?P<name>[^@]+)(?:@(?P<revision>.+))?")
 
 
 class Repository(Exchange):
@@ -138,8 +136,7 @@ class Repository(Exchange):
         Raises:
             UnknownName: there is no such capability or revision; the message lists what there is.
         """
-        match = _AT.fullmatch(target)
-        name, revision = (match["name"], match["revision"] or "HEAD") if match else (target, "HEAD")
+        name, revision = named(target)
         atlas = self.atlas(revision)
         if name not in atlas:
             there = ", ".join(sorted(atlas)) or "none yet"

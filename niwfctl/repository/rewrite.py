@@ -9,6 +9,7 @@ from niwfctl.atlas import Atlas, Capability, check_name, there
 from niwfctl.errors import ObjectError, UnknownName, UsageError
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
+from niwfctl.repository.same_field import require_same_field
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -72,12 +73,13 @@ def rollback(
 
     Raises:
         UnknownName: there is no such revision, or no such capability there.
-        UsageError: it is so already.
+        UsageError: it is so already, or was on another backbone or coordinate map.
     """
     if name is None and revision is None:
         raise UsageError("say what to bring back: a capability, `--to REV`, or both")
     commit = repository.git.resolve(revision) if revision else _before(repository, name)
     then = repository.atlas(commit)
+    require_same_field(repository, commit)
     if name is not None and name not in then:
         raise UnknownName(f"there was no capability {name!r} at {revision or commit[:12]}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from niwfctl.errors import UsageError
 from niwfctl.repository.compose import parts_of
 from niwfctl.repository.mixture import of_capability, weighted
+from niwfctl.repository.same_field import usable
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -62,7 +63,7 @@ def sweep(
         if source not in data:
             raise UsageError(f"--sweep needs data of {source!r}: give `--data {source}=FILE`")
     model = repository.load(None)
-    mixtures = [of_capability(repository, repository.capability(source)) for source in sources]
+    mixtures = [of_capability(repository, usable(repository, source)) for source in sources]
     rows = [data[source][:ROWS] for source in sources]
     parts_of(repository, sources, [1.0] * len(sources))  # refuses what cannot be composed
 

@@ -198,8 +198,15 @@ def test_another_backbone_is_refused(repository: Repository) -> None:
     repository.git.plain("commit", "-am", "Another backbone")
     repository.git.plain("checkout", "--quiet", "-b", "main", "HEAD~1")
     add(repository, "y", 0.1)
-    with pytest.raises(UsageError, match="another backbone"):
-        repository.merge("other")
+    for use in (
+        lambda: repository.merge("other"),
+        lambda: repository.checkout("x@other"),
+        lambda: repository.compose(["y", "x@other"], "z"),
+        lambda: repository.rollback("y", "other"),
+        lambda: repository.rollback(to="other"),
+    ):
+        with pytest.raises(UsageError, match="another backbone"):
+            use()
 
 
 def test_rollback_brings_back_a_capability_bit_for_bit(repository: Repository) -> None:

@@ -1,0 +1,48 @@
+"""Capabilities act on the field they were trained in, and on no other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from niwfctl.atlas import Capability, named
+from niwfctl.config import FILE, Config
+from niwfctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+
+def usable(repository: Repository, target: str) -> Capability:
+    """The capability that `NAME` or `NAME@REV` says, if it can act here.
+
+    Raises:
+        UnknownName: there is no such capability or revision.
+        UsageError: it was trained in another field.
+    """
+    capability, (_, revision) = repository.capability(target), named(target)
+    if revision != "HEAD":
+        require_same_field(repository, revision)
+    return capability
+
+
+def require_same_field(repository: Repository, revision: str) -> None:
+    """Asks that a revision has HEAD's backbone, coordinate map and tap layer.
+
+    Raises:
+        UsageError: it has not, or is no revision of niwfctl's.
+    """
+    content = repository.git.blob(repository.git.resolve(revision), FILE)
+    if content is None:
+        raise UsageError(f"{revision} is not a niwfctl revision: it has no {FILE}")
+    there, here = Config.parse(content.decode()), repository.config
+    if there.backbone.identity != here.backbone.identity:
+        raise UsageError(
+            f"{revision} stands on another backbone ({there.backbone.model}, "
+            f"{there.backbone.identity[:19]}) than this branch ({here.backbone.identity[:19]}): "
+            "capabilities of one do nothing sensible on the other"
+        )
+    if there.field != here.field or there.backbone.quant != here.backbone.quant:
+        raise UsageError(
+            f"{revision} has another coordinate map, tap layer or quantization than this branch: "
+            "begin both from one `niwfctl init`"
+        )
