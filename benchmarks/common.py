@@ -68,12 +68,14 @@ def embedded() -> Backbone:
     return load(resolve("smollm2"))
 
 
-def task_rows(backbone: Backbone, file: Path) -> tuple[list[Tokens], list[Tokens]]:
-    """(rows to learn from, held-out rows) of one file, none longer than LONGEST."""
+def task_rows(
+    backbone: Backbone, file: Path, measured: int = MEASURED
+) -> tuple[list[Tokens], list[Tokens]]:
+    """(rows to learn from, at most so many held-out rows) of one file, none longer than LONGEST."""
     examples = read_examples([str(file)])
     rows = [encode(backbone.tokenizer, example) for example in examples]
     training = [row for row in rows[:-HELD_OUT] if len(row) <= LONGEST]
-    return training, [row for row in rows[-HELD_OUT:] if len(row) <= LONGEST][:MEASURED]
+    return training, [row for row in rows[-HELD_OUT:] if len(row) <= LONGEST][:measured]
 
 
 class PeftTrainer:

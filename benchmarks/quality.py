@@ -11,7 +11,7 @@ import argparse
 import gc
 from pathlib import Path
 
-from common import PeftTrainer, embedded, markdown, task_rows, write_results
+from common import HELD_OUT, PeftTrainer, embedded, markdown, task_rows, write_results
 
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.calibration import calibrate
@@ -92,7 +92,7 @@ def new_trainer(file: Path, options: TrainingOptions) -> Trainer:
     made = calibrate(backbone, TAP_LAYER, DIM, lambda done, total: None)
     sites = find_sites(backbone.model, TAP_LAYER)
     adapter = FieldAdapter(backbone.model, sites, made.coordinates)
-    training, held_out = task_rows(backbone, file)
+    training, held_out = task_rows(backbone, file, HELD_OUT)
     run = Run(
         id="benchmark",
         name=file.stem,

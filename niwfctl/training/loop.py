@@ -23,6 +23,7 @@ from niwfctl.training.processes import Processes
 from niwfctl.training.run import Run
 
 LARGEST_GRADIENT = 1.0  # gradients of a larger norm are scaled down to it
+GENERATOR_SHARE = 0.5  # of the learning rate: with all of it, gates close before bases have learned
 GLANCES = 4  # looks at the held-out rows on the way
 GLANCE_ROWS = 32
 SAVE_SECONDS = 60.0
@@ -79,7 +80,12 @@ class Trainer:
         self.bases, self.generator = _initial(adapter, run)
         self.coordinates = torch.full((len(training), adapter.coordinates.dim), math.nan)
         self._outcome: dict[str, Tensor] = {}
-        self.optimizer = OPTIMIZERS[self.options.optimizer](self.parameters())
+        self.optimizer = OPTIMIZERS[self.options.optimizer](
+            [
+                {"params": self._of_bases(), "share": 1.0},
+                {"params": list(self.generator.parameters()), "share": GENERATOR_SHARE},
+            ]
+        )
         self.processes = processes or Processes()
         if self.options.gradient_checkpointing:
             recompute_layers(adapter)
@@ -188,7 +194,7 @@ class Trainer:
         self._require_finite(total, float(norm))
         rate = learning_rate(run.step, run.steps, options.lr, options.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total / answers, sum(len(self.training[index]) for index in rows)
@@ -246,8 +252,10 @@ class Trainer:
 
     def parameters(self) -> list[Tensor]:
         """All that is optimized, float32."""
-        of_bases = [tensor for basis in self.bases for tensor in basis.tensors().values()]
-        return [*of_bases, *self.generator.parameters()]
+        return [*self._of_bases(), *self.generator.parameters()]
+
+    def _of_bases(self) -> list[Tensor]:
+        return [tensor for basis in self.bases for tensor in basis.tensors().values()]
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -258,11 +266,11 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
 
 
-def _adamw(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+def _adamw(parameters: Sequence[dict]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, weight_decay=0.0)
 
 
-def _paged_adamw_8bit(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+def _paged_adamw_8bit(parameters: Sequence[dict]) -> torch.optim.Optimizer:
     from bitsandbytes.optim import PagedAdamW8bit
 
     return PagedAdamW8bit(parameters, weight_decay=0.0)
