@@ -14,47 +14,58 @@ from pathlib import Path
 import torch
 from common import PeftTrainer, embedded, markdown, task_rows, write_results
 from quality import new_trainer
-from speed import OPTIONS, RANK, STEPS, our_steps, their_steps
+from speed import OPTIONS, RANK, STEPS, our_steps, seconds, their_steps
+
+SIDES = {
+    "niwfctl": "niwfctl",
+    "checkpointing": "niwfctl, `--gradient-checkpointing`",
+    "peft": "PEFT",
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--only", choices=["niwfctl", "peft"], help="one side, in this process")
+    parser.add_argument("--only", choices=SIDES, help="one side, in this process")
     arguments = parser.parse_args()
     if arguments.only:
         print(json.dumps(peak_memory(arguments.data, arguments.only)))
         return
-    found = {side: measured_apart(arguments.data, side) for side in ("niwfctl", "peft")}
-    ratio = found["niwfctl"]["peak_mib"] / found["peft"]["peak_mib"]
+    found = {side: measured_apart(arguments.data, side) for side in SIDES}
+    peft = found["peft"]["peak_mib"]
     table = markdown(
-        ["peak of the process, MiB", "niwfctl", "PEFT", "ratio"],
+        ["", "peak of the process, MiB", "over PEFT's", "seconds"],
         [
             [
-                f"{STEPS} training steps of 8 rows",
-                *(f"{found[side]['peak_mib']:.0f}" for side in ("niwfctl", "peft")),
-                f"{ratio:.2f}",
+                title,
+                f"{found[side]['peak_mib']:.0f}",
+                f"{found[side]['peak_mib'] / peft:.2f}",
+                f"{found[side]['seconds']:.0f}",
             ]
+            for side, title in SIDES.items()
         ],
     )
+    table += f"\n\n{STEPS} training steps of 8 rows, each side in a process of its own."
+    ratio = found["niwfctl"]["peak_mib"] / peft
     write_results("memory", {"ratio": ratio, "sides": found}, table)
 
 
 def peak_memory(file: Path, side: str) -> dict[str, float]:
-    """Peak of this process over a few training steps, in MiB."""
-    if side == "niwfctl":
-        trainer = new_trainer(file, OPTIONS)
-        loaded = peak()
-        our_steps(trainer)
-    else:
+    """Peak of this process over a few training steps, in MiB, and what the steps take."""
+    if side == "peft":
         backbone = embedded()
         rows, _ = task_rows(backbone, file)
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
-        trainer = PeftTrainer(backbone.model, OPTIONS, RANK)
+        theirs = PeftTrainer(backbone.model, OPTIONS, RANK)
         loaded = peak()
         batches = [[rows[i] for i in order[n * 8 : n * 8 + 8]] for n in range(STEPS)]
-        their_steps(trainer, batches)
-    return {"peak_mib": peak(), "training_mib": peak() - loaded}
+        took = seconds(lambda: their_steps(theirs, batches))
+    else:
+        again = {"gradient_checkpointing": side == "checkpointing"}
+        ours = new_trainer(file, OPTIONS.model_copy(update=again))
+        loaded = peak()
+        took = seconds(lambda: our_steps(ours))
+    return {"peak_mib": peak(), "training_mib": peak() - loaded, "seconds": took}
 
 
 def measured_apart(file: Path, side: str) -> dict[str, float]:
