@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from niwfctl.field.cell import Cell
+from niwfctl.field.cell import Cell, Cells
 
 BASE = -1  # in place of a claim's index
 DISPUTABLE = 0.02  # largest share of an earlier claim's anchors that may be disputed
@@ -49,7 +49,9 @@ class Claim:
 
     def bid(self, z: Tensor) -> Tensor:
         """The score where its cell holds z and z is not ceded, −∞ elsewhere; float64 [...]."""
-        return torch.where(self.cell.contains(z) & ~self.ceded(z), self.score(z), -math.inf)
+        distance = self.cell.distance(z)
+        score = self.cell.log_density_at(distance) - self.bias
+        return torch.where((distance <= self.cell.radius) & ~self.ceded(z), score, -math.inf)
 
     def ceded(self, z: Tensor) -> Tensor:
         """Whether z [..., dim] lies in the neighbourhood of a disputed anchor; bool [...]."""
@@ -72,27 +74,40 @@ class Claim:
         return torch.cdist(self.cell.whiten(a), self.cell.whiten(b), compute_mode=exact)
 
 
-def bids(z: Tensor, base: Cell, claims: Sequence[Claim]) -> Tensor:
-    """Bids of the base and of every claim at z [n, dim]; float64 [n, 1 + claims].
+class Claims:
+    """The base and all claims, asked at once."""
 
-    The first general claim bids for the base, which then makes no bid.
-    """
-    floor = base.log_density(z)
-    found = [torch.where(base.contains(z), floor, -math.inf)]
-    for claim in claims:
-        outbids = claim.cell.log_density(z) - floor > claim.margin
-        found.append(torch.where(outbids, claim.bid(z), -math.inf))
-    for index, claim in enumerate(claims, 1):
-        if claim.general:
-            found[index] = torch.maximum(found[index], found[0])
-            found[0] = torch.full_like(floor, -math.inf)
-            break
-    return torch.stack(found, dim=-1)
+    def __init__(self, base: Cell, claims: Sequence[Claim]) -> None:
+        self._base, self._claims = base, list(claims)
+        self._cells = Cells([claim.cell for claim in claims]) if claims else None
+        self._biases = torch.tensor([claim.bias for claim in claims], dtype=torch.float64)
+        self._margins = torch.tensor([claim.margin for claim in claims], dtype=torch.float64)
+        self._general = next((i for i, claim in enumerate(claims) if claim.general), None)
+
+    def bids(self, z: Tensor) -> Tensor:
+        """Bids of the base and of every claim at z [n, dim]; float64 [n, 1 + claims].
+
+        The first general claim bids for the base, which then makes no bid.
+        """
+        floor = self._base.log_density(z)
+        ground = torch.where(self._base.contains(z), floor, -math.inf)[:, None]
+        if self._cells is None:
+            return ground
+        density, held = self._cells.ask(z)
+        held &= density - floor[:, None] > self._margins
+        for index, claim in enumerate(self._claims):
+            if claim.disputed is not None and held[:, index].any():
+                held[:, index] &= ~claim.ceded(z)
+        found = torch.where(held, density - self._biases, -math.inf)
+        if self._general is not None:
+            found[:, self._general] = torch.maximum(found[:, self._general], ground[:, 0])
+            ground = torch.full_like(ground, -math.inf)
+        return torch.cat([ground, found], dim=-1)
 
 
 def owners(z: Tensor, base: Cell, claims: Sequence[Claim]) -> Tensor:
     """Index of the claim that owns each coordinate, BASE for the base; int64 [n]."""
-    return bids(z, base, claims).argmax(-1) - 1  # all −∞: the first, which is the base
+    return Claims(base, claims).bids(z).argmax(-1) - 1  # all −∞: the first, which is the base
 
 
 def nearest(z: Tensor, claims: Sequence[Claim]) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from niwfctl.atlas import Capability, RegionEntry
 from niwfctl.field.cell import Cell
-from niwfctl.field.routing import Claim, bids, nearest
+from niwfctl.field.routing import Claim, Claims, nearest
 from niwfctl.repository.routing import Stake, claim_of
 
 if TYPE_CHECKING:
@@ -93,11 +93,11 @@ class Routes:
     def __init__(self, claimants: list[str], base: Cell, claims: Sequence[Claim]) -> None:
         self.claimants = claimants
         self.names: list[str | None] = []
-        self._base, self._claims = base, claims
+        self._claims = Claims(base, claims)
 
     def bids(self, z: Tensor) -> Tensor:
         """Bids of the base and of every claim at z [n, dim]; float64 [n, 1 + claims]."""
-        return bids(z.cpu(), self._base, self._claims)
+        return self._claims.bids(z.cpu())
 
     def shares(self, z: Tensor) -> Tensor:
         """1 for the owner of each prompt, 0 for all others; float32 [n, claims]."""
