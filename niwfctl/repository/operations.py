@@ -192,7 +192,11 @@ class Operations:
         return lock(self._folder.with_suffix(".lock"), "operation log", PATIENCE)
 
     def _append(self, operation: Operation) -> None:
-        self._write([*self.list(), operation][-REMEMBERED:])
+        operations = [*self.list(), operation][-REMEMBERED:]
+        self._write(operations)
+        for entry in operations[:-1]:  # only the last can be taken back
+            if entry.removed:
+                shutil.rmtree(self._folder / entry.id, ignore_errors=True)
 
     def _write(self, operations: list[Operation]) -> None:
         text = json.dumps([asdict(operation) for operation in operations], indent=1)

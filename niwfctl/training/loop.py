@@ -91,14 +91,14 @@ class Trainer:
             recompute_layers(adapter)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that goes into a checkpoint."""
+        """All that goes into a checkpoint; once the result is measured, nothing to go on with."""
         named = {
             f"bases.{i}.{key}": value
             for i, basis in enumerate(self.bases)
             for key, value in basis.tensors().items()
         }
         named |= {f"generator.{key}": value for key, value in self.generator.state_dict().items()}
-        for i, parameter in enumerate(self.parameters()):
+        for i, parameter in enumerate([] if self._outcome else self.parameters()):
             state = self.optimizer.state.get(parameter, {})
             named |= {f"optimizer.{i}.{key}": torch.as_tensor(v) for key, v in state.items()}
         return named | {"coordinates": self.coordinates} | self._outcome
