@@ -46,7 +46,10 @@ def main() -> None:
         trained(repository, task, given.data / f"{task}.jsonl", TrainingOptions(steps=given.steps))
     files = {task: given.data / f"{task}.jsonl" for task in given.tasks}
     test = {task: held_out(repository, file, given.rows) for task, file in files.items()}
-    tuned = {task: validation(repository, file)[:SWEPT_ROWS] for task, file in files.items()}
+    tuned = {
+        task: validation(repository, file)[: min(SWEPT_ROWS, given.rows)]
+        for task, file in files.items()
+    }
     results: list[Row] = []
     sizes = range(2, min(len(given.tasks), 3) + 1)
     for parts in (group for size in sizes for group in itertools.combinations(given.tasks, size)):
