@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -52,6 +53,11 @@ class Claim:
         distance = self.cell.distance(z)
         score = self.cell.log_density_at(distance) - self.bias
         return torch.where((distance <= self.cell.radius) & ~self.ceded(z), score, -math.inf)
+
+    @cached_property
+    def own_scores(self) -> Tensor:
+        """The score at its own anchors, float64 [n]: every later claim is held against it."""
+        return self.score(self.anchors)
 
     def ceded(self, z: Tensor) -> Tensor:
         """Whether z [..., dim] lies in the neighbourhood of a disputed anchor; bool [...]."""
@@ -178,7 +184,7 @@ def needed_margin(cell: Cell, anchors: Tensor, scores: Tensor, max_takeover: flo
 
 def lead(cell: Cell, earlier: Claim) -> Tensor:
     """By how much a cell without a bias outbids an earlier claim at its anchors, nats [n]."""
-    return Claim(cell, 0.0, earlier.anchors).bid(earlier.anchors) - earlier.score(earlier.anchors)
+    return Claim(cell, 0.0, earlier.anchors).bid(earlier.anchors) - earlier.own_scores
 
 
 def won(later: Claim, earlier: Claim) -> Tensor:
