@@ -46,23 +46,29 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 5, 20, 100])
     sizes = parser.parse_args().sizes
     with tempfile.TemporaryDirectory() as folder:
-        repository = empty(Path(folder), "smollm2", DIM)
-        costs = {}
+        repository, costs = empty(Path(folder), "smollm2", DIM), {}
         for number in range(max(sizes)):
             took = added(repository, f"c{number}")
             if number + 1 in sizes:
                 costs[number + 1] = {"commit": took, **measured(repository)}
                 print(number + 1, costs[number + 1], flush=True)
+        each = repository.atlas()["c0"].size
     fits = {key: fitted(sizes, [costs[size][key] for size in sizes]) for key in COSTS}
     rows = [
-        [what, *(f"{costs[size][key] * unit:.3g}" for size in sizes), line(fits[key], unit)]
+        [
+            what,
+            *(f"{costs[size][key] * unit:.3g}" for size in sizes),
+            line(fits[key], unit),
+            f"{exponent(*((size, costs[size][key]) for size in sizes[-2:])):.1f}",
+        ]
         for key, (what, unit) in COSTS.items()
     ]
-    columns = ["", *(f"{size}" for size in sizes), "fitted to n capabilities"]
+    last = f"power of n, {sizes[-2]} to {sizes[-1]}"
+    columns = ["", *(f"{size}" for size in sizes), "fitted to n capabilities", last]
     table = (
         f"{markdown(columns, rows)}\n\nSmolLM2-135M-Instruct's shapes: a capability of two bases "
-        "of rank 8 takes 7.8 MB. Weights are random, regions lie apart. The fit is a straight "
-        "line, by least squares."
+        f"of rank 8 takes {each / 1e6:.1f} MB. Weights are random, regions lie apart. The "
+        "fit is a straight line, by least squares."
     )
     write_results("growth", {"costs": costs, "fits": fits}, table)
 
@@ -135,6 +141,11 @@ def fitted(sizes: list[int], costs: list[float]) -> tuple[float, float]:
     """(cost of none, cost of each): the straight line nearest to what was seen."""
     slope, start = np.polyfit(sizes, costs, 1)
     return float(start), float(slope)
+
+
+def exponent(smaller: tuple[int, float], larger: tuple[int, float]) -> float:
+    """p of a cost that grows as n^p between two sizes."""
+    return float(np.log(larger[1] / smaller[1]) / np.log(larger[0] / smaller[0]))
 
 
 def line(fit: tuple[float, float], unit: float) -> str:
