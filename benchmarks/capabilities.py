@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import HELD_OUT, LONGEST, MEASURED
+from common import BROAD, HELD_OUT, LONGEST, MEASURED
 
 from niwfctl.repository import Repository
 from niwfctl.repository.commit import RoutingOptions
@@ -17,7 +17,6 @@ from niwfctl.training.data import Example, read_examples
 from niwfctl.training.loop import Progress
 from niwfctl.training.run import TrainingOptions
 
-BROAD = ("instruct",)  # trained with --general: they also answer what the base would
 VALIDATION = 64  # rows before the held-out ones, for whatever is tuned
 
 

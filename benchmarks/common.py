@@ -24,6 +24,7 @@ from niwfctl.training.loop import LARGEST_GRADIENT, learning_rate
 from niwfctl.training.run import TrainingOptions
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
+BROAD = ("instruct",)  # trained with --general: they also answer what the base would
 LONGEST = 256  # tokens; longer rows are left out on both sides
 HELD_OUT = 200  # last rows of each file of shared data
 MEASURED = 64  # of these

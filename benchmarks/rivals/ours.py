@@ -6,13 +6,14 @@ import time
 from collections.abc import Sequence
 
 import torch
+from common import BROAD
 from torch import Tensor
 
 from niwfctl.atlas import Terms
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.batch import batched, pad, prompt_mask
 from niwfctl.backbone.blend import Blend
-from niwfctl.backbone.calibration import calibrate, pooled
+from niwfctl.backbone.calibration import calibrate, default_dim, pooled
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.sites import find_sites
 from niwfctl.field.basis import Basis
@@ -22,7 +23,7 @@ from niwfctl.training.loop import Trainer
 from niwfctl.training.run import Run
 from rivals.drift import Remembered, drift
 from rivals.loop import answers_of
-from rivals.protocol import DIM, GIVEN, OPEN, Answers, Method, Setting, Task, part, under
+from rivals.protocol import GIVEN, OPEN, Answers, Method, Setting, Task, part, under
 
 TOGETHER = 8  # rows that are answered in one pass
 
@@ -38,7 +39,8 @@ class Niwfctl(Method):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.made = calibrate(self.backbone, self.tap_layer, DIM, lambda done, total: None)
+        dim = default_dim(self.backbone)
+        self.made = calibrate(self.backbone, self.tap_layer, dim, lambda done, total: None)
         self.base, self.skip = self.made.base, self.made.skip
         sites = find_sites(self.model, self.tap_layer)
         self.adapter = FieldAdapter(self.model, sites, self.made.coordinates)
@@ -64,8 +66,10 @@ class Niwfctl(Method):
     def commit(self, name: str, region: Region) -> None:
         """Adds a region, with the smallest bias and margin that the routing lock allows."""
         anchors, scores = self.made.anchors, self.made.scores
-        margin = needed_margin(region.cell, anchors, scores, Terms(order=0).max_base_takeover)
-        claim = Claim(region.cell, 0.0, region.occupied, margin)
+        margin, general = 0.0, name in BROAD
+        if not general:
+            margin = needed_margin(region.cell, anchors, scores, Terms(order=0).max_base_takeover)
+        claim = Claim(region.cell, 0.0, region.occupied, margin, general=general)
         claim, _ = locked(claim, self.claims, self.setting.max_takeover)
         self.regions[name] = region
         self.claims.append(claim)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from niwfctl.backbone.calibration import default_tap_layer
+from niwfctl.backbone.calibration import default_dim, default_tap_layer
 from niwfctl.backbone.load import Backbone
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.sites import find_sites
@@ -19,7 +19,6 @@ from niwfctl.field.basis import Site
 from niwfctl.field.generator import Generator
 from niwfctl.training.run import TrainingOptions
 
-DIM = 32  # coordinates of niwfctl's map; fewer than `init` takes, so that tiny backbones fit
 GIVEN, OPEN = "task given", "no task given"  # how a method may be asked
 WEIGHT_BYTES = 2  # of every number a rival keeps: bf16, whatever it trains in
 
@@ -120,7 +119,7 @@ class Method(ABC):
         self.model = self.backbone.model
         self.tap_layer = default_tap_layer(self.backbone)
         sites = find_sites(self.model, self.tap_layer)
-        self.budget = our_parameters(sites, self.options)
+        self.budget = our_parameters(sites, default_dim(self.backbone), self.options)
 
     @abstractmethod
     def learn(self, task: Task) -> float:
@@ -160,10 +159,10 @@ class Method(ABC):
         return {}
 
 
-def our_parameters(sites: Sequence[Site], options: TrainingOptions) -> int:
+def our_parameters(sites: Sequence[Site], dim: int, options: TrainingOptions) -> int:
     """How many numbers a niwfctl training optimizes: the budget of every method."""
     layers = len({site.layer for site in sites})
-    generator = Generator(DIM, layers, options.bases)
+    generator = Generator(dim, layers, options.bases)
     of_generator = sum(parameter.numel() for parameter in generator.parameters())
     return of_generator + per_rank(sites) * options.rank * options.bases
 
