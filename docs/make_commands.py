@@ -18,7 +18,7 @@ def reference() -> str:
     """Every command with its arguments and options, as Markdown."""
     command = typer.main.get_command(app)
     _describe(command)
-    context = typer.Context(command, info_name="niwfctl")
+    context = typer.Context(command, info_name="niwfctl", **command.context_settings)
     return get_docs_for_click(obj=command, ctx=context, name="niwfctl").rstrip() + "\n"
 
 

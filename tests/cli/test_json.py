@@ -160,7 +160,7 @@ def test_the_docs_explain_every_command_and_every_kind() -> None:
     }
     reporting = {
         name
-        for name, command in (group.commands | bundle).items()
+        for name, command in {**group.commands, **bundle}.items()
         if any("--json" in parameter.opts for parameter in command.params)
     }
     assert reporting == {re.sub(r" (NAME|REV|PROMPT|--\w+)", "", command) for command in GIVEN}

@@ -85,7 +85,7 @@ def logits_of_ours(
     model = repository.load(name)
     model.backbone.model.to(dtype)
     if name and dtype == torch.float32:
-        model.adapter.active.factors = model.adapter.active.factors.float()
+        model.adapter.active.factors = model.adapter.active.factors.for_single_rows()
     with torch.no_grad(), model.adapter.prompts(torch.ones_like(TOKENS, dtype=torch.bool)):
         return model.backbone.model(TOKENS).logits.float()
 
