@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from niwfstore import write_atomic
 
+from niwfctl.atlas import named
 from niwfctl.errors import UnknownName, UsageError
 from niwfctl.repository.same_field import usable
 
@@ -30,10 +31,9 @@ def checkout(repository: Repository, target: str | None) -> str:
         _activate(repository, None)
         return "the bare backbone is active"
     if names_capability(repository, target):
-        name, at, revision = target.partition("@")
-        if at:
-            usable(repository, target)
-        if revision not in ("", "HEAD"):
+        usable(repository, target)
+        name, revision = named(target)
+        if revision != "HEAD":
             name = f"{name}@{repository.git.resolve(revision)}"
         _activate(repository, name)
         return f"capability {name!r} is active"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas, Capability, Part, check_name
+from niwfctl.atlas import Atlas, Capability, Part, check_name, named
 from niwfctl.errors import UsageError
 from niwfctl.repository.objects import storing
 from niwfctl.repository.operations import command_line
@@ -96,8 +96,8 @@ def parts_of(
     found = []
     for source, weight in zip(sources, weights, strict=True):
         capability = usable(repository, source)
-        name, _, revision = source.partition("@")
-        of = f"{name}@{repository.git.resolve(revision or 'HEAD')[:12]}"
+        name, revision = named(source)
+        of = f"{name}@{repository.git.resolve(revision)[:12]}"
         own = [Part(of=of, weight=1.0, regions=capability.regions)] if capability.regions else []
         for part in own or capability.parts:
             found.append(part.model_copy(update={"weight": part.weight * weight}))

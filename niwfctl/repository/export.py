@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from niwfctl import __version__
-from niwfctl.atlas import Capability, RegionEntry
+from niwfctl.atlas import Capability, RegionEntry, named
 from niwfctl.backbone.adapter import ActiveField
 from niwfctl.backbone.embedded import EMBEDDED, UPSTREAM
 from niwfctl.errors import UsageError
@@ -33,6 +33,7 @@ from niwfctl.repository.mixture import of_capability
 from niwfctl.repository.model import Model, pinned_source
 from niwfctl.repository.objects import require_new, require_new_file, storing
 from niwfctl.repository.regions import load_region
+from niwfctl.repository.same_field import usable
 from niwfctl.training.data import Example, data_hash, read_examples
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def export(
     """Does what `Repository.export` says. Nothing appears at `target` before all is written."""
     if form not in FORMATS:
         raise UsageError(f"--format {form!r} is unknown: choose {', '.join(FORMATS)}")
-    capability = repository.capability(name)
+    capability = usable(repository, name)
     layout = _layout(repository) if form == "gguf-lora" else None
     (require_new_file if layout else require_new)(target)
     examples = read_examples([str(source) for source in data]) if data else []
@@ -177,10 +178,10 @@ def _provenance(
     repository: Repository, name: str, where: str, terms: Sequence[_Term]
 ) -> dict[str, object]:
     pinned = repository.config.backbone
-    capability, _, revision = name.partition("@")
+    capability, revision = named(name)
     return {
         "name": capability,
-        "commit": repository.git.resolve(revision or "HEAD"),
+        "commit": repository.git.resolve(revision),
         "gates_at": where,
         "regions": [
             {

@@ -70,7 +70,7 @@ def merge(
 def _merge(repository: Repository, revision: str, resolution: Resolution, message: str) -> Merged:
     git = repository.git
     ours, theirs = git.resolve("HEAD"), git.resolve(revision)
-    require_same_field(repository, revision)
+    require_same_field(repository, theirs, revision)
     base = git.merge_base(ours, theirs)
     before, after = repository.atlas(ours), repository.atlas(theirs)
     if base in (ours, theirs):

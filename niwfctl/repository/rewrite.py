@@ -79,7 +79,7 @@ def rollback(
         raise UsageError("say what to bring back: a capability, `--to REV`, or both")
     commit = repository.git.resolve(revision) if revision else _before(repository, name)
     then = repository.atlas(commit)
-    require_same_field(repository, commit)
+    require_same_field(repository, commit, revision or commit[:12])
     if name is not None and name not in then:
         raise UnknownName(f"there was no capability {name!r} at {revision or commit[:12]}")
 

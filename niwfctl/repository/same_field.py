@@ -21,17 +21,21 @@ def usable(repository: Repository, target: str) -> Capability:
     """
     capability, (_, revision) = repository.capability(target), named(target)
     if revision != "HEAD":
-        require_same_field(repository, revision)
+        require_same_field(repository, repository.git.resolve(revision), revision)
     return capability
 
 
-def require_same_field(repository: Repository, revision: str) -> None:
-    """Asks that a revision has HEAD's backbone, coordinate map and tap layer.
+def require_same_field(repository: Repository, commit: str, revision: str) -> None:
+    """Asks that a commit has HEAD's backbone, coordinate map and tap layer.
+
+    Args:
+        commit: its id.
+        revision: what the user calls it.
 
     Raises:
         UsageError: it has not, or is no revision of niwfctl's.
     """
-    content = repository.git.blob(repository.git.resolve(revision), FILE)
+    content = repository.git.blob(commit, FILE)
     if content is None:
         raise UsageError(f"{revision} is not a niwfctl revision: it has no {FILE}")
     there, here = Config.parse(content.decode()), repository.config

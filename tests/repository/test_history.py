@@ -190,7 +190,7 @@ def test_local_changes_are_not_lost_by_a_merge(conflicting: Repository) -> None:
     assert (conflicting.path / "README").read_text() == "mine, not committed\n"
 
 
-def test_another_backbone_is_refused(repository: Repository) -> None:
+def test_another_backbone_is_refused(repository: Repository, tmp_path: Path) -> None:
     add(repository, "x")
     repository.git.plain("checkout", "--quiet", "-b", "other")
     path = repository.path / "niwf.toml"
@@ -204,6 +204,7 @@ def test_another_backbone_is_refused(repository: Repository) -> None:
         lambda: repository.compose(["y", "x@other"], "z"),
         lambda: repository.rollback("y", "other"),
         lambda: repository.rollback(to="other"),
+        lambda: repository.export("x@other", tmp_path / "adapter", "peft"),
     ):
         with pytest.raises(UsageError, match="another backbone"):
             use()
