@@ -116,7 +116,7 @@ class Cell:
         half_determinant = self.factor.diagonal().log().sum()
         square = distance.square()
         if self.freedom is None:
-            return -0.5 * (square + self.dim * math.log(2 * math.pi)) - half_determinant
+            return _log_gaussian(square, self.dim) - half_determinant
         whole = self.freedom + self.dim
         scale = self.freedom - 2  # so that Σ is the covariance
         norm = torch.lgamma(whole / 2) - torch.lgamma(self.freedom / 2)
@@ -159,11 +159,15 @@ class Cells:
         """(log-density, whether the cell holds z) of every cell at z [n, dim]; [n, cells] each."""
         flat = torch.linalg.solve_triangular(self._factors, z.double().T - self._means, upper=False)
         distance = flat.norm(dim=1).T
-        constant = z.shape[-1] * math.log(2 * math.pi)
-        density = -0.5 * (distance.square() + constant) - self._half_determinants
+        density = _log_gaussian(distance.square(), z.shape[-1]) - self._half_determinants
         return density, distance <= self._radii
 
 
 def _whiten(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
     flat = (z - mean).reshape(-1, z.shape[-1]).T
     return torch.linalg.solve_triangular(factor, flat, upper=False).T.reshape(z.shape)
+
+
+def _log_gaussian(square: Tensor, dim: int) -> Tensor:
+    """log N(z; μ, I) where the squared distance of z from μ is `square`."""
+    return -0.5 * (square + dim * math.log(2 * math.pi))

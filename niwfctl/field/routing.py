@@ -84,7 +84,8 @@ class Claims:
     """The base and all claims, asked at once."""
 
     def __init__(self, base: Cell, claims: Sequence[Claim]) -> None:
-        self._base, self._claims = base, list(claims)
+        self._base = base
+        self._ceding = [(i, claim) for i, claim in enumerate(claims) if claim.disputed is not None]
         self._cells = Cells([claim.cell for claim in claims]) if claims else None
         self._biases = torch.tensor([claim.bias for claim in claims], dtype=torch.float64)
         self._margins = torch.tensor([claim.margin for claim in claims], dtype=torch.float64)
@@ -101,8 +102,8 @@ class Claims:
             return ground
         density, held = self._cells.ask(z)
         held &= density - floor[:, None] > self._margins
-        for index, claim in enumerate(self._claims):
-            if claim.disputed is not None and held[:, index].any():
+        for index, claim in self._ceding:
+            if held[:, index].any():
                 held[:, index] &= ~claim.ceded(z)
         found = torch.where(held, density - self._biases, -math.inf)
         if self._general is not None:
