@@ -128,7 +128,7 @@ def _training_line(run: Run) -> str:
         )
     options = run.options
     return (
-        f"{run.steps} steps of {options.batch_size * options.grad_accum} rows, lr {options.lr:g}, "
+        f"{run.steps} steps of {options.rows_a_step} rows, lr {options.lr:g}, "
         f"seed {options.seed}, {run.seconds:.0f} s"
     )
 

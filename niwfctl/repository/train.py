@@ -47,6 +47,7 @@ def train(
         if previous:
             sources, options = previous.sources, previous.options
         options = _defaults(options or TrainingOptions())
+        processes.share(range(options.rows_a_step))  # refuses too many before the long loading
         examples = read_examples(sources)
         digest = data_hash(examples)
         if previous and digest != previous.data_hash:
@@ -137,8 +138,7 @@ def _defaults(options: TrainingOptions) -> TrainingOptions:
 
 
 def _steps(options: TrainingOptions, rows: Rows) -> int:
-    size = options.batch_size * options.grad_accum
-    return options.steps or math.ceil(options.epochs * len(rows.training) / size)
+    return options.steps or math.ceil(options.epochs * len(rows.training) / options.rows_a_step)
 
 
 def _reused(repository: Repository, model: Model, run: Run, rows: Rows) -> tuple[Reused, ...]:

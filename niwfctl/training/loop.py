@@ -209,7 +209,7 @@ class Trainer:
 
     def rows_of(self, step: int) -> list[int]:
         """The rows of a step: each epoch is a new order, which depends on the seed alone."""
-        size, count = self.options.batch_size * self.options.grad_accum, len(self.training)
+        size, count = self.options.rows_a_step, len(self.training)
         places = range(step * size, (step + 1) * size)
         orders = {
             epoch: torch.randperm(

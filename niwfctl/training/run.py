@@ -47,6 +47,11 @@ class TrainingOptions(BaseModel):
     )
     general: bool = Field(False, description="also answer what the base's own cell holds")
 
+    @property
+    def rows_a_step(self) -> int:
+        """Rows of an optimizer step, of all processes together."""
+        return self.batch_size * self.grad_accum
+
 
 def _with_threads(platform: dict[str, str | int]) -> dict[str, str | int]:
     threads = platform.get("threads")
