@@ -44,7 +44,9 @@ COSTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 5, 20, 100])
-    sizes = parser.parse_args().sizes
+    sizes = sorted(set(parser.parse_args().sizes))
+    if len(sizes) < 2:
+        parser.error("--sizes: growth needs two sizes or more")
     with tempfile.TemporaryDirectory() as folder:
         repository, costs = empty(Path(folder), "smollm2", DIM), {}
         for number in range(max(sizes)):
@@ -59,7 +61,7 @@ def main() -> None:
             what,
             *(f"{costs[size][key] * unit:.3g}" for size in sizes),
             line(fits[key], unit),
-            f"{exponent(*((size, costs[size][key]) for size in sizes[-2:])):.1f}",
+            f"{exponent(sizes[-2:], [costs[size][key] for size in sizes[-2:]]):.1f}",
         ]
         for key, (what, unit) in COSTS.items()
     ]
@@ -143,9 +145,10 @@ def fitted(sizes: list[int], costs: list[float]) -> tuple[float, float]:
     return float(start), float(slope)
 
 
-def exponent(smaller: tuple[int, float], larger: tuple[int, float]) -> float:
-    """p of a cost that grows as n^p between two sizes."""
-    return float(np.log(larger[1] / smaller[1]) / np.log(larger[0] / smaller[0]))
+def exponent(sizes: list[int], costs: list[float]) -> float:
+    """p of a cost that grows as n^p from one size to another."""
+    _, power = fitted(np.log(sizes), np.log(costs))
+    return power
 
 
 def line(fit: tuple[float, float], unit: float) -> str:
