@@ -2,8 +2,7 @@
 
     python benchmarks/auto.py DATA_DIR FOLDER [--tasks code shell instruct] [--rounds 7]
 
-Sides take turns in every
-round; the figure is the median of the rounds' ratios.
+Sides take turns in every round; the figure is the median of the rounds' ratios.
 """
 
 from __future__ import annotations

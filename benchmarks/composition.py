@@ -93,7 +93,7 @@ def ours(
         model.use(part)
         alone.append(model.score(test[part]).perplexity)
     found = []
-    recipes = [Recipe(weights) for weights in choices]
+    recipes = [Recipe(weights, method) for method in ("linear", "svd") for weights in choices]
     recipes += [Recipe(choices[0], method, rank=16) for method in MERGING]
     recipes.append(Recipe(method=EXACT[1]))
     for recipe in recipes:
@@ -102,7 +102,8 @@ def ours(
         kept = [a / model.score(test[p]).perplexity for a, p in zip(alone, parts, strict=True)]
         repository.operations.undo()
         used = recipe.weights or (1.0,) * len(parts)
-        found.append(_row(parts, "niwfctl", recipe.method, used, kept, done.error))
+        rank = f", rank {recipe.rank}" if recipe.rank else ""
+        found.append(_row(parts, "niwfctl", recipe.method + rank, used, kept, done.error))
     return found
 
 

@@ -59,6 +59,13 @@ def least_retention(results: Results) -> str:
     return f"linear {linear}, routed {routed}, PEFT's best method {best('PEFT')}"
 
 
+def related(results: Results) -> str:
+    """Of the first pair, whose tasks are related."""
+    first = results["results"][0]
+    auto = next(o for o in results["results"] if o["way"].startswith("--reuse auto"))
+    return f"{auto['bytes'] / first['bytes']:.2f}, {auto['perplexity'] / first['perplexity']:.3f}"
+
+
 def across(key: str, form: str) -> Callable[[Results], str]:
     """The worst of a figure over the tasks."""
     return lambda results: form.format(max(one[key] for one in results["results"]))
@@ -125,6 +132,12 @@ FIGURES = (
             f"{statistics.median(o['token'] for o in r['results']):.3f}"
         ),
         "≤ 1.03",
+    ),
+    Figure(
+        "reuse",
+        "`--reuse auto` beside a related capability over training alone: new bytes, perplexity",
+        related,
+        "≤ 0.5, ≤ 1.01",
     ),
     Figure(
         "composition",
