@@ -15,8 +15,12 @@ from niwfctl.repository.record import record
 from niwfctl.repository.same_field import usable
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from niwfctl.atlas import RegionEntry
+    from niwfctl.field.region import Region
     from niwfctl.repository.repository import Repository
+    from niwfctl.training.run import Run
 
 EXACT = ("linear", "routed")
 MERGING = ("svd", "ties", "dare_linear", "dare_ties", "magnitude_prune")
@@ -66,10 +70,9 @@ def compose(
     _require_free(repository.atlas(), name)
     repository.git.require_identity(repository.path)
     message = message or f"Compose {name} of {', '.join(sources)}"
-    error, entry = None, None
-    if recipe.method not in EXACT:
-        entry, error = _merged(repository, name, parts, recipe)
+    merged = None if recipe.method in EXACT else _merged(repository, name, parts, recipe)
     with storing(), repository.writing(), repository.operations.recording(command_line()):
+        entry = merged and merged.sealed(repository)
 
         def change(atlas: Atlas) -> Atlas:
             _require_free(atlas, name)
@@ -82,7 +85,7 @@ def compose(
 
         commit = record(repository, change, message)
     repository.git.tell_hook("post-commit")
-    return Composed(commit, repository.atlas(commit)[name], error)
+    return Composed(commit, repository.atlas(commit)[name], merged and merged.error)
 
 
 def parts_of(
@@ -142,13 +145,26 @@ def _never_routed(entry: RegionEntry) -> RegionEntry:
     return entry.model_copy(update={"terms": terms, "routing": None})
 
 
-def _merged(
-    repository: Repository, name: str, parts: Sequence[Part], recipe: Recipe
-) -> tuple[RegionEntry, float]:
+@dataclass(frozen=True)
+class _Merged:
+    """A region that approximates others, not in the store yet."""
+
+    run: Run
+    region: Region
+    probe: Tensor
+    error: float
+
+    def sealed(self, repository: Repository) -> RegionEntry:
+        """To be called under the lock that keeps gc out until it is committed."""
+        from niwfctl.repository.commit import seal
+
+        return seal(repository, self.run, self.region, self.probe)
+
+
+def _merged(repository: Repository, name: str, parts: Sequence[Part], recipe: Recipe) -> _Merged:
     """A region of one basis, which approximates the parts at the means of their cells."""
     from niwfctl.backbone.adapter import ActiveField
     from niwfctl.backbone.probe import witnessed
-    from niwfctl.repository.commit import seal
     from niwfctl.repository.merging import merged_region
     from niwfctl.repository.model import Model
     from niwfctl.repository.regions import load_region
@@ -177,5 +193,4 @@ def _merged(
         steps=0,
         witness=witness,
     )
-    with storing():
-        return seal(repository, run, region, probe), error
+    return _Merged(run, region, probe, error)
