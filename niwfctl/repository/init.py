@@ -17,6 +17,7 @@ from niwfctl.repository.git import Git
 from niwfctl.repository.objects import object_file, require_folder, storing
 from niwfctl.tensors import as_bytes
 
+ATTRIBUTES_FILE = ".gitattributes"
 ATTRIBUTES = "objects/*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 
 
@@ -32,7 +33,7 @@ def initialize(
     """Does what `Repository.init` says; nothing is written before the model has been read."""
     require_folder(path)
     Git.require_identity(path)
-    _refuse_second(path)
+    _refuse_loss(path)
     source = resolve(model, revision)
     backbone = load(source, quant)
     tap_layer = default_tap_layer(backbone) if tap_layer is None else tap_layer
@@ -47,7 +48,7 @@ def initialize(
 
     repository = Repository(git)
     with storing(), repository.writing():
-        _refuse_second(path)
+        _refuse_loss(path)
         pointer = repository.store.put_tensors(as_bytes(tensors))
         config = Config(
             backbone=BackboneConfig(
@@ -61,13 +62,12 @@ def initialize(
                 tap_layer=tap_layer, dim=dim, skip_tokens=calibration.skip, coordinates=pointer.oid
             ),
         )
-        head = git.head()
-        attributes = (git.blob(head, ".gitattributes") if head else None) or b""
+        head, attributes = git.head(), _committed(path, ATTRIBUTES_FILE) or b""
         if ATTRIBUTES.encode() not in attributes:
             attributes += ATTRIBUTES.encode()
         changes = {
             FILE: config.dump().encode(),
-            ".gitattributes": attributes,
+            ATTRIBUTES_FILE: attributes,
             object_file(pointer.oid): pointer.text().encode(),
         }
         commit = git.commit(changes, f"Begin a field on {model}", [head] if head else [])
@@ -77,11 +77,22 @@ def initialize(
     return git
 
 
-def _refuse_second(path: Path) -> None:
+def _refuse_loss(path: Path) -> None:
+    """Asks for a folder without a field, and without files that git could not bring back."""
+    committed = {name: _committed(path, name) for name in (FILE, ATTRIBUTES_FILE)}
+    if committed[FILE] is not None:
+        raise UsageError(f"{path} is a niwfctl repository already: see `niwfctl status`")
+    for name, content in committed.items():
+        file = path / name
+        if file.exists() and file.read_bytes() != content:
+            raise UsageError(f"{file} would be overwritten: commit or move it first")
+
+
+def _committed(path: Path, name: str) -> bytes | None:
+    """A file at HEAD of the git repository in a folder, if there is one."""
     try:
         git = Git.open(path)
     except NotARepository:
-        return
+        return None
     head = git.head()
-    if git.worktree.resolve() == path.resolve() and head and git.blob(head, FILE):
-        raise UsageError(f"{path} is a niwfctl repository already: see `niwfctl status`")
+    return git.blob(head, name) if head and git.worktree.resolve() == path.resolve() else None

@@ -169,6 +169,15 @@ def test_init_where_it_cannot_be(
     refused(fresh, ["init", "--model", backbone], 2, "already")
 
 
+@pytest.mark.parametrize("name", ["niwf.toml", ".gitattributes"])
+def test_init_over_what_git_could_not_bring_back(
+    refused: Refused, backbone: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    refused(tmp_path, ["init", "--model", backbone, "--dim", 8], 2, name)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_init_at_a_file(refused: Refused, backbone: Path, data: Path) -> None:
     refused(data.parent, ["init", data.name, "--model", backbone, "--dim", 8], 2, data.name)
 
