@@ -44,7 +44,7 @@ class Terms(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    order: int = Field(ge=0, description="regions there were when it was committed")
+    order: int = Field(ge=0, description="greater than that of every region there was before")
     max_takeover: float = Field(0.02, ge=0, le=1, description="of each earlier region's anchors")
     max_base_takeover: float = Field(0.05, ge=0, le=1, description="of the base's anchors")
     manual: bool = Field(False, description="never routed to")

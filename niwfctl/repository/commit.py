@@ -164,7 +164,7 @@ def adding(
         entry.id for name in routing.supersede for entry in there(atlas, name).regions
     )
     limits = repository.config.routing
-    order = sum(len(capability.regions) for capability in atlas.values())
+    order = _next_order(atlas)
     for number, entry in enumerate(entries):
         terms = Terms(
             order=order + number,
@@ -184,6 +184,12 @@ def adding(
     if not routing.accept_shadow:
         require_light(atlas, names, limits.max_shadow)
     return atlas
+
+
+def _next_order(atlas: Atlas) -> int:
+    """After every region that is there, however many were removed."""
+    regions = (entry for capability in atlas.values() for entry in capability.regions)
+    return 1 + max((entry.terms.order for entry in regions if entry.terms), default=-1)
 
 
 def _with(atlas: Atlas, run: Run, entry: RegionEntry) -> Capability:

@@ -118,6 +118,19 @@ def test_a_removed_owner_leaves_no_neighbourhoods_behind(crowd: Crowd) -> None:
     assert stake.claim.disputed is None and repository.verify().ok
 
 
+def test_a_newcomer_is_held_against_older_regions_however_many_were_removed(crowd: Crowd) -> None:
+    for name, place in (("first", 20.0), ("second", 30.0), ("old", 5.0)):
+        repository = crowd(name, place)
+    for name in ("first", "second"):
+        repository.remove(name)
+    crowd("new", 5.1, accept_shadow=True)
+    assert [stake.name for stake in stakes(repository, repository.atlas())] == ["old", "new"]
+    (entry,) = repository.capability("new").regions
+    (count,) = entry.routing.takeover
+    assert entry.routing.bias > 0 and count.won <= 0.02 * count.anchors
+    assert repository.verify().ok
+
+
 def test_a_region_wins_no_more_of_the_base_than_it_may(crowd: Crowd) -> None:
     limit(crowd("far", 50.0), "max_base_takeover", 0.05, 0.01)
     repository = crowd("wide", 0.0)
