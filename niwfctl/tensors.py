@@ -16,6 +16,7 @@ _DTYPES = {
     torch.bfloat16: "BF16",
     torch.float16: "F16",
     torch.int64: "I64",
+    torch.uint8: "U8",
 }
 
 
