@@ -338,8 +338,11 @@ class Repository(Exchange):
 
     def uncommitted(self) -> list[Run]:
         """Trainings that no capability of HEAD came from."""
-        committed = {entry.run.id for entry in self._entries()}
-        return [run for run in self.trainings.runs() if run.id not in committed]
+        return [run for run in self.trainings.runs() if not self.committed(run)]
+
+    def committed(self, run: Run) -> bool:
+        """Whether a capability of HEAD came from a training."""
+        return any(entry.run.id == run.id for entry in self._entries())
 
     def changes(self) -> list[str]:
         """Files of niwfctl in the work tree that differ from HEAD, as `git status --short`."""

@@ -100,6 +100,8 @@ def _previous(
     if restart and not resume:
         return None  # not even read: it may be damaged
     found = repository.trainings.get(name)
+    if found and repository.committed(found):
+        found = None  # a kill just after the commit has left it behind
     if resume:
         if found is None:
             raise UsageError(f"there is no training of {name!r} to resume: start it with --data")
@@ -151,11 +153,17 @@ def _reused(repository: Repository, model: Model, run: Run, rows: Rows) -> tuple
     if AUTOMATIC in options.reuse:
         chosen += _related(repository, model, rows, options.batch_size)
     found = {
-        ref.oid: Reused(of=name, oid=ref.oid, size=ref.size, scale=entry.scale)
+        ref.oid: Reused(of=name, oid=ref.oid, size=ref.size, scale=_scale_of(entry, ref))
         for name, entry in chosen
         for ref in entry.bases
     }
     return tuple(found.values())
+
+
+def _scale_of(entry: RegionEntry, basis: ObjectRef) -> float:
+    """The α/r that a basis of a region was sealed under: another's, where it was reused itself."""
+    reused = {one.oid: one.scale for one in entry.run.reused}
+    return reused.get(basis.oid, entry.scale)
 
 
 def _related(

@@ -101,6 +101,20 @@ def test_reused_bases_begin_as_they_were_sealed_under_any_alpha(
         assert torch.allclose(found.float(), expected.float(), rtol=1e-5, atol=1e-9)
 
 
+def test_a_basis_reused_twice_keeps_the_strength_that_it_was_sealed_under(
+    committed: Repository, pears: Path
+) -> None:
+    committed.train("pear", [pears], options(reuse=("apple",), alpha=3.0))
+    committed.commit(["pear"], "Pears")
+    run = committed.train("plum", [pears], options(reuse=("pear",), steps=1))
+    (apple,) = committed.capability("apple").regions
+    (pear,) = committed.capability("pear").regions
+    sealed_by_apple = {ref.oid for ref in apple.bases}
+    assert apple.scale != pear.scale
+    for one in run.reused:
+        assert one.scale == (apple.scale if one.oid in sealed_by_apple else pear.scale)
+
+
 def test_an_interrupted_extension_resumes_to_the_same_bits(
     committed: Repository, pears: Path
 ) -> None:

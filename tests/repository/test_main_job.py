@@ -1,5 +1,6 @@
 """The main job on a tiny backbone: train, commit, check out, run, prove."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,18 @@ def test_a_second_commit_leaves_the_first_capability_equal_bit_for_bit(
     assert len(examples) == after.coordinates.shape[0]
     report = again.verify(deep=True)
     assert report.ok, report
+
+
+def test_a_training_that_a_kill_left_behind_its_commit_is_no_training_any_more(
+    trained: Repository, tmp_path: Path, data: Path
+) -> None:
+    left = shutil.copytree(trained.trainings.root / "apple", tmp_path / "apple")
+    trained.commit(["apple"], "Apples")
+    shutil.copytree(left, trained.trainings.root / "apple", dirs_exist_ok=True)
+    assert not trained.uncommitted()
+    extend = QUICK.model_copy(update={"mode": "extend", "steps": 1})
+    assert trained.train("apple", [data], extend).finished
+    trained.commit(["apple"], "More apples")
 
 
 def test_training_lowers_the_perplexity_of_held_out_rows(trained: Repository) -> None:
