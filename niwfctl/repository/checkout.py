@@ -45,8 +45,9 @@ def checkout(repository: Repository, target: str | None) -> str:
             f"neither a capability, a branch, a tag nor a commit is called {target!r}: "
             f"capabilities are {there}"
         ) from error
-    repository.git.checkout(target.removeprefix("refs/heads/"))
-    del repository.config
+    with repository.writing():  # a commit under way lands on the branch that it began on
+        repository.git.checkout(target.removeprefix("refs/heads/"))
+    repository.__dict__.pop("config", None)  # the other commit may have another
     return f"at {repository.git.branch() or commit[:12]} ({commit[:12]})"
 
 

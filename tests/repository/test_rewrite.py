@@ -81,6 +81,14 @@ def test_a_capability_changed_by_a_merge_comes_back_as_it_was_before(
     clean(two)
 
 
+def test_one_repository_object_moves_from_revision_to_revision(two: Repository) -> None:
+    two.git.plain("branch", "before", "HEAD~1")
+    main = two.git.branch()
+    for revision in ("before", main, "before"):
+        two.checkout(revision)
+        assert two.git.branch() == revision and two.config.field
+
+
 def test_a_rollback_that_makes_no_sense_is_refused(two: Repository) -> None:
     head = two.git.head()
     with pytest.raises(UnknownName, match="no capability 'y' at HEAD~1"):
