@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -66,9 +67,32 @@ def related(results: Results) -> str:
     return f"{auto['bytes'] / first['bytes']:.2f}, {auto['perplexity'] / first['perplexity']:.3f}"
 
 
-def across(key: str, form: str) -> Callable[[Results], str]:
-    """The worst of a figure over the tasks."""
-    return lambda results: form.format(max(one[key] for one in results["results"]))
+STREAM = {"niwfctl": "niwfctl", "per-task": "a LoRA a task", "any-ssr": "Any-SSR"}
+STREAM |= {"ewc": "EWC on LoRA", "replay": "replay of 5%", "lora": "one LoRA"}
+
+
+def longest_stream(results: Results, way: str) -> dict[str, list[Results]]:
+    """Lines of the methods by title, of the stream of most tasks."""
+    counted = [one for one in results["lines"] if " of " in one["unchanged"]]
+    longest = max(counted, key=lambda one: int(one["unchanged"].split()[-1]))["sequence"]
+    lines = [one for one in results["lines"] if (one["sequence"], one["way"]) == (longest, way)]
+    found = {title: [one for one in lines if one["method"] == key] for key, title in STREAM.items()}
+    return {title: lines for title, lines in found.items() if lines}
+
+
+def average_perplexity(results: Results) -> str:
+    return ", ".join(
+        f"{title} {math.exp(-statistics.mean(one['average'] for one in lines)):.3f}"
+        for title, lines in longest_stream(results, "no task given").items()
+    )
+
+
+def kept_bits(results: Results) -> str:
+    told = longest_stream(results, "task given")["niwfctl"][0]["unchanged"]
+    rest = longest_stream(results, "no task given").items()
+    return f"niwfctl told the task {told}; not told: " + ", ".join(
+        f"{title} {lines[0]['unchanged']}" for title, lines in rest
+    )
 
 
 FIGURES = (
@@ -132,6 +156,18 @@ FIGURES = (
             f"{statistics.median(o['token'] for o in r['results']):.3f}"
         ),
         "≤ 1.03",
+    ),
+    Figure(
+        "continual",
+        "tasks learned one after another, no task given: average perplexity in the end",
+        average_perplexity,
+        "",
+    ),
+    Figure(
+        "continual",
+        "the same: earlier tasks of which every held-out row's loss has kept its bits",
+        kept_bits,
+        "all, told the task",
     ),
     Figure(
         "reuse",
