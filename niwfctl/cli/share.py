@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -105,13 +106,22 @@ def clone(
     """Clone a repository."""
     from niwfctl.repository.remote import clone as copy
 
-    target = ctx.obj / (folder or Path(url.rstrip("/")).name.removesuffix(".git"))
+    target = ctx.obj / (folder or _folder_name(url))
     repository = copy(inside(ctx.obj, url), target, lazy)
     names = sorted(repository.atlas())
     if as_json:
         emit_json({"path": str(repository.path), "capabilities": names})
     else:
         out.print(f"{', '.join(names) or 'no capabilities yet'}", markup=False)
+
+
+def _folder_name(url: str) -> str:
+    """The name of a clone, as git derives it."""
+    path = url.rstrip("/").removesuffix("/.git").rstrip("/").removesuffix(".git")
+    name = re.split("[/:]", path)[-1]
+    if not name:
+        raise UsageError(f"{url!r} holds no name for a folder: give one after it")
+    return name
 
 
 @bundle.command("create")

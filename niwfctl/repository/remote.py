@@ -177,7 +177,7 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
         lazy: no objects; they come when a command first needs them.
 
     Raises:
-        UsageError: the folder is there, not empty, and no clone of this.
+        UsageError: the folder is there, not empty, and no clone of this; or it cannot be replaced.
         NotARepository: what is there is no niwfctl repository.
         RemoteError: the remote cannot be reached, or git-lfs is missing.
     """
@@ -186,8 +186,9 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
     require_git()
     if not lazy:
         require_lfs()
+    folder = folder.resolve()
     if not _is_clone(url, folder):
-        require_new(folder)
+        _require_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clone-") as scratch:
             whole = Path(scratch) / folder.name
@@ -198,6 +199,16 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
     if not lazy:
         repository.remotes.fetch("origin")
     return repository
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Asks that a folder can be made, or is empty and can make way for another."""
+    require_new(folder)
+    if folder == Path.cwd() or folder.is_mount():
+        raise UsageError(
+            f"{folder} is the current folder or a mount, and cannot make way for a clone: give the "
+            "name of a new folder"
+        )
 
 
 def _check_out(url: str, git: Git) -> None:

@@ -90,6 +90,45 @@ def test_a_clone_that_fails_leaves_nothing(tmp_path: Path, niwfctl: Callable[...
 
 
 @needs_lfs
+def test_an_empty_folder_becomes_a_clone_except_the_current_one(
+    shared: Repository, tmp_path: Path, niwfctl: Callable[..., Result], monkeypatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for where in (".", tmp_path / "empty"):
+        result = niwfctl("clone", "--lazy", shared.path, where)
+        assert result.exit_code == 2 and "is the current folder" in result.stderr
+    assert not list(tmp_path.rglob(".clone-*"))
+    monkeypatch.chdir(tmp_path)
+    assert niwfctl("-C", "empty", "clone", "--lazy", shared.path, ".").exit_code == 0
+    monkeypatch.chdir(tmp_path / "empty")
+    assert niwfctl("clone", "--lazy", shared.path, ".").exit_code == 0  # it is one already
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["host:copy.git", "ssh://me@host:22/a/copy.git/", "/a/copy/.git", "a/copy/.git/", "copy/"],
+)
+def test_a_clone_is_named_as_git_names_it(
+    committed: Repository, url: str, niwfctl: Callable[..., Result], monkeypatch
+) -> None:
+    asked = []
+
+    def copy(url: str, folder: Path, lazy: bool) -> Repository:
+        asked.append(folder)
+        return committed
+
+    monkeypatch.setattr("niwfctl.repository.remote.clone", copy)
+    assert niwfctl("clone", url).exit_code == 0
+    assert asked == [Path("copy")]
+
+
+def test_a_clone_of_what_holds_no_name_asks_for_one(niwfctl: Callable[..., Result]) -> None:
+    result = niwfctl("clone", "/")
+    assert result.exit_code == 2 and "no name" in result.stderr
+
+
+@needs_lfs
 def test_a_clone_takes_the_only_branch_where_the_remote_names_another(
     shared: Repository, remote: Path, tmp_path: Path
 ) -> None:
