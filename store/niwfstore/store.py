@@ -105,6 +105,8 @@ class ObjectStore:
     def set_aside(self, oid: str, folder: Path) -> Path | None:
         """Moves an object away if its bytes are not what its name says.
 
+        Its time says since when it lies there, for whoever removes what is old.
+
         Returns:
             Where it is now; None if it was whole, and stayed.
 
@@ -118,6 +120,8 @@ class ObjectStore:
         except CorruptObject:
             make_dirs(folder)
             self._verified.pop(oid, None)
+            with suppress(OSError):  # another's
+                os.utime(self.path(oid), follow_symlinks=False)
             return Path(shutil.move(self.path(oid), folder / oid))
         return None
 

@@ -148,6 +148,15 @@ def test_only_what_is_corrupt_is_set_aside(store: ObjectStore, tmp_path: Path) -
     assert pointer.oid not in store
 
 
+def test_what_is_set_aside_is_as_old_as_its_setting_aside(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    path = store.path(store.put_tensors(TENSORS).oid)
+    damage(path, b"nonsense")
+    os.utime(path, (0, 0))
+    assert store.set_aside(path.name, tmp_path).stat().st_mtime > time.time() - 3600
+
+
 @pytest.mark.parametrize("oid", ["", "../../etc/passwd", "A" * 64, "0" * 63])
 def test_a_name_that_is_no_hash_is_refused(store: ObjectStore, oid: str) -> None:
     with pytest.raises(StoreError, match="64 hexadecimal digits"):
