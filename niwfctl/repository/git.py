@@ -5,6 +5,7 @@ A kill can leave no index.lock behind, since none is taken, and everything git w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from niwfctl.repository.reflocks import await_locks
 Changes = Mapping[str, bytes | None]
 _REF = "%(refname:lstrip=2)%1f%(objectname)%1f%(*objectname)%1f%(contents:subject)"
 _NO_OBJECT = "0" * 40
+_BLOB = re.compile(rb"\w+ blob (\d+)\n")  # what `cat-file --batch` says before the content
+_FILE = re.compile(r"^:\d+ 100644 \w+ (\w+) \w\t(.+)$", re.M)  # (blob, path) as `diff-tree` says
 
 
 class Ref(NamedTuple):
@@ -110,17 +113,22 @@ class Git(GitProcess):
         listed = self._run.for_each_ref(
             "--format=%(refname)", f"refs/heads/{name}", f"refs/tags/{name}"
         )
-        return [ref for ref in listed.splitlines() if ref.split("/", 2)[2] == name]
+        return [ref for ref in _lines(listed) if ref.split("/", 2)[2] == name]
 
     def refs(self, kind: str) -> list[Ref]:
         """Branches (`heads`) or tags (`tags`), by name."""
         listed = self._run.for_each_ref(f"--format={_REF}", f"refs/{kind}")
-        found = (line.split("\x1f") for line in listed.splitlines())
+        found = (line.split("\x1f", 3) for line in _lines(listed))
         return [Ref(name, peeled or id, subject) for name, id, peeled, subject in found]
 
     def files(self, commit: str, folder: str) -> dict[str, str]:
-        """Blob id by path of the files in one folder of a commit."""
-        listed = self._run.ls_tree("-z", commit, "--", f"{folder}/")
+        """Blob id by path of the files in one folder of a commit.
+
+        Raises:
+            GitError: a folder is missing or damaged.
+        """
+        with self._command(f"list {folder} of {commit[:12]}"):
+            listed = self._run.ls_tree("-z", commit, "--", f"{folder}/")
         entries = (entry.split("\t", 1) for entry in listed.split("\0") if entry)
         return {path: meta.split()[2] for meta, path in entries if meta.split()[1] == "blob"}
 
@@ -132,21 +140,38 @@ class Git(GitProcess):
             return None
 
     def blobs(self, ids: Iterable[str]) -> dict[str, bytes]:
-        """Contents of blobs by id, read by one git process."""
+        """Contents of blobs by id, read by one git process.
+
+        Raises:
+            GitError: one is missing or damaged.
+        """
         wanted = list(dict.fromkeys(ids))
         if not wanted:
             return {}
         with as_input("".join(f"{blob}\n" for blob in wanted)) as questions:
             answer = self._run.cat_file(
-                "--batch", istream=questions, stdout_as_string=False, strip_newline_in_stdout=False
+                "--batch",
+                istream=questions,
+                stdout_as_string=False,
+                strip_newline_in_stdout=False,
+                with_exceptions=False,  # at a damaged blob git ends, so its answer is too short
             )
         found, start = {}, 0
         for blob in wanted:
-            end = answer.index(b"\n", start)
-            size = int(answer[start:end].split()[2])
-            found[blob] = answer[end + 1 : end + 1 + size]
-            start = end + size + 2
+            header = _BLOB.match(answer, start)
+            end = header.end() + int(header[1]) if header else len(answer)
+            if not header or end >= len(answer):
+                raise self._unreadable(blob)
+            found[blob] = answer[header.end() : end]
+            start = end + 1
         return found
+
+    def _unreadable(self, blob: str) -> GitError:
+        file = self.common / "objects" / blob[:2] / blob[2:]
+        return GitError(
+            f"git's blob {blob} is missing or damaged: remove {file} if it is there, then run "
+            "`git fetch --refetch` to get it from a remote, or copy that file from another clone"
+        )
 
     def commit(
         self, changes: Changes, message: str, parents: Sequence[str], onto: str | None = None
@@ -231,6 +256,7 @@ class Git(GitProcess):
 
         def read(index: Path) -> None:
             env = {"GIT_INDEX_FILE": str(index)}
+            self._stage(self._brought(old, new), env)
             # The index knows no file times for what `sync` put there.
             self._git("update-index", "-q", "--refresh", env=env, with_exceptions=False)
             self._git("read-tree", "-m", "-u", old, new, env=env)
@@ -241,6 +267,16 @@ class Git(GitProcess):
         except git.GitCommandError as error:
             raise UsageError(f"local changes would be lost: {words(error)}") from error
         self.advance(new, old, reason)
+
+    def _brought(self, old: str, new: str) -> dict[str, str]:
+        """Blob by path of the changes that lie in the work tree already: a killed move's."""
+        plain = ("-c", "core.quotePath=true")  # so a path that is quoted names no file
+        listed = self._git(*plain, "diff-tree", "-r", "--no-renames", "--diff-filter=AM", old, new)
+        found = {path: blob for blob, path in _FILE.findall(listed)}
+        files = [path for path in found if (self.worktree / path).is_file()]
+        with as_input("".join(f"{path}\n" for path in files)) as paths:
+            blobs = self._git("hash-object", "--no-filters", "--stdin-paths", istream=paths).split()
+        return dict(found.items() & zip(files, blobs, strict=True))
 
     def merge_base(self, one: str, other: str) -> str | None:
         """The best common ancestor; None if the histories have nothing in common."""
@@ -274,8 +310,14 @@ class Git(GitProcess):
         Raises:
             GitError: an object is missing or damaged.
         """
-        with self._command("find its own objects whole"):
-            self._git("fsck", "--strict", "--no-dangling", "--no-progress")
+        status, found, error = self._git(
+            *("fsck", "--strict", "--no-dangling", "--no-progress"),
+            with_extended_output=True,
+            with_exceptions=False,
+        )
+        if status:
+            what = "; ".join(_lines(f"{error}\n{found}")) or f"exit status {status}"
+            raise GitError(f"git did not find its own objects whole: {what}")
 
     def checkout(self, revision: str) -> None:
         """`git checkout REVISION`.
@@ -286,15 +328,14 @@ class Git(GitProcess):
         self.plain("checkout", "--quiet", revision)
 
     def changes(self, *paths: str) -> list[str]:
-        """Lines of `git status --short` for paths of the work tree."""
-        listed = self._run.status(
-            "--short", "--untracked-files=all", "--", *paths, strip_newline_in_stdout=False
-        )
-        return listed.splitlines()
+        """Lines of `git status --porcelain` for paths of the work tree."""
+        listed = self._run.status("--porcelain", "--untracked-files=all", "--", *paths)
+        return _lines(listed)
 
     def log(self, revision: str, format: str, *options: str) -> str:
-        """`git log` with a format."""
-        return self._run.log(revision, f"--format={format}", *options)
+        """`git log` with a format, and nothing that git's configuration adds to it."""
+        plain = ("--no-show-signature", "--no-color")
+        return self._run.log(revision, f"--format={format}", *plain, *options)
 
     def has_header(self, commit: str, name: str) -> bool:
         """Whether a commit object has a header of that name."""
@@ -347,3 +388,8 @@ class Git(GitProcess):
         return self._run.cat_file(
             "blob", name, stdout_as_string=False, strip_newline_in_stdout=False
         )
+
+
+def _lines(listed: str) -> list[str]:
+    """Lines as git ends them: `splitlines` would end them at a form feed or U+2028 as well."""
+    return [line for line in listed.split("\n") if line]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from niwfctl.atlas import Capability
 from niwfctl.repository.git import Git
 
-_FORMAT = "%x1e%H%x1f%an%x1f%ae%x1f%aI%x1f%D%x1f%B%x1d"
+_FORMAT = "%x00%H%x00%an%x00%ae%x00%aI%x00%D%x00%B%x00"  # NUL: all else a message may hold
+_FIELDS = 7  # the last is what the commit changed
 _NONE = "0" * 40
 
 
@@ -67,7 +68,8 @@ class History:
         if first_parent:
             options.append("--first-parent")
         text = self._git.log(self._git.resolve(revision), _FORMAT, *options)
-        parsed = [_parse(record) for record in text.split("\x1e")[1:]]
+        fields = iter(text.split("\0")[1:])
+        parsed = [_parse(*record) for record in zip(*[fields] * _FIELDS, strict=True)]
         contents = self._git.blobs(blob for _, changes in parsed for _, blob, _ in changes)
         return [Commit(*fields, tuple(_changes(changes, contents))) for fields, changes in parsed]
 
@@ -86,13 +88,13 @@ class History:
         return [(drawn, commits.get(commit)) for drawn, _, commit in lines]
 
 
-def _parse(record: str) -> tuple[tuple, list[tuple[str, str, str]]]:
+def _parse(
+    commit: str, author: str, email: str, date: str, refs: str, message: str, raw: str
+) -> tuple[tuple, list[tuple[str, str, str]]]:
     """The fields of a commit, and (kind, blob, path) of each manifest it changed."""
-    head, raw = record.split("\x1d", 1)
-    commit, author, email, date, refs, message = head.split("\x1f")
     fields = (commit, author, email, date, tuple(filter(None, refs.split(", "))), message.strip())
     changes = []
-    for line in raw.strip().splitlines():
+    for line in filter(None, raw.split("\n")):
         meta, path = line.split("\t", 1)
         if path.startswith("capabilities/") and path.endswith(".json"):
             _, _, before, after, _ = meta.split()

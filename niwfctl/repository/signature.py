@@ -48,7 +48,7 @@ class Signature:
 
 def signature(git: Git, commit: str) -> Signature:
     """The signature of a commit, by `git log`'s `%G?`."""
-    code, signer = git.log(commit, "%G?%x1f%GS", "--max-count=1").split("\x1f")
+    code, signer = git.log(commit, "%G?%x1f%GS", "--max-count=1").split("\x1f", 1)
     if code == "N" and git.has_header(commit, "gpgsig"):
         code = "E"  # git says N as well where it was not told which keys to trust
     return Signature(_STATES.get(code, "unsigned"), signer or None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from niwfstore import MalformedPointer, MissingObject, Pointer
 
-from niwfctl.errors import FormatError, GitError, ObjectError
+from niwfctl.errors import FormatError, GitError, ObjectError, UsageError
 from niwfctl.repository.objects import QUARANTINE, object_file, obtain, pointed
 from niwfctl.training.run import read_run
 
@@ -31,16 +32,18 @@ class Collected:
 
     Attributes:
         objects: (id, bytes) of each.
+        scratch: bytes that killed commands had left.
         operations: how many entries of the operation log were forgotten.
     """
 
     objects: tuple[tuple[str, int], ...]
+    scratch: int
     operations: int
 
     @property
     def size(self) -> int:
         """Bytes freed."""
-        return sum(size for _, size in self.objects)
+        return sum(size for _, size in self.objects) + self.scratch
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,17 @@ def _reused(repository: Repository) -> Iterator[str]:
     return (one.oid for run in runs for one in run.reused)
 
 
-def _pointer_blobs(repository: Repository) -> dict[str, str]:
+def _pointer_blobs(repository: Repository, *options: str) -> dict[str, str]:
     """Object id by blob of its pointer, of all that git can reach."""
-    return pointed(repository.git, "--all", "--reflog", "--indexed-objects", "HEAD")
+    return pointed(repository.git, *options, "--all", "--reflog", "--indexed-objects", "HEAD")
 
 
 def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collected:
     """Removes objects that nothing can reach and that are older than `keep_days`.
 
     A commit under way holds the lock. Where the file system knows no locks, only age tells what
-    such a commit has stored, so what is younger than a day stays.
+    such a commit has stored, so what is younger than a day stays. So do scratch folders anywhere:
+    some are of commands that need no lock.
     """
     with repository.writing() as alone:
         if not alone and keep_days < LONGEST_COMMIT:
@@ -96,16 +100,34 @@ def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collecte
         unreachable = [oid for oid in store if oid not in kept]
         gone = [oid for oid in unreachable if store.path(oid).stat().st_mtime <= oldest]
         objects = tuple((oid, store.size(oid)) for oid in gone)
+        unused = min(oldest, time.time() - LONGEST_COMMIT * 86400)
+        scratch = _old(repository.private / "tmp", unused)
+        left = sum(_size(folder) for folder in scratch)
         if dry_run:
-            return Collected(objects, 0)
+            return Collected(objects, left, 0)
         for oid in gone:
             store.remove(oid)
         store.clean_temporary(keep_days * 86400)
-        for path in (repository.private / QUARANTINE).glob("*"):
-            if path.lstat().st_mtime <= oldest:
-                path.unlink()
+        for path in _old(repository.private / QUARANTINE, oldest):
+            path.unlink()
+        for folder in scratch:
+            shutil.rmtree(folder, ignore_errors=True)
         before = datetime.now(UTC) - timedelta(days=keep_days)
-        return Collected(objects, repository.operations.forget(before))
+        return Collected(objects, left, repository.operations.forget(before))
+
+
+def _old(folder: Path, oldest: float) -> list[Path]:
+    """What lies in a folder and was not changed since a time."""
+    found = []
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError):  # whoever made it may remove it
+            if path.lstat().st_mtime <= oldest:
+                found.append(path)
+    return found
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def check_all(repository: Repository) -> tuple[int, list[Damage]]:
@@ -115,18 +137,30 @@ def check_all(repository: Repository) -> tuple[int, list[Damage]]:
         repository.git.check()
     except GitError as error:
         damage.append(Damage("git", str(error)))
-    blobs = _pointer_blobs(repository)
+    try:
+        blobs = _pointer_blobs(repository, "--missing=allow-any")
+    except UsageError as error:  # git cannot go on at a damaged commit or folder
+        return 0, [*damage, Damage("git", str(error))]
     pointers: dict[str, Pointer] = {}
-    for blob, text in repository.git.blobs(blobs).items():
+    texts = _texts(repository, blobs)
+    for blob in blobs:
         try:
-            pointers[blob] = Pointer.parse(text)
-        except MalformedPointer as error:
+            pointers[blob] = Pointer.parse(texts.get(blob) or repository.git.blobs([blob])[blob])
+        except (MalformedPointer, GitError) as error:
             damage.append(Damage(object_file(blobs[blob]), str(error)))
     objects = dict.fromkeys(pointers.values())
     damage += [found for pointer in objects if (found := _object_damage(repository, pointer))]
     for commit in repository.git.plain("rev-list", "--all", "HEAD").splitlines():
         damage += _commit_damage(repository, commit, pointers)
     return len(objects), damage
+
+
+def _texts(repository: Repository, blobs: Iterable[str]) -> dict[str, bytes]:
+    """Contents of blobs; none where one cannot be read, so that each has to be tried."""
+    try:
+        return repository.git.blobs(blobs)
+    except GitError:
+        return {}
 
 
 def _object_damage(repository: Repository, pointer: Pointer) -> Damage | None:
@@ -146,10 +180,10 @@ def _commit_damage(
     """Whether every object of a commit has its pointer there, or no remote would carry it."""
     try:
         atlas = repository.atlas(commit)
-    except FormatError as error:
+        files = repository.git.files(commit, "objects")
+    except (FormatError, GitError) as error:
         yield Damage(commit[:12], str(error))
         return
-    files = repository.git.files(commit, "objects")
     for capability in atlas.values():
         for ref in capability.objects:
             blob = files.get(object_file(ref.oid), "")

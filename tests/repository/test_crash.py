@@ -92,6 +92,39 @@ def test_a_kill_at_any_step_of_a_commit_leaves_the_old_state_or_the_new(
     assert moment > 50
 
 
+def test_a_kill_at_any_step_of_a_fast_forward_lets_it_be_done_again(
+    waiting: Path, tmp_path: Path
+) -> None:
+    ready = shutil.copytree(waiting, tmp_path / "ready")
+    repository = Repository.open(ready)
+    (ready / "README").write_text("old\n")
+    run_git(ready, "add", "README")
+    run_git(ready, "commit", "-q", "-m", "Readme")
+    main = repository.git.branch()
+    run_git(ready, "checkout", "-q", "-b", "side")
+    (ready / "README").write_text("new\n")
+    run_git(ready, "commit", "-q", "-a", "-m", "Change")
+    repository.commit([], "Fruit")
+    run_git(ready, "checkout", "-q", main)
+    for moment in count(1):
+        path = shutil.copytree(ready, tmp_path / str(moment))
+
+        def merge(path: Path = path, moment: int = moment) -> None:
+            kill_at(moment)
+            Repository.open(path).merge("side")
+
+        code = ended(start(merge))
+        assert code in (0, KILLED)
+        if code == KILLED:
+            Repository.open(path).merge("side")
+        settled(path, NAMES)
+        assert (path / "README").read_text() == "new\n"
+        shutil.rmtree(path)
+        if code == 0:
+            break
+    assert moment > 10
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_kill_at_any_step_of_saving_leaves_the_old_checkpoint_or_the_new(
     waiting: Path, tmp_path: Path, again: bool

@@ -1,5 +1,7 @@
 """gc keeps whatever could still be needed, and removes the rest."""
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +110,37 @@ def test_what_the_reflog_holds_stays_and_what_nothing_holds_goes(left: Repositor
     assert {oid for oid, _ in collect(left, 0.0, True).objects} == needed <= set(left.store)
     assert {oid for oid, _ in collect(left, 0.0, False).objects} == needed
     assert not needed & set(left.store) and not check_all(left)[1]
+
+
+def age(path: Path, days: float) -> None:
+    then = time.time() - days * 86400
+    os.utime(path, (then, then))
+
+
+def test_a_corrupt_object_is_kept_from_when_it_was_put_aside(committed: Repository) -> None:
+    path = committed.store.path(committed.capability("apple").regions[0].region.oid)
+    path.chmod(0o644)
+    path.write_bytes(b"nonsense")
+    age(path, 60)
+    check_all(committed)
+    kept = committed.private / "quarantine" / path.name
+    collect(committed, 14.0, False)
+    assert kept.is_file() and not path.exists()
+    age(kept, 15)
+    collect(committed, 14.0, False)
+    assert not kept.exists()
+
+
+def test_what_killed_commands_left_goes_once_it_is_old(fresh: Repository) -> None:
+    old, young = (fresh.private / "tmp" / name for name in ("old", "young"))
+    for folder in (old, young):
+        (folder / "objects").mkdir(parents=True)
+        (folder / "objects" / "0").write_bytes(bytes(1000))
+    age(old, 15)
+    assert collect(fresh, 14.0, True).size == 1000 and old.exists()
+    assert collect(fresh, 14.0, False).size == 1000
+    assert collect(fresh, 0.0, False).size == 0  # a command that needs no lock may be using it
+    assert young.exists() and not old.exists()
 
 
 @pytest.mark.parametrize("undone", [False, True], ids=["waiting", "undone"])

@@ -156,3 +156,5 @@ def test_a_commit_that_is_not_what_was_signed_fails_verify(
     ssh.git.plain("update-ref", "HEAD", commit)
     code, signed = reported(niwfctl, ssh)
     assert code == 1 and signed["state"] == "bad"
+    configured(ssh, log__showSignature="true")
+    assert reported(niwfctl, ssh) == (code, signed)

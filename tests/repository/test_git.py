@@ -1,0 +1,121 @@
+"""What git is asked is understood, whatever is configured, written or damaged."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults import run_git
+
+from niwfctl.errors import GitError
+from niwfctl.repository import Repository
+from niwfctl.repository.objects import manifest_file, object_file
+from niwfctl.repository.upkeep import check_all
+
+Add = Callable[..., str]
+Harm = Callable[[Path], object]
+
+ODD = "Odd\x0c\x1c\x1d\x1e\x1f\x85\u2028subject"
+
+
+def test_no_configuration_alters_what_is_read(committed: Repository, add: Add) -> None:
+    run_git(committed.path, "checkout", "-q", "-b", "side", "HEAD~1")
+    add(committed, "x", 0.1)
+    committed.merge(run_git(committed.path, "rev-parse", "@{-1}"))
+    (committed.path / manifest_file("x")).write_text("{}")
+    graph, changes = committed.history.graph(), committed.git.changes()
+    assert changes == [" M capabilities/x.json"] and any(not commit for _, commit in graph)
+    for name in ("status.branch", "log.showSignature"):
+        run_git(committed.path, "config", name, "true")
+    run_git(committed.path, "config", "color.ui", "always")
+    assert committed.git.changes() == changes
+    assert committed.history.graph() == graph
+
+
+def test_a_message_and_an_author_may_hold_any_character(committed: Repository) -> None:
+    before = committed.history.log()
+    message = f"{ODD}\n\n{ODD}"
+    author = "--author=A\x1fd\x1ea <ada@example.org>"
+    run_git(committed.path, "commit", "-q", "--allow-empty", "-m", message, author)
+    run_git(committed.path, "tag", "odd")
+    run_git(committed.path, "tag", "-a", "-m", ODD, "noted")
+    newest, *others = committed.history.log()
+    assert (newest.message, newest.author, newest.changes) == (message, "A\x1fd\x1ea", ())
+    assert [(one.id, one.message, one.changes) for one in others] == [
+        (one.id, one.message, one.changes) for one in before
+    ]
+    head = committed.git.head()
+    assert committed.git.refs("tags") == [("noted", head, ODD), ("odd", head, ODD)]
+    committed.remove("apple")
+    committed.rollback("apple")
+    assert set(committed.atlas()) == {"apple"}
+
+
+def test_a_branch_name_may_hold_line_separators(committed: Repository) -> None:
+    run_git(committed.path, "branch", "a\u2028b")
+    assert committed.git.names("a\u2028b") == ["refs/heads/a\u2028b"]
+    assert "a\u2028b" in [ref.name for ref in committed.git.refs("heads")]
+
+
+def in_the_beginning(file: Path) -> None:
+    file.write_bytes(b"xx" + file.read_bytes()[2:])
+
+
+def at_the_end(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def harmed(repository: Repository, name: str, harm: Harm) -> str:
+    """Damages the loose object of that name; its id."""
+    found = run_git(repository.path, "rev-parse", name)
+    file = repository.git.common / "objects" / found[:2] / found[2:]
+    file.chmod(0o644)
+    harm(file)
+    return found
+
+
+@pytest.mark.parametrize("harm", [in_the_beginning, at_the_end, Path.unlink])
+def test_a_damaged_manifest_is_named_with_how_to_get_it_back(
+    committed: Repository, add: Add, tmp_path: Path, harm: Harm
+) -> None:
+    add(committed, "x", 0.1)
+    other = str(tmp_path / "other")
+    run_git(committed.path, "clone", "-q", "--no-local", "--bare", ".", other)
+    run_git(committed.path, "remote", "add", "origin", other)
+    blob = harmed(committed, f"HEAD:{manifest_file('apple')}", harm)
+    with pytest.raises(GitError, match=f"blob {blob} .*remove .*`git fetch --refetch`"):
+        Repository.open(committed.path).atlas()
+    with pytest.raises(GitError, match=blob):
+        committed.history.log()
+    (committed.git.common / "objects" / blob[:2] / blob[2:]).unlink(missing_ok=True)
+    run_git(committed.path, "fetch", "--refetch", "origin")
+    assert set(committed.atlas()) == {"apple", "x"} and check_all(committed)[1] == []
+
+
+@pytest.mark.parametrize("harm", [in_the_beginning, at_the_end, Path.unlink])
+def test_fsck_goes_on_where_a_blob_is_damaged(committed: Repository, add: Add, harm: Harm) -> None:
+    first = committed.git.head()
+    add(committed, "x", 0.1)
+    count, damage = check_all(committed)
+    assert damage == []
+    lost, unnamed = committed.atlas()["x"].objects[:2]
+    committed.store.remove(lost.oid)
+    manifest = harmed(committed, f"HEAD:{manifest_file('x')}", harm)
+    pointer = harmed(committed, f"HEAD:{object_file(unnamed.oid)}", harm)
+    checked, damage = check_all(Repository.open(committed.path))
+    problems = {one.subject: one.problem for one in damage}
+    assert manifest in problems[committed.git.head()[:12]]
+    assert pointer in problems.get(object_file(unnamed.oid), problems["git"])
+    assert object_file(lost.oid) in problems and checked == count - 1
+    assert not any(first[:12] in subject for subject in problems)
+
+
+@pytest.mark.parametrize("name", ["HEAD~1", "HEAD~1^{tree}", "HEAD~1:capabilities"])
+@pytest.mark.parametrize("harm", [in_the_beginning, Path.unlink])
+def test_fsck_reports_a_damaged_commit_or_folder(
+    committed: Repository, add: Add, name: str, harm: Harm
+) -> None:
+    add(committed, "x", 0.1)
+    harmed(committed, name, harm)
+    _, damage = check_all(Repository.open(committed.path))
+    assert "git" in [one.subject for one in damage]
