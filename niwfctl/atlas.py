@@ -21,6 +21,7 @@ from niwfctl.errors import FormatError, UnknownName, UsageError
 from niwfctl.training.run import Platform, Run
 
 FORMAT = 2  # 1 knew no compositions and no reused bases
+RESERVED = ("HEAD", "auto", "base")  # a revision, `--reuse auto`, and what answers without any
 _AT = re.compile(r"(?P<name>[^@]+)(?:@(?P<revision>.+))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -232,8 +233,10 @@ def check_name(name: str) -> str:
     """A name that every file system and git can hold.
 
     Raises:
-        UsageError: it is empty, too long, or has other characters.
+        UsageError: it is empty, too long, has other characters, or means something else already.
     """
+    if name in RESERVED:
+        raise UsageError(f"{name!r} cannot name a capability: it means something else in commands")
     if not _NAME.fullmatch(name) or name.endswith((".lock", ".")):
         shown = name if len(name) <= 40 else name[:40] + "…"
         raise UsageError(

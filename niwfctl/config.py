@@ -78,15 +78,15 @@ class Config(BaseModel):
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
     @classmethod
-    def parse(cls, text: str) -> Config:
+    def parse(cls, content: bytes) -> Config:
         """Reads the file.
 
         Raises:
-            FormatError: not TOML, of a newer format, or with a wrong or missing entry.
+            FormatError: not TOML in UTF-8, of a newer format, or with a wrong or missing entry.
         """
         try:
-            plain = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            plain = tomllib.loads(content.decode())
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise FormatError(f"{FILE} is not valid TOML: {error}; {mend(FILE)}") from error
         return validated(cls, FILE, plain, FORMAT)
 

@@ -33,6 +33,8 @@ def branch(
 
     git = Repository.open(ctx.obj).git
     said = ""
+    if delete and name is None:
+        raise UsageError("--delete: say which branch")
     if name is None:
         said = git.plain("branch", "--list", "-v")
     elif delete:
@@ -58,6 +60,8 @@ def tag(
 
     git = Repository.open(ctx.obj).git
     said = ""
+    if delete and name is None:
+        raise UsageError("--delete: say which tag")
     if name is None:
         said = git.plain("tag", "--list", "-n1")
     elif delete:

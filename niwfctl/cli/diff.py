@@ -55,7 +55,7 @@ def diff(
             emit_json(_compared_json(compared, named))
         else:
             _show_compared(compared, named, stat)
-        different = compared.a.objects != compared.b.objects
+        different = compared.different
     elif named:
         raise UsageError(
             f"{named[0]!r} is a capability and the other is not: compare two of a kind"

@@ -91,7 +91,7 @@ def run_line(run: Run) -> str:
 def perplexity_line(run: Run) -> str:
     """What a run came to, on the rows held out."""
     if run.finished and run.perplexity is None:
-        return "not measured, since only prompts were given"
+        return "not measured" + (", since only prompts were given" if run.adapter else "")
     return f"{number(run.base_perplexity)} (base) → {number(run.perplexity)}"
 
 
@@ -120,6 +120,8 @@ def show_capability(capability: Capability, indent: str = "") -> None:
 
 
 def _training_line(run: Run) -> str:
+    if run.origin == "composed":
+        return "none: approximated from what `data` names"
     if run.adapter:
         made_for = f", made for {run.adapter.base_model}" if run.adapter.base_model else ""
         return (

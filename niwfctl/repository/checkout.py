@@ -28,14 +28,14 @@ def active(repository: Repository) -> str | None:
 def checkout(repository: Repository, target: str | None) -> str:
     """Does what `Repository.checkout` says."""
     if target is None:
-        _activate(repository, None)
+        activate(repository, None)
         return "the bare backbone is active"
     if names_capability(repository, target):
         usable(repository, target)
         name, revision = named(target)
         if revision != "HEAD":
             name = f"{name}@{repository.git.resolve(revision)}"
-        _activate(repository, name)
+        activate(repository, name)
         return f"capability {name!r} is active"
     try:
         commit = repository.git.resolve(target)
@@ -53,9 +53,9 @@ def checkout(repository: Repository, target: str | None) -> str:
 
 def names_capability(repository: Repository, target: str) -> bool:
     """Does what `Repository.names_capability` says."""
-    name, at, _ = target.partition("@")
+    name, at, revision = target.partition("@")
     if at:
-        return bool(name) and not target.startswith("@")
+        return bool(name) and not revision.startswith("{")  # as in HEAD@{1}, which is git's
     if target not in repository.atlas():
         return False
     refs = repository.git.names(target)
@@ -68,6 +68,7 @@ def names_capability(repository: Repository, target: str) -> bool:
     return True
 
 
-def _activate(repository: Repository, capability: str | None) -> None:
+def activate(repository: Repository, capability: str | None) -> None:
+    """Makes a capability the one to answer with; None: the bare backbone."""
     content = json.dumps({"capability": capability}).encode()
     write_atomic(repository.git.folder / _FILE, content)

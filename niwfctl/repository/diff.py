@@ -71,6 +71,11 @@ class Compared:
     place: Neighbourhood | None
     sites: list[SiteDifference]
 
+    @property
+    def different(self) -> bool:
+        """Whether they are sums of other regions, or with other weights."""
+        return _weights(self.a) != _weights(self.b)
+
 
 def revisions(before: Atlas, after: Atlas) -> list[Changed]:
     """What differs between two atlases, by name."""
@@ -115,6 +120,15 @@ def capabilities(repository: Repository, a: Capability, b: Capability) -> Compar
         neighbourhood(*claims) if len(claims) == 2 else None,
         site_differences(FrozenSum.at_means(one), FrozenSum.at_means(other)),
     )
+
+
+def _weights(capability: Capability) -> dict[str, float]:
+    """By the id of the region."""
+    found = {entry.id: 1.0 for entry in capability.regions}
+    for part in capability.parts:
+        for entry in part.regions:
+            found[entry.id] = found.get(entry.id, 0.0) + part.weight
+    return found
 
 
 def _kind(old: Capability | None, new: Capability | None) -> str:

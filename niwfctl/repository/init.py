@@ -64,7 +64,7 @@ def initialize(
         )
         head, attributes = git.head(), _committed(path, ATTRIBUTES_FILE) or b""
         if ATTRIBUTES.encode() not in attributes:
-            attributes += ATTRIBUTES.encode()
+            attributes += b"\n" * (attributes[-1:] not in (b"", b"\n")) + ATTRIBUTES.encode()
         changes = {
             FILE: config.dump().encode(),
             ATTRIBUTES_FILE: attributes,

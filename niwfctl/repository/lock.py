@@ -54,7 +54,7 @@ def lock(path: Path, purpose: str, patience: float = 0.0) -> Iterator[bool]:
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         command = shlex.join(["niwfctl", *sys.argv[1:]])[:200]
         text = f"process {os.getpid()} on {os.uname().nodename}, `{command}`, since {since}"
-        write_atomic(holder, text.encode())
+        write_atomic(holder, text.encode(errors="backslashreplace"))
         with path.open("ab") as second:
             keeps_out = not _acquired(second.fileno())
         yield keeps_out

@@ -192,7 +192,7 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clone-") as scratch:
             whole = Path(scratch) / folder.name
-            _run(["git", "clone", url, str(whole)])
+            _run(["git", "clone", "--origin", "origin", url, str(whole)])
             _check_out(url, Git.open(whole))
             whole.rename(folder)
     repository = Repository.open(folder)

@@ -113,7 +113,7 @@ class Repository(Exchange):
                 f"{self.path} is a git repository without {FILE} in its history: make it a "
                 "niwfctl repository with `niwfctl init`"
             )
-        return Config.parse(content.decode())
+        return Config.parse(content)
 
     def atlas(self, revision: str = "HEAD") -> Atlas:
         """All capabilities of a revision.

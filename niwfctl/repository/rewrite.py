@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, check_name, there
 from niwfctl.errors import ObjectError, UnknownName, UsageError
+from niwfctl.repository.checkout import activate, active
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import require_same_field
@@ -53,7 +54,10 @@ def rename(repository: Repository, old: str, new: str, message: str | None) -> s
         atlas = {name: other for name, other in atlas.items() if name != old}
         return atlas | {new: capability.model_copy(update={"name": new})}
 
-    return _recorded(repository, renamed, message or f"Rename {old} to {new}")
+    commit = _recorded(repository, renamed, message or f"Rename {old} to {new}")
+    if active(repository) == old:
+        activate(repository, new)
+    return commit
 
 
 def rollback(

@@ -38,7 +38,7 @@ def require_same_field(repository: Repository, commit: str, revision: str) -> No
     content = repository.git.blob(commit, FILE)
     if content is None:
         raise UsageError(f"{revision} is not a niwfctl revision: it has no {FILE}")
-    there, here = Config.parse(content.decode()), repository.config
+    there, here = Config.parse(content), repository.config
     if there.backbone.identity != here.backbone.identity:
         raise UsageError(
             f"{revision} stands on another backbone ({there.backbone.model}, "

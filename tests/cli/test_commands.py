@@ -18,6 +18,7 @@ from typer.testing import Result
 from niwfctl import __version__
 from niwfctl.cli.main import app
 from niwfctl.repository import Repository
+from niwfctl.repository.compose import Recipe
 from niwfctl.repository.record import record
 
 Command = Callable[..., Result]
@@ -44,11 +45,14 @@ def test_init_joins_a_git_repository_and_keeps_its_files(
 ) -> None:
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     (tmp_path / "mine.txt").write_text("mine")
-    subprocess.run(["git", "-C", tmp_path, "add", "mine.txt"], check=True)
+    (tmp_path / ".gitattributes").write_text("*.png binary")  # no newline at its end
+    subprocess.run(["git", "-C", tmp_path, "add", "."], check=True)
     subprocess.run(["git", "-C", tmp_path, "commit", "-qm", "Mine"], check=True)
     assert niwfctl("-C", tmp_path, "init", "--model", backbone, "--dim", 8).exit_code == 0
     listed = subprocess.check_output(["git", "-C", tmp_path, "ls-tree", "--name-only", "HEAD"])
     assert {"mine.txt", "niwf.toml", ".gitattributes"} <= set(listed.decode().split())
+    rules = (tmp_path / ".gitattributes").read_text().splitlines()
+    assert rules[0] == "*.png binary" and rules[1].startswith("objects/*.safetensors filter=lfs")
     assert not subprocess.check_output(["git", "-C", tmp_path, "status", "--porcelain"])
 
 
@@ -271,6 +275,10 @@ def test_diff_of_revisions_and_of_capabilities(
     assert change["kind"] == "added"
     assert niwfctl("-C", committed.path, "diff", "--exit-code").exit_code == 1
     assert niwfctl("-C", committed.path, "diff", "HEAD", "HEAD", "--exit-code").exit_code == 0
+    committed.compose(["apple"], "double", Recipe((2.0,)))
+    for other, code in (("apple", 0), ("double", 1)):  # the same bases, with another weight
+        done = niwfctl("-C", committed.path, "diff", "apple", other, "--stat", "--exit-code")
+        assert done.exit_code == code
     plot = tmp_path / "map.svg"
     assert niwfctl("-C", committed.path, "diff", "apple", "plum", "--plot", plot).exit_code == 0
     assert plot.read_text().startswith("<?xml")

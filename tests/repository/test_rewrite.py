@@ -81,6 +81,23 @@ def test_a_capability_changed_by_a_merge_comes_back_as_it_was_before(
     clean(two)
 
 
+def test_a_renamed_capability_stays_the_active_one(two: Repository) -> None:
+    old = sorted(two.atlas())[0]
+    two.checkout(old)
+    two.rename(old, "renamed")
+    assert two.active == "renamed"
+
+
+@pytest.mark.parametrize("name", ["HEAD", "auto", "base"])
+def test_what_means_something_else_names_no_capability(two: Repository, name: str) -> None:
+    with pytest.raises(UsageError, match="means something else"):
+        two.rename(sorted(two.atlas())[0], name)
+
+
+def test_reflog_entries_are_revisions_and_no_capabilities(two: Repository) -> None:
+    assert not two.names_capability("HEAD@{1}")
+
+
 def test_one_repository_object_moves_from_revision_to_revision(two: Repository) -> None:
     two.git.plain("branch", "before", "HEAD~1")
     main = two.git.branch()
