@@ -56,8 +56,8 @@ def least_retention(results: Results) -> str:
                 chosen[parts] = max(chosen.get(parts, 0.0), min(one["retentions"]))
         return f"{min(chosen.values()):.3f}"
 
-    linear, routed = best("niwfctl", "linear"), best("niwfctl", "routed")
-    return f"linear {linear}, routed {routed}, PEFT's best method {best('PEFT')}"
+    ours = ", ".join(f"{one} {best('niwfctl', one)}" for one in ("linear", "svd", "routed"))
+    return f"{ours}, PEFT's best method {best('PEFT')}"
 
 
 def related(results: Results) -> str:
