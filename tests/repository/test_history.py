@@ -98,7 +98,7 @@ def test_without_conflicts_the_union_does_not_depend_on_the_side(
 @pytest.fixture
 def conflicting(repository: Repository) -> Repository:
     """`main` and `side` both have a capability `x`, and not the same."""
-    start = add(repository, "base")
+    start = add(repository, "first")
     repository.git.plain("checkout", "--quiet", "-b", "side", start)
     add(repository, "x", 0.2)
     repository.git.plain("checkout", "--quiet", "-b", "main", start)
@@ -134,10 +134,10 @@ def test_a_conflict_is_settled_by_keeping_both(conflicting: Repository, name: st
 @pytest.mark.parametrize(
     ("renames", "words"),
     [
-        ([("x", "base")], "'base' is taken"),
+        ([("x", "first")], "'first' is taken"),
         ([("x", "y"), ("x", "y")], "'y' is taken"),
         ([("x", "../y")], "cannot name"),
-        ([("base", "y")], "'base' was not changed on both sides"),
+        ([("first", "y")], "'first' was not changed on both sides"),
         ([("nowhere", "y")], "'nowhere' was not changed on both sides"),
     ],
 )
