@@ -67,8 +67,14 @@ def related(results: Results) -> str:
     return f"{auto['bytes'] / first['bytes']:.2f}, {auto['perplexity'] / first['perplexity']:.3f}"
 
 
-STREAM = {"niwfctl": "niwfctl", "per-task": "a LoRA a task", "any-ssr": "Any-SSR"}
-STREAM |= {"ewc": "EWC on LoRA", "replay": "replay of 5%", "lora": "one LoRA"}
+STREAM = {
+    "niwfctl": "niwfctl",
+    "per-task": "a LoRA a task",
+    "any-ssr": "Any-SSR",
+    "ewc": "EWC on LoRA",
+    "replay": "replay of 5%",
+    "lora": "one LoRA",
+}
 
 
 def longest_stream(results: Results, way: str) -> dict[str, list[Results]]:

@@ -106,7 +106,7 @@ def clone(
     """Clone a repository."""
     from niwfctl.repository.remote import clone as copy
 
-    target = ctx.obj / (folder or _folder_name(url))
+    target = ctx.obj / (folder or folder_name(url))
     repository = copy(inside(ctx.obj, url), target, lazy)
     names = sorted(repository.atlas())
     if as_json:
@@ -115,7 +115,7 @@ def clone(
         out.print(f"{', '.join(names) or 'no capabilities yet'}", markup=False)
 
 
-def _folder_name(url: str) -> str:
+def folder_name(url: str) -> str:
     """The name of a clone, as git derives it."""
     path = url.rstrip("/").removesuffix("/.git").rstrip("/").removesuffix(".git")
     name = re.split("[/:]", path)[-1]

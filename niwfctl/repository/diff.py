@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas, Capability, RegionEntry
+from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry
 from niwfctl.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
@@ -122,12 +122,12 @@ def capabilities(repository: Repository, a: Capability, b: Capability) -> Compar
     )
 
 
-def _weights(capability: Capability) -> dict[str, float]:
-    """By the id of the region."""
-    found = {entry.id: 1.0 for entry in capability.regions}
+def _weights(capability: Capability) -> dict[tuple[ObjectRef, ...], float]:
+    """Of each region, known by all that it is computed from."""
+    found = {entry.objects: 1.0 for entry in capability.regions}
     for part in capability.parts:
         for entry in part.regions:
-            found[entry.id] = found.get(entry.id, 0.0) + part.weight
+            found[entry.objects] = found.get(entry.objects, 0.0) + part.weight
     return found
 
 
