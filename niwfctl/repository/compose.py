@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas, Capability, Part, check_name, named
+from niwfctl.atlas import Atlas, Capability, Part, named
 from niwfctl.errors import UsageError
+from niwfctl.repository.names import require_free
 from niwfctl.repository.objects import storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
@@ -65,9 +66,8 @@ def compose(
     repository: Repository, sources: Sequence[str], name: str, recipe: Recipe, message: str | None
 ) -> Composed:
     """Does what `Repository.compose` says."""
-    check_name(name)
+    require_free(repository, name)
     parts = parts_of(repository, sources, _checked(recipe, len(sources)))
-    _require_free(repository.atlas(), name)
     repository.git.require_identity(repository.path)
     message = message or f"Compose {name} of {', '.join(sources)}"
     merged = None if recipe.method in EXACT else _merged(repository, name, parts, recipe)
@@ -75,7 +75,7 @@ def compose(
         entry = merged and merged.sealed(repository)
 
         def change(atlas: Atlas) -> Atlas:
-            _require_free(atlas, name)
+            require_free(repository, name, atlas)
             if entry is not None:
                 from niwfctl.repository.commit import RoutingOptions, adding
 
@@ -127,11 +127,6 @@ def _checked(recipe: Recipe, count: int) -> tuple[float, ...]:
             f"{recipe.rank}` for the best approximation of the weighted sum"
         )
     return weights
-
-
-def _require_free(atlas: Atlas, name: str) -> None:
-    if name in atlas:
-        raise UsageError(f"{name!r} is a capability already: compose under another name")
 
 
 def _routed(name: str, parts: Sequence[Part]) -> Capability:

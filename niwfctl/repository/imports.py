@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import Capability, check_name
+from niwfctl.atlas import Capability
 from niwfctl.backbone.adapter import ActiveField
 from niwfctl.backbone.batch import batched
 from niwfctl.backbone.calibration import pooled
@@ -24,6 +24,7 @@ from niwfctl.field.region import Region
 from niwfctl.repository.adapters import Adapter, read_adapter, read_config
 from niwfctl.repository.commit import RoutingOptions, commit_regions, seal
 from niwfctl.repository.model import Model
+from niwfctl.repository.names import require_free
 from niwfctl.repository.objects import storing
 from niwfctl.repository.runs import Rows, encoded, new_run
 from niwfctl.training.data import data_hash, read_examples, read_prompts
@@ -62,7 +63,7 @@ def import_adapter(
     report: Callable[[Progress], None],
 ) -> Imported:
     """Does what `Repository.import_adapter` says. Nothing is stored before all is measured."""
-    _require_free(repository, name)
+    require_free(repository, name)
     message = f"Import {name}" if message is None else message
     if not message.strip():
         raise UsageError("an empty commit message: say what is imported with -m")
@@ -105,19 +106,6 @@ def import_adapter(
     repository.git.tell_hook("post-commit")
     differs = _differs(config.base_model_name_or_path, repository.config.backbone.model)
     return Imported(done.commit, done.capabilities[0], kept, differs)
-
-
-def _require_free(repository: Repository, name: str) -> None:
-    check_name(name)
-    if name in repository.atlas():
-        raise UsageError(
-            f"{name!r} is committed, and what is committed never changes: import under another name"
-        )
-    if repository.trainings.checkpoint(name).is_file():
-        raise UsageError(
-            f"{name!r} has an uncommitted training, which could not be committed any more: import "
-            "under another name, or commit it first"
-        )
 
 
 def _region(model: Model, adapter: Adapter, rows: Rows, options: TrainingOptions) -> Region:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas, Capability, check_name, there
+from niwfctl.atlas import Atlas, Capability, there
 from niwfctl.errors import ObjectError, UnknownName, UsageError
 from niwfctl.repository.checkout import activate, active
+from niwfctl.repository.names import require_free
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import require_same_field
@@ -32,7 +33,11 @@ def remove(repository: Repository, name: str, message: str | None) -> str:
         there(atlas, name)
         return {other: capability for other, capability in atlas.items() if other != name}
 
-    return _recorded(repository, without, message or f"Remove {name}")
+    commit = _recorded(repository, without, message or f"Remove {name}")
+    if active(repository) == name:
+        activate(repository, None)
+        logger.warning("%s was active: the bare backbone is now", name)
+    return commit
 
 
 def rename(repository: Repository, old: str, new: str, message: str | None) -> str:
@@ -45,12 +50,10 @@ def rename(repository: Repository, old: str, new: str, message: str | None) -> s
         UnknownName: there is no such capability.
         UsageError: the new name is taken, or no name.
     """
-    check_name(new)
 
     def renamed(atlas: Atlas) -> Atlas:
         capability = there(atlas, old)
-        if new in atlas:
-            raise UsageError(f"{new!r} is a capability already: remove or rename it first")
+        require_free(repository, new, atlas)
         atlas = {name: other for name, other in atlas.items() if name != old}
         return atlas | {new: capability.model_copy(update={"name": new})}
 

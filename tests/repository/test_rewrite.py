@@ -81,6 +81,27 @@ def test_a_capability_changed_by_a_merge_comes_back_as_it_was_before(
     clean(two)
 
 
+def test_the_bare_backbone_is_active_once_the_active_capability_is_removed(
+    two: Repository,
+) -> None:
+    two.checkout("x")
+    two.remove("y")
+    assert two.active == "x"
+    two.remove("x")
+    assert two.active is None
+
+
+def test_no_capability_takes_the_name_of_an_uncommitted_training(
+    two: Repository, data: Path
+) -> None:
+    two.train("c", [data], QUICK)
+    for take in (lambda: two.rename("x", "c"), lambda: two.compose(["x", "y"], "c")):
+        with pytest.raises(UsageError, match="uncommitted training"):
+            take()
+    two.commit(["c"], "Add c")
+    assert set(two.atlas()) == {"x", "y", "c"}
+
+
 def test_a_renamed_capability_stays_the_active_one(two: Repository) -> None:
     old = sorted(two.atlas())[0]
     two.checkout(old)
