@@ -236,4 +236,4 @@ def show_merged(merged: Merged) -> None:
     for excess in merged.takeovers:
         out.print(f"  takeover {excess}", markup=False)
     for name, (before, after) in merged.biases.items():
-        out.print(f"  routing  {name}: bias {before:.1f} → {after:.1f}", markup=False)
+        out.print(f"  routing  {name}: bias {before:.4g} → {after:.4g}", markup=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +15,13 @@ import git
 from niwfstore.atomic import write_atomic
 
 from niwfctl.errors import GitError, NotARepository, UnknownName, UsageError
+from niwfctl.repository.gitobjects import GitObjects
 from niwfctl.repository.index import rewrite_index
-from niwfctl.repository.process import GitProcess, as_input, require_git, words
+from niwfctl.repository.process import as_input, require_git, words
 from niwfctl.repository.reflocks import await_locks
 
 Changes = Mapping[str, bytes | None]
 _REF = "%(refname:lstrip=2)%1f%(objectname)%1f%(*objectname)%1f%(contents:subject)"
-_NO_OBJECT = "0" * 40
-_BLOB = re.compile(rb"\w+ blob (\d+)\n")  # what `cat-file --batch` says before the content
 _FILE = re.compile(r"^:\d+ 100644 \w+ (\w+) \w\t(.+)$", re.M)  # (blob, path) as `diff-tree` says
 
 
@@ -33,7 +33,7 @@ class Ref(NamedTuple):
     subject: str
 
 
-class Git(GitProcess):
+class Git(GitObjects):
     """One git repository and its main work tree."""
 
     @classmethod
@@ -121,58 +121,6 @@ class Git(GitProcess):
         found = (line.split("\x1f", 3) for line in _lines(listed))
         return [Ref(name, peeled or id, subject) for name, id, peeled, subject in found]
 
-    def files(self, commit: str, folder: str) -> dict[str, str]:
-        """Blob id by path of the files in one folder of a commit.
-
-        Raises:
-            GitError: a folder is missing or damaged.
-        """
-        with self._command(f"list {folder} of {commit[:12]}"):
-            listed = self._run.ls_tree("-z", commit, "--", f"{folder}/")
-        entries = (entry.split("\t", 1) for entry in listed.split("\0") if entry)
-        return {path: meta.split()[2] for meta, path in entries if meta.split()[1] == "blob"}
-
-    def blob(self, commit: str, path: str) -> bytes | None:
-        """Content of a file in a commit; None if there is no such file."""
-        try:
-            return self._cat(f"{commit}:{path}")
-        except git.GitCommandError:
-            return None
-
-    def blobs(self, ids: Iterable[str]) -> dict[str, bytes]:
-        """Contents of blobs by id, read by one git process.
-
-        Raises:
-            GitError: one is missing or damaged.
-        """
-        wanted = list(dict.fromkeys(ids))
-        if not wanted:
-            return {}
-        with as_input("".join(f"{blob}\n" for blob in wanted)) as questions:
-            answer = self._run.cat_file(
-                "--batch",
-                istream=questions,
-                stdout_as_string=False,
-                strip_newline_in_stdout=False,
-                with_exceptions=False,  # at a damaged blob git ends, so its answer is too short
-            )
-        found, start = {}, 0
-        for blob in wanted:
-            header = _BLOB.match(answer, start)
-            end = header.end() + int(header[1]) if header else len(answer)
-            if not header or end >= len(answer):
-                raise self._unreadable(blob)
-            found[blob] = answer[header.end() : end]
-            start = end + 1
-        return found
-
-    def _unreadable(self, blob: str) -> GitError:
-        file = self.common / "objects" / blob[:2] / blob[2:]
-        return GitError(
-            f"git's blob {blob} is missing or damaged: remove {file} if it is there, then run "
-            "`git fetch --refetch` to get it from a remote, or copy that file from another clone"
-        )
-
     def commit(
         self, changes: Changes, message: str, parents: Sequence[str], onto: str | None = None
     ) -> str:
@@ -240,7 +188,7 @@ class Git(GitProcess):
         """
         self.await_locks()
         with self._command("move the branch, which has changed meanwhile: try again"):
-            self._git("update-ref", "-m", reason, "HEAD", new, old or _NO_OBJECT)
+            self._git("update-ref", "-m", reason, "HEAD", new, old or "")
 
     def await_locks(self) -> None:
         """Waits for others that change refs; locks that a killed git left behind are removed."""
@@ -327,6 +275,18 @@ class Git(GitProcess):
         """
         self.plain("checkout", "--quiet", revision)
 
+    def follow(self, branch: str) -> bool:
+        """Checks out a new branch that tracks the one of a remote; False if no remote has one.
+
+        Raises:
+            UsageError: git refuses: several remotes have it, or local changes would be lost.
+        """
+        listed = self._run.for_each_ref("--format=%(refname:lstrip=3)", "refs/remotes")
+        if branch not in _lines(listed):
+            return False
+        self.plain("checkout", "--quiet", "--guess", branch, "--")
+        return True
+
     def changes(self, *paths: str) -> list[str]:
         """Lines of `git status --porcelain` for paths of the work tree."""
         listed = self._run.status("--porcelain", "--untracked-files=all", "--", *paths)
@@ -357,37 +317,19 @@ class Git(GitProcess):
         )
         return said
 
-    def make_tree(self, files: Mapping[str, bytes]) -> str:
-        """A tree object that holds files by name; nothing refers to it."""
-        with self._command("write a tree"), self._scratch() as scratch:
-            blobs = self._write_blobs(scratch, list(files.values()))
-            lines = (
-                f"100644 blob {blob}\t{name}\n" for name, blob in zip(files, blobs, strict=True)
-            )
-            with as_input("".join(lines)) as entries:
-                return self._git("mktree", istream=entries)
-
-    def _write_blobs(self, scratch: Path, contents: Sequence[bytes]) -> list[str]:
-        files = [scratch / f"blob{number}" for number in range(len(contents))]
-        for file, content in zip(files, contents, strict=True):
-            file.write_bytes(content)
-        with as_input("".join(f"{file}\n" for file in files)) as paths:
-            options = ("-w", "--no-filters", "--stdin-paths")
-            return self._git("hash-object", *options, istream=paths).split()
-
     def _stage(self, blobs: Mapping[str, str | None], index: dict[str, str]) -> None:
         """Puts blobs into an index; None takes the path out."""
         lines = "".join(
-            f"100644 {blob}\t{path}\n" if blob else f"0 {_NO_OBJECT}\t{path}\n"
+            f"100644 {blob}\t{path}\n" if blob else f"0 {self._no_object}\t{path}\n"
             for path, blob in blobs.items()
         )
         with as_input(lines) as info:
             self._git("update-index", "--add", "--index-info", istream=info, env=index)
 
-    def _cat(self, name: str) -> bytes:
-        return self._run.cat_file(
-            "blob", name, stdout_as_string=False, strip_newline_in_stdout=False
-        )
+    @cached_property
+    def _no_object(self) -> str:
+        digits = {"sha1": 40, "sha256": 64}
+        return "0" * digits[self._run.rev_parse("--show-object-format")]
 
 
 def _lines(listed: str) -> list[str]:

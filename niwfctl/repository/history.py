@@ -10,7 +10,6 @@ from niwfctl.repository.git import Git
 
 _FORMAT = "%x00%H%x00%an%x00%ae%x00%aI%x00%D%x00%B%x00"  # NUL: all else a message may hold
 _FIELDS = 7  # the last is what the commit changed
-_NONE = "0" * 40
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,14 @@ def _parse(
         meta, path = line.split("\t", 1)
         if path.startswith("capabilities/") and path.endswith(".json"):
             _, _, before, after, _ = meta.split()
-            kind = "added" if before == _NONE else "removed" if after == _NONE else "changed"
-            changes.append((kind, before if after == _NONE else after, path))
+            kind = "added" if _none(before) else "removed" if _none(after) else "changed"
+            changes.append((kind, before if _none(after) else after, path))
     return fields, changes
+
+
+def _none(blob: str) -> bool:
+    """Whether it is git's name for no object."""
+    return not blob.strip("0")
 
 
 def _changes(changes: list[tuple[str, str, str]], contents: dict[str, bytes]) -> Iterator[Change]:

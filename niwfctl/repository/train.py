@@ -96,7 +96,7 @@ def _previous(
 ) -> Run | None:
     """The run to go on with; refuses what would lose or repeat work."""
     if not resume:
-        _require_place(repository, name, options.mode if options else "new")
+        _require_place(repository, name, options or TrainingOptions())
     if restart and not resume:
         return None  # not even read: it may be damaged
     found = repository.trainings.get(name)
@@ -117,8 +117,11 @@ def _previous(
     return None
 
 
-def _require_place(repository: Repository, name: str, mode: str) -> None:
-    atlas = repository.atlas()
+def _require_place(repository: Repository, name: str, options: TrainingOptions) -> None:
+    atlas, mode = repository.atlas(), options.mode
+    for other in options.reuse:
+        if other != AUTOMATIC:
+            there(atlas, other)
     if mode == "new" and name in atlas:
         raise UsageError(
             f"{name!r} is committed, and what is committed never changes: add to it with --extend, "

@@ -1,0 +1,101 @@
+"""git's objects: blobs and trees, read and written without an index."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import git
+
+from niwfctl.errors import GitError
+from niwfctl.repository.process import GitProcess, as_input
+
+_BLOB = re.compile(rb"\w+ blob (\d+)\n")  # what `cat-file --batch` says before the content
+
+
+class GitObjects(GitProcess):
+    """The objects of one git repository."""
+
+    def files(self, commit: str, folder: str) -> dict[str, str]:
+        """Blob id by path of the files in one folder of a commit.
+
+        Raises:
+            GitError: a folder is missing or damaged.
+        """
+        with self._command(f"list {folder} of {commit[:12]}"):
+            listed = self._run.ls_tree("-z", commit, "--", f"{folder}/")
+        entries = (entry.split("\t", 1) for entry in listed.split("\0") if entry)
+        return {path: meta.split()[2] for meta, path in entries if meta.split()[1] == "blob"}
+
+    def blob(self, commit: str, path: str) -> bytes | None:
+        """Content of a file in a commit; None if there is no such file.
+
+        Raises:
+            GitError: it is missing or damaged, or a folder is.
+        """
+        try:
+            return self._cat(f"{commit}:{path}")
+        except git.GitCommandError:
+            with self._command(f"list {commit[:12]}"):
+                listed = self._run.ls_tree(commit, "--", path)
+            if listed:
+                raise self._unreadable(listed.split()[2]) from None
+            return None
+
+    def blobs(self, ids: Iterable[str]) -> dict[str, bytes]:
+        """Contents of blobs by id, read by one git process.
+
+        Raises:
+            GitError: one is missing or damaged.
+        """
+        wanted = list(dict.fromkeys(ids))
+        if not wanted:
+            return {}
+        with as_input("".join(f"{blob}\n" for blob in wanted)) as questions:
+            answer = self._run.cat_file(
+                "--batch",
+                istream=questions,
+                stdout_as_string=False,
+                strip_newline_in_stdout=False,
+                with_exceptions=False,  # at a damaged blob git ends, so its answer is too short
+            )
+        found, start = {}, 0
+        for blob in wanted:
+            header = _BLOB.match(answer, start)
+            end = header.end() + int(header[1]) if header else len(answer)
+            if not header or end >= len(answer):
+                raise self._unreadable(blob)
+            found[blob] = answer[header.end() : end]
+            start = end + 1
+        return found
+
+    def _unreadable(self, blob: str) -> GitError:
+        file = self.common / "objects" / blob[:2] / blob[2:]
+        return GitError(
+            f"git's blob {blob} is missing or damaged: remove {file} if it is there, then run "
+            "`git fetch --refetch` to get it from a remote, or copy that file from another clone"
+        )
+
+    def make_tree(self, files: Mapping[str, bytes]) -> str:
+        """A tree object that holds files by name; nothing refers to it."""
+        with self._command("write a tree"), self._scratch() as scratch:
+            blobs = self._write_blobs(scratch, list(files.values()))
+            lines = (
+                f"100644 blob {blob}\t{name}\n" for name, blob in zip(files, blobs, strict=True)
+            )
+            with as_input("".join(lines)) as entries:
+                return self._git("mktree", istream=entries)
+
+    def _write_blobs(self, scratch: Path, contents: Sequence[bytes]) -> list[str]:
+        files = [scratch / f"blob{number}" for number in range(len(contents))]
+        for file, content in zip(files, contents, strict=True):
+            file.write_bytes(content)
+        with as_input("".join(f"{file}\n" for file in files)) as paths:
+            options = ("-w", "--no-filters", "--stdin-paths")
+            return self._git("hash-object", *options, istream=paths).split()
+
+    def _cat(self, name: str) -> bytes:
+        return self._run.cat_file(
+            "blob", name, stdout_as_string=False, strip_newline_in_stdout=False
+        )
