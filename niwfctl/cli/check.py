@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -91,14 +92,19 @@ def fsck(ctx: typer.Context, as_json: AsJson = False) -> None:
     from niwfctl.repository.upkeep import check_all
 
     with err.status("checking"):
-        count, damage = check_all(Repository.open(ctx.obj))
+        found = check_all(Repository.open(ctx.obj))
     if as_json:
-        emit_json({"objects": count, "damage": [asdict(one) for one in damage]})
+        elsewhere = [{"oid": oid, "remote": remote} for oid, remote in found.elsewhere]
+        damage = [asdict(one) for one in found.damage]
+        emit_json({"objects": found.objects, "damage": damage, "elsewhere": elsewhere})
     else:
-        for one in damage:
+        for one in found.damage:
             out.print(f"{one.subject}: {one.problem}", style="red", markup=False)
-        out.print(f"{count} objects checked, {len(damage)} problems")
-    raise typer.Exit(1 if damage else 0)
+        for remote, count in Counter(remote for _, remote in found.elsewhere).items():
+            get = f"get them with `niwfctl fetch {remote} --all`"
+            out.print(f"{count} objects are not here, and {remote} has them: {get}", markup=False)
+        out.print(f"{found.objects} objects checked, {len(found.damage)} problems")
+    raise typer.Exit(1 if found.damage else 0)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,39 +14,65 @@ from niwfctl.cli.schema import merged_json
 from niwfctl.cli.show import show_merged
 from niwfctl.errors import UsageError
 
+if TYPE_CHECKING:
+    from niwfctl.repository.git import Git
+
 Remote = Annotated[str, typer.Argument(help="Name of the remote.")]
 Lazy = Annotated[bool, typer.Option("--lazy", help="Get objects when a command needs them.")]
 
 app = typer.Typer()
 bundle = typer.Typer(no_args_is_help=True, help="Capabilities as one file, without a remote.")
+remote = typer.Typer(invoke_without_command=True)
+app.add_typer(remote, name="remote")
 app.add_typer(bundle, name="bundle")
 
 
-@app.command()
-def remote(
+@remote.callback()
+def list_remotes(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List, add or remove remotes."""
+    if ctx.invoked_subcommand is None:
+        _show_remotes(ctx, as_json)
+
+
+@remote.command("add")
+def remote_add(
     ctx: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="A new remote; else list them.")] = None,
-    url: Annotated[str | None, typer.Argument(help="Where it is.")] = None,
-    delete: Annotated[bool, typer.Option("-d", "--delete", help="Forget a remote.")] = False,
+    name: Annotated[str, typer.Argument(help="Of the new remote.")],
+    url: Annotated[str, typer.Argument(help="Where it is.")],
     as_json: AsJson = False,
 ) -> None:
-    """List, add or forget remotes."""
+    """Add a remote."""
+    _git(ctx).plain("remote", "add", name, url)
+    if as_json:
+        _show_remotes(ctx, as_json)
+
+
+@remote.command("remove")
+def remote_remove(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Of the remote.")],
+    as_json: AsJson = False,
+) -> None:
+    """Forget a remote."""
+    _git(ctx).plain("remote", "remove", name)
+    if as_json:
+        _show_remotes(ctx, as_json)
+
+
+def _git(ctx: typer.Context) -> Git:
     from niwfctl.repository import Repository
 
-    git = Repository.open(ctx.obj).git
-    if delete and name:
-        git.plain("remote", "remove", name)
-    elif name and url is None:
-        raise UsageError(f"say where {name!r} is: `niwfctl remote {name} URL`")
-    elif name:
-        git.plain("remote", "add", name, url)
-    known = git.plain("remote").split()
-    urls = {remote: git.plain("remote", "get-url", remote) for remote in known}
+    return Repository.open(ctx.obj).git
+
+
+def _show_remotes(ctx: typer.Context, as_json: bool) -> None:
+    git = _git(ctx)
+    urls = {name: git.plain("remote", "get-url", name) for name in git.plain("remote").split()}
     if as_json:
-        emit_json([{"name": remote, "url": url} for remote, url in urls.items()])
-    elif name is None:
-        for remote, url in urls.items():
-            out.print(f"{remote}  {url}", markup=False)
+        emit_json([{"name": name, "url": url} for name, url in urls.items()])
+    else:
+        for name, url in urls.items():
+            out.print(f"{name}  {url}", markup=False)
 
 
 @app.command()

@@ -38,8 +38,10 @@ def checkout(repository: Repository, target: str | None) -> str:
         activate(repository, name)
         return f"capability {name!r} is active"
     try:
-        commit = repository.git.resolve(target)
+        repository.git.resolve(target)
     except UnknownName as error:
+        if _followed(repository, target):
+            return _place(repository)
         there = ", ".join(sorted(repository.atlas())) or "none yet"
         raise UnknownName(
             f"neither a capability, a branch, a tag nor a commit is called {target!r}: "
@@ -47,8 +49,20 @@ def checkout(repository: Repository, target: str | None) -> str:
         ) from error
     with repository.writing():  # a commit under way lands on the branch that it began on
         repository.git.checkout(target.removeprefix("refs/heads/"))
+    return _place(repository)
+
+
+def _followed(repository: Repository, branch: str) -> bool:
+    """Whether a branch that only a remote had is checked out now, as git would do it."""
+    with repository.writing():
+        return repository.git.follow(branch)
+
+
+def _place(repository: Repository) -> str:
+    """Where the work tree stands now."""
     repository.__dict__.pop("config", None)  # the other commit may have another
-    return f"at {repository.git.branch() or commit[:12]} ({commit[:12]})"
+    commit = repository.git.resolve("HEAD")[:12]
+    return f"at {repository.git.branch() or commit} ({commit})"
 
 
 def names_capability(repository: Repository, target: str) -> bool:

@@ -53,8 +53,20 @@ def fetch_object(git: Git, remote: str, oid: str) -> bool:
     return done.returncode == 0
 
 
-def lacking(git: Git, remote: str, pointers: Sequence[Pointer]) -> str | None:
-    """The id of an object that a remote does not have; None if it has all of them.
+def held(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:
+    """Those of some objects that a remote has.
+
+    Raises:
+        RemoteError: the remote cannot be reached, or git-lfs is missing.
+    """
+    left = list(pointers)
+    while left and (missing := lacking(git, remote, left)):
+        left = [pointer for pointer in left if pointer not in missing]
+    return left
+
+
+def lacking(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:
+    """Objects that a remote does not have: at least one of them; none if it has all.
 
     A remote that is a folder is looked into, and what it holds is hashed. Any other is asked by an
     upload for which there are no bytes here: git-lfs then fails for what the remote would accept.
@@ -74,25 +86,28 @@ def lacking(git: Git, remote: str, pointers: Sequence[Pointer]) -> str | None:
     with tempfile.TemporaryDirectory() as nothing:
         done = _run(git, "-c", f"lfs.storage={nothing}", "lfs", "push", remote, tree)
     if not done.returncode:
-        return None
-    named = _NAMED.findall(done.stderr + done.stdout)
-    found = next((oid for oid in named if any(oid == pointer.oid for pointer in pointers)), None)
-    if found is None:
+        return []
+    named = set(_NAMED.findall(done.stderr + done.stdout))
+    found = [pointer for pointer in pointers if pointer.oid in named]
+    if not found:
         raise RemoteError(_unreachable(remote, done.stderr))
     return found
 
 
-def _lacking_in(folder: Path, remote: str, pointers: Sequence[Pointer]) -> str | None:
+def _lacking_in(folder: Path, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:
     place = next((p for p in (folder / ".git", folder) if (p / "HEAD").is_file()), None)
     if place is None:
         raise RemoteError(_unreachable(remote, f"{folder} is not a git repository"))
     store = ObjectStore(place / "lfs" / "objects")
-    for pointer in pointers:
-        try:
-            store.get(pointer.oid, pointer.size)
-        except StoreError:
-            return pointer.oid
-    return None
+    return [pointer for pointer in pointers if not _whole(store, pointer)]
+
+
+def _whole(store: ObjectStore, pointer: Pointer) -> bool:
+    try:
+        store.get(pointer.oid, pointer.size)
+    except StoreError:
+        return False
+    return True
 
 
 def _folder(git: Git, remote: str) -> Path | None:

@@ -22,7 +22,7 @@ _DISK = {  # as the system and as git say it
     "Out of diskspace": errno.ENOSPC,
     os.strerror(errno.EROFS): errno.EROFS,
 }
-_DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
+DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
 
 
 class GitProcess:
@@ -75,7 +75,7 @@ class GitProcess:
     def _git(self, *arguments: str, env: dict[str, str] | None = None, **options: object) -> str:
         # Objects stay in the store; a work tree needs their pointers only. Nobody sees an editor.
         env = {"GIT_LFS_SKIP_SMUDGE": "1", "GIT_EDITOR": "false", **(env or {})}
-        return self._run.execute(["git", *_DURABLE, *arguments], env=env, **options)
+        return self._run.execute(["git", *DURABLE, *arguments], env=env, **options)
 
     @contextmanager
     def _command(self, purpose: str) -> Iterator[None]:

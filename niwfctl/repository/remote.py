@@ -6,7 +6,7 @@ import itertools
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,9 @@ from niwfstore import Pointer
 from niwfctl.config import FILE
 from niwfctl.errors import NotARepository, RemoteError, UnknownName, UsageError
 from niwfctl.repository.git import Git
-from niwfctl.repository.lfs import fetch_object, lacking, require_lfs
+from niwfctl.repository.lfs import fetch_object, held, lacking, require_lfs
 from niwfctl.repository.objects import pointed, require_new
-from niwfctl.repository.process import as_input, progress, require_git
+from niwfctl.repository.process import DURABLE, as_input, progress, require_git
 
 if TYPE_CHECKING:
     from niwfctl.repository.merge import Merged
@@ -109,11 +109,17 @@ class Remotes:
         )
         return None if served else otherwise
 
-    def who_has(self, pointer: Pointer) -> str:
-        """Which remote has an object, and how to get it from there, as a clause."""
-        holder, otherwise = self._first(lambda remote: not lacking(self._git, remote, [pointer]))
-        has = f"{holder} has it: get it with `niwfctl fetch {holder} --all`"
-        return has if holder else otherwise
+    def holders(self, pointers: Sequence[Pointer]) -> tuple[dict[Pointer, str], str]:
+        """The first remote that has each object; and why none has the others, as a clause."""
+        holder: dict[Pointer, str] = {}
+
+        def serves(remote: str) -> bool:
+            asked = [pointer for pointer in pointers if pointer not in holder]
+            holder.update(dict.fromkeys(held(self._git, remote, asked), remote))
+            return len(holder) == len(pointers)
+
+        _, otherwise = self._first(serves)
+        return holder, otherwise
 
     def _first(self, serves: Callable[[str], bool]) -> tuple[str | None, str]:
         """The first remote that serves, or None; and why none does, as a clause."""
@@ -135,13 +141,13 @@ class Remotes:
         missing = lacking(self._git, remote, [Pointer(oid, store.size(oid)) for oid in oids])
         if missing:
             raise RemoteError(
-                f"{remote} took object {missing} and has it not: no branch was pushed; look at the "
-                "remote's storage and push again"
+                f"{remote} took object {missing[0].oid} and has it not: no branch was pushed; look "
+                "at the remote's storage and push again"
             )
 
     def _outgoing(self, remote: str, refs: list[str]) -> list[str]:
         """Objects of commits that the remote has not, whatever was known of it before."""
-        command = self._there("ls-remote", "--heads", "--tags", remote)
+        command = ["git", *self._there("ls-remote", "--heads", "--tags", remote)]
         listed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if listed.returncode:
             raise RemoteError(f"{remote} cannot be reached (see above): nothing was sent")
@@ -154,7 +160,7 @@ class Remotes:
         if remote not in known:
             raise UnknownName(
                 f"no remote is called {remote!r}: there are {', '.join(known) or 'none yet'}; add "
-                f"it with `niwfctl remote {remote} URL`"
+                f"it with `niwfctl remote add {remote} URL`"
             )
 
     def _branch(self) -> str:
@@ -164,7 +170,7 @@ class Remotes:
         return branch
 
     def _there(self, *arguments: str) -> list[str]:
-        return ["git", "-C", str(self._git.worktree), *arguments]
+        return ["-C", str(self._git.worktree), *arguments]
 
 
 def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
@@ -192,7 +198,7 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clone-") as scratch:
             whole = Path(scratch) / folder.name
-            _run(["git", "clone", "--origin", "origin", url, str(whole)])
+            _run(["clone", "--origin", "origin", url, str(whole)])
             _check_out(url, Git.open(whole))
             whole.rename(folder)
     repository = Repository.open(folder)
@@ -223,7 +229,7 @@ def _check_out(url: str, git: Git) -> None:
             )
         for branch in branches:
             git.checkout(branch)
-    if git.blob("HEAD", FILE) is None:
+    if git.head() is None or git.blob("HEAD", FILE) is None:
         raise NotARepository(f"{url} is no niwfctl repository: it has no {FILE}")
 
 
@@ -236,7 +242,7 @@ def _is_clone(url: str, folder: Path) -> bool:
 
 
 def _run(command: list[str], given: str = "", refusal: str | None = None) -> None:
-    """Runs a transfer with its own progress on the terminal.
+    """Runs a transfer by git with its own progress on the terminal.
 
     Args:
         given: its input.
@@ -244,7 +250,7 @@ def _run(command: list[str], given: str = "", refusal: str | None = None) -> Non
     """
     with as_input(given) as file:
         done = subprocess.run(
-            command,
+            ["git", *DURABLE, *command],
             stdin=file,
             stdout=progress(),
             check=False,
@@ -253,7 +259,7 @@ def _run(command: list[str], given: str = "", refusal: str | None = None) -> Non
     if done.returncode:
         if refusal:
             raise RemoteError(f"{refusal} (see above): nothing was sent")
-        what = " ".join(itertools.takewhile(str.isalpha, command[3 if command[1] == "-C" else 1 :]))
+        what = " ".join(itertools.takewhile(str.isalpha, command[2 if command[0] == "-C" else 0 :]))
         raise RemoteError(
             f"`git {what}` failed (see above): nothing is lost, and the same command goes on "
             "where it stopped"

@@ -54,6 +54,21 @@ class Damage:
     problem: str
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What fsck found.
+
+    Attributes:
+        objects: how many were looked at.
+        damage: what is wrong.
+        elsewhere: (id, remote) of each object that is not here, and that a remote has.
+    """
+
+    objects: int
+    damage: tuple[Damage, ...]
+    elsewhere: tuple[tuple[str, str], ...] = ()
+
+
 def reachable(repository: Repository) -> set[str]:
     """Ids of the objects that a ref, reflog, stash, work tree, index or training holds."""
     reused = _reused(repository)  # first: a training that is committed meanwhile has pointers then
@@ -130,8 +145,8 @@ def _size(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def check_all(repository: Repository) -> tuple[int, list[Damage]]:
-    """(objects checked, what is wrong): every object of every reachable commit, and git's own."""
+def check_all(repository: Repository) -> Checked:
+    """Checks every object of every reachable commit, and git's own."""
     damage = []
     try:
         repository.git.check()
@@ -140,7 +155,7 @@ def check_all(repository: Repository) -> tuple[int, list[Damage]]:
     try:
         blobs = _pointer_blobs(repository, "--missing=allow-any")
     except UsageError as error:  # git cannot go on at a damaged commit or folder
-        return 0, [*damage, Damage("git", str(error))]
+        return Checked(0, (*damage, Damage("git", str(error))))
     pointers: dict[str, Pointer] = {}
     texts = _texts(repository, blobs)
     for blob in blobs:
@@ -149,10 +164,18 @@ def check_all(repository: Repository) -> tuple[int, list[Damage]]:
         except (MalformedPointer, GitError) as error:
             damage.append(Damage(object_file(blobs[blob]), str(error)))
     objects = dict.fromkeys(pointers.values())
-    damage += [found for pointer in objects if (found := _object_damage(repository, pointer))]
+    here = [pointer for pointer in objects if pointer.oid in repository.store]
+    damage += [found for pointer in here if (found := _object_damage(repository, pointer))]
+    absent = [pointer for pointer in objects if pointer not in here]
+    holder, otherwise = repository.remotes.holders(absent) if absent else ({}, "")
+    for pointer in absent:
+        if pointer not in holder:
+            problem = f"{MissingObject(pointer.oid)}, and {otherwise}"
+            damage.append(Damage(object_file(pointer.oid), problem))
     for commit in repository.git.plain("rev-list", "--all", "HEAD").splitlines():
         damage += _commit_damage(repository, commit, pointers)
-    return len(objects), damage
+    elsewhere = tuple((pointer.oid, remote) for pointer, remote in holder.items())
+    return Checked(len(objects), tuple(damage), elsewhere)
 
 
 def _texts(repository: Repository, blobs: Iterable[str]) -> dict[str, bytes]:
@@ -165,13 +188,10 @@ def _texts(repository: Repository, blobs: Iterable[str]) -> dict[str, bytes]:
 
 def _object_damage(repository: Repository, pointer: Pointer) -> Damage | None:
     try:
-        if pointer.oid in repository.store:
-            obtain(repository, pointer.oid, pointer.size, repository.store.verify)
-            return None
-        problem = f"{MissingObject(pointer.oid)}, and {repository.remotes.who_has(pointer)}"
+        obtain(repository, pointer.oid, pointer.size, repository.store.verify)
     except ObjectError as error:
-        problem = str(error)
-    return Damage(object_file(pointer.oid), problem)
+        return Damage(object_file(pointer.oid), str(error))
+    return None
 
 
 def _commit_damage(

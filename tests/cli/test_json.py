@@ -145,7 +145,7 @@ def test_examining(ask: Ask, committed: Repository) -> None:
 def test_sharing(ask: Ask, committed: Repository, tmp_path: Path) -> None:
     remote = tmp_path / "remote.git"
     subprocess.run(["git", "init", "-q", "--bare", remote], check=True)
-    assert ask("remote", "origin", remote) == [{"name": "origin", "url": str(remote)}]
+    assert ask("remote", "add", "origin", remote) == [{"name": "origin", "url": str(remote)}]
     assert ask("push")["objects"]
     ask("pull")
     assert ask("clone", remote, tmp_path / "copy")["capabilities"] == ["apple"]

@@ -89,7 +89,7 @@ def test_what_writes_is_refused_in_one_sentence(
         ["gc"],
         ["branch", "new"],
         ["tag", "new"],
-        ["remote", "origin", str(tmp_path)],
+        ["remote", "add", "origin", str(tmp_path)],
         ["export", "apple", "out"],
         ["bundle", "create", "file"],
         ["init", "new", "--model", str(trained.config.backbone.model), "--dim", "8"],

@@ -123,7 +123,7 @@ def test_a_bundle_of_a_revision_brings_the_objects_of_all_its_history(
     done = niwfctl("-C", fresh.path, "bundle", "apply", tmp_path / "v1.niwf")
     assert done.exit_code == 0 and "fast-forward" in done.stdout
     fresh.rollback("apple")
-    assert fresh.verify().ok and not check_all(fresh)[1]
+    assert fresh.verify().ok and not check_all(fresh).damage
 
 
 def test_a_bundle_takes_capabilities_as_they_were_at_a_revision(
@@ -175,7 +175,7 @@ def test_gc_beside_a_bundle_that_is_taken_in_removes_nothing_of_it(
     start_of_it = fresh.git.head()
     for _ in range(5):
         apply(fresh, tmp_path / "apple.niwf")
-        assert not check_all(fresh)[1]
+        assert not check_all(fresh).damage
         run_git(fresh.path, "reset", "-q", "--hard", start_of_it)
         run_git(fresh.path, "reflog", "expire", "--expire=now", "--all")
         collect(fresh, 0.0, False)
@@ -204,7 +204,7 @@ def test_a_bundle_of_one_capability_brings_no_other(
     assert apply(fresh, tmp_path / "pear.niwf").added == ("pear",)
     assert sorted(fresh.atlas()) == ["pear"]
     assert evidence(fresh, "pear") == evidence(committed, "pear")
-    assert fresh.verify().ok and not check_all(fresh)[1]
+    assert fresh.verify().ok and not check_all(fresh).damage
     assert apply(committed, tmp_path / "pear.niwf").added == ()
     assert sorted(committed.atlas()) == ["apple", "pear"]
 

@@ -98,7 +98,7 @@ def test_what_anything_holds_stays(left: Repository, tmp_path: Path, hold: Hold)
     abandon(left)
     assert collect(left, 0.0, False).objects == ()
     assert needed <= set(left.store)
-    assert not check_all(left)[1]
+    assert not check_all(left).damage
 
 
 def test_what_the_reflog_holds_stays_and_what_nothing_holds_goes(left: Repository) -> None:
@@ -109,7 +109,7 @@ def test_what_the_reflog_holds_stays_and_what_nothing_holds_goes(left: Repositor
     assert collect(left, 1.0, False).objects == ()  # younger than a day
     assert {oid for oid, _ in collect(left, 0.0, True).objects} == needed <= set(left.store)
     assert {oid for oid, _ in collect(left, 0.0, False).objects} == needed
-    assert not needed & set(left.store) and not check_all(left)[1]
+    assert not needed & set(left.store) and not check_all(left).damage
 
 
 def age(path: Path, days: float) -> None:

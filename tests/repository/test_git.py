@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import crowd
 from faults import run_git
 
 from niwfctl.errors import GitError
@@ -89,24 +90,24 @@ def test_a_damaged_manifest_is_named_with_how_to_get_it_back(
         committed.history.log()
     (committed.git.common / "objects" / blob[:2] / blob[2:]).unlink(missing_ok=True)
     run_git(committed.path, "fetch", "--refetch", "origin")
-    assert set(committed.atlas()) == {"apple", "x"} and check_all(committed)[1] == []
+    assert set(committed.atlas()) == {"apple", "x"} and check_all(committed).damage == ()
 
 
 @pytest.mark.parametrize("harm", [in_the_beginning, at_the_end, Path.unlink])
 def test_fsck_goes_on_where_a_blob_is_damaged(committed: Repository, add: Add, harm: Harm) -> None:
     first = committed.git.head()
     add(committed, "x", 0.1)
-    count, damage = check_all(committed)
-    assert damage == []
+    before = check_all(committed)
+    assert not before.damage
     lost, unnamed = committed.atlas()["x"].objects[:2]
     committed.store.remove(lost.oid)
     manifest = harmed(committed, f"HEAD:{manifest_file('x')}", harm)
     pointer = harmed(committed, f"HEAD:{object_file(unnamed.oid)}", harm)
-    checked, damage = check_all(Repository.open(committed.path))
-    problems = {one.subject: one.problem for one in damage}
+    after = check_all(Repository.open(committed.path))
+    problems = {one.subject: one.problem for one in after.damage}
     assert manifest in problems[committed.git.head()[:12]]
     assert pointer in problems.get(object_file(unnamed.oid), problems["git"])
-    assert object_file(lost.oid) in problems and checked == count - 1
+    assert object_file(lost.oid) in problems and after.objects == before.objects - 1
     assert not any(first[:12] in subject for subject in problems)
 
 
@@ -117,5 +118,27 @@ def test_fsck_reports_a_damaged_commit_or_folder(
 ) -> None:
     add(committed, "x", 0.1)
     harmed(committed, name, harm)
-    _, damage = check_all(Repository.open(committed.path))
-    assert "git" in [one.subject for one in damage]
+    found = check_all(Repository.open(committed.path))
+    assert "git" in [one.subject for one in found.damage]
+
+
+@pytest.mark.parametrize("harm", [in_the_beginning, Path.unlink])
+def test_a_damaged_niwf_toml_is_named(committed: Repository, harm: Harm) -> None:
+    blob = harmed(committed, "HEAD:niwf.toml", harm)
+    with pytest.raises(GitError, match=blob):
+        Repository.open(committed.path)
+
+
+def test_a_repository_of_sha256_works(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, add: Add
+) -> None:
+    monkeypatch.setenv("GIT_DEFAULT_HASH", "sha256")
+    repository = Repository.init(tmp_path / "new", model=str(backbone), dim=8)
+    crowd(repository)
+    first = add(repository, "x")
+    repository.rename("x", "y")
+    assert len(first) == 64 and set(repository.atlas()) == {"y"}
+    assert [commit.changes[0].kind for commit in repository.history.log(limit=2)][1] == "added"
+    assert repository.verify().ok and check_all(repository).damage == ()
+    repository.operations.undo()
+    assert set(Repository.open(repository.path).atlas()) == {"x"}

@@ -95,7 +95,7 @@ def works(repository: Repository, like: Repository) -> None:
     answers = [r.load("apple").generate(prompt, max_new_tokens=4) for r in (repository, like)]
     assert answers[0] == answers[1]
     assert repository.verify().ok
-    assert check_all(repository)[1] == []
+    assert check_all(repository).damage == ()
     git(repository.path, "fsck", "--strict")
     git(repository.path, "lfs", "fsck")
     assert git(repository.path, "status", "--porcelain") == ""
@@ -141,8 +141,8 @@ def test_an_object_is_fetched_again_while_a_remote_has_it_and_named_when_none_ha
     shared.remotes.push("origin", [])
     oid = shared.capability("apple").regions[0].bases[0].oid
     shared.store.remove(oid)
-    (found,) = check_all(shared)[1]
-    assert f"{oid} is not in the store, and origin has it" in found.problem
+    found = check_all(shared)
+    assert found.elsewhere == ((oid, "origin"),) and not found.damage
     shared.load("apple")
     assert oid in shared.store
     shared.store.remove(oid)
@@ -150,5 +150,5 @@ def test_an_object_is_fetched_again_while_a_remote_has_it_and_named_when_none_ha
     ObjectStore(tmp_path / "remote.git" / "lfs" / "objects").remove(oid)
     with pytest.raises(ObjectError, match=r"no remote has it \(asked origin\)"):
         shared.load("apple")
-    (found,) = check_all(shared)[1]
+    (found,) = check_all(shared).damage
     assert f"{oid} is not in the store, and no remote has it (asked origin)" in found.problem

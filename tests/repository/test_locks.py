@@ -3,7 +3,9 @@
 import errno
 import fcntl
 import os
+import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from faults import KILLED, add_trainings, ended, intact, run_git, start
 
 from niwfctl.errors import Busy
 from niwfctl.repository import Repository
+from niwfctl.repository.compose import Recipe
 from niwfctl.repository.lock import lock
 from niwfctl.repository.upkeep import check_all, collect
 
@@ -92,7 +95,48 @@ def test_writers_at_once_all_succeed_with_or_without_locks(waiting: Path, flock:
     repository = intact(waiting)
     assert set(repository.atlas()) == set(NAMES)
     assert int(run_git(waiting, "rev-list", "--count", "HEAD")) == before + len(NAMES)
-    assert check_all(repository)[1] == []
+    assert check_all(repository).damage == ()
+
+
+def meanwhile(repository: Repository, *command: str) -> None:
+    """Begins a command within the next commit: after its objects are stored, before it is done."""
+    log = repository.path.parent / "meanwhile.log"
+    niwfctl = shlex.join([sys.executable, "-m", "niwfctl", "-C", str(repository.path), *command])
+    hook = repository.git.common / "hooks" / "pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(
+        "#!/bin/sh\nunset GIT_INDEX_FILE GIT_DIR GIT_WORK_TREE\n"
+        f"({niwfctl}; echo $? > {log}.code) > {log} 2>&1 &\nsleep 1.5\n"
+    )
+    hook.chmod(0o755)
+
+
+def code_of(repository: Repository) -> int:
+    """The exit code of what was begun meanwhile."""
+    code = repository.path.parent / "meanwhile.log.code"
+    while not (code.is_file() and code.read_text().strip()):
+        time.sleep(0.05)
+    return int(code.read_text())
+
+
+def test_gc_within_a_compose_that_approximates_waits_for_it(committed: Repository) -> None:
+    meanwhile(committed, "gc", "--keep", "0")
+    committed.compose(["apple", "apple"], "both", Recipe(method="svd", rank=2))
+    assert code_of(committed) == 0
+    repository = intact(committed.path)
+    assert set(repository.atlas()) == {"apple", "both"} and check_all(repository).damage == ()
+
+
+def test_a_checkout_within_a_commit_waits_for_it(trained: Repository) -> None:
+    trained.git.plain("branch", "-M", "main")
+    trained.git.plain("branch", "side")
+    meanwhile(trained, "checkout", "side")
+    commit(trained.path, "apple")
+    assert code_of(trained) == 0
+    repository = intact(trained.path)
+    assert repository.git.branch() == "side" and not repository.atlas("side")
+    assert set(repository.atlas("main")) == {"apple"}
+    assert run_git(trained.path, "status", "--porcelain") == ""
 
 
 def test_gc_beside_commits_loses_nothing_with_or_without_locks(
@@ -115,5 +159,5 @@ def test_gc_beside_commits_loses_nothing_with_or_without_locks(
     assert ended(cleaning) == 0
     repository = intact(waiting)
     assert set(repository.atlas()) == set(NAMES)
-    assert check_all(repository)[1] == []
+    assert check_all(repository).damage == ()
     assert run_git(waiting, "status", "--porcelain") == ""

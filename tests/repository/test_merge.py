@@ -257,7 +257,7 @@ def test_a_plain_git_merge_gives_what_ours_gives(diverged: Repository, evidence:
     trees = diverged.git.plain("rev-parse", "by-ours^{tree}", "by-git^{tree}").split()
     assert trees[0] == trees[1]
     assert evidence(diverged, "left") == before
-    assert diverged.verify().ok and check_all(diverged)[1] == []
+    assert diverged.verify().ok and check_all(diverged).damage == ()
 
 
 def test_verify_tells_what_a_plain_git_merge_left_to_decide(diverged: Repository, add: Add) -> None:

@@ -190,6 +190,6 @@ def test_a_kill_at_a_random_moment_loses_nothing_and_the_command_succeeds_when_r
         repository = intact(repository.path)
         assert verb.done(repository)
         nothing_lost(repository, before)
-        assert check_all(repository)[1] == []
+        assert check_all(repository).damage == ()
         assert run_git(repository.path, "status", "--porcelain") == ""
         shutil.rmtree(tmp_path / "stage")

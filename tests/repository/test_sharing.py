@@ -1,5 +1,6 @@
 """Sharing with the real git and git-lfs."""
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from tiny import write_data
 from typer.testing import Result
 
 from niwfctl.cli.share import folder_name
-from niwfctl.errors import ObjectError, RemoteError, UsageError
+from niwfctl.errors import ObjectError, RemoteError, UnknownName, UsageError
 from niwfctl.repository import Repository
 from niwfctl.repository.remote import clone
 from niwfctl.repository.upkeep import check_all
@@ -77,6 +78,17 @@ def test_a_clone_that_stopped_among_its_objects_goes_on(
 
 
 @needs_lfs
+@needs_lfs
+def test_a_clone_calls_its_remote_origin_whatever_git_is_told(
+    shared: Repository, remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared.remotes.push("origin", [])
+    for name, value in (("COUNT", "1"), ("KEY_0", "clone.defaultRemoteName"), ("VALUE_0", "up")):
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    copy = clone(str(remote), tmp_path / "copy")
+    assert copy.git.plain("remote") == "origin" and copy.verify().ok
+
+
 def test_a_clone_that_fails_leaves_nothing(tmp_path: Path, niwfctl: Callable[..., Result]) -> None:
     result = niwfctl("-C", tmp_path, "clone", "nowhere.git", "copy")
     assert result.exit_code == 14 and "`git clone` failed" in result.stderr
@@ -282,14 +294,14 @@ def test_a_missing_object_is_told_with_who_has_it(shared: Repository, remote: Pa
     shared.remotes.push("origin", [])
     oid = shared.capability("apple").regions[0].bases[0].oid
     shared.store.remove(oid)
-    (found,) = check_all(shared)[1]
-    assert found.problem.endswith("origin has it: get it with `niwfctl fetch origin --all`")
+    found = check_all(shared)
+    assert found.elsewhere == ((oid, "origin"),) and not found.damage
     assert oid not in shared.store
     shared.remotes.fetch("origin", everything=True)
-    assert not check_all(shared)[1]
+    assert not check_all(shared).elsewhere
     shared.store.remove(oid)
     ObjectStore(remote / "lfs" / "objects").remove(oid)
-    (found,) = check_all(shared)[1]
+    (found,) = check_all(shared).damage
     assert f"{oid} is not in the store, and no remote has it (asked origin)" in found.problem
     with pytest.raises(ObjectError, match=r"no remote has it \(asked origin\)"):
         shared.load("apple")
@@ -299,6 +311,42 @@ def test_a_missing_object_is_told_with_who_has_it(shared: Repository, remote: Pa
     git(shared.path, "remote", "remove", "origin")
     with pytest.raises(ObjectError, match="there is no remote that could have it"):
         shared.load("apple")
+
+
+@needs_lfs
+def test_fsck_of_a_fresh_clone_says_which_objects_of_history_the_remote_has(
+    shared: Repository, remote: Path, tmp_path: Path, niwfctl: Callable[..., Result]
+) -> None:
+    shared.remove("apple")
+    shared.remotes.push("origin", [])
+    copy = clone(str(remote), tmp_path / "copy").path
+    done = niwfctl("-C", copy, "fsck")
+    assert done.exit_code == 0 and "origin has them: get them with" in done.stdout
+    done = niwfctl("-C", copy, "fetch", "--all")
+    done = niwfctl("-C", copy, "fsck", "--json")
+    assert done.exit_code == 0 and json.loads(done.stdout)["elsewhere"] == []
+
+
+@needs_lfs
+def test_checkout_of_a_branch_that_only_the_remote_has_makes_one_that_tracks_it(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    shared.git.plain("branch", "side")
+    shared.remove("apple")
+    shared.remotes.push("origin", ["main", "side"])
+    copy = clone(str(remote), tmp_path / "copy")
+    assert not copy.atlas()
+    assert copy.checkout("side").startswith("at side (")
+    assert set(copy.atlas()) == {"apple"}
+    assert git(copy.path, "rev-parse", "--abbrev-ref", "side@{upstream}").strip() == "origin/side"
+    copy.git.plain("remote", "add", "other", str(remote))
+    copy.remotes.fetch("other", lazy=True)
+    copy.checkout("main")
+    copy.git.plain("branch", "--delete", "--force", "side")
+    with pytest.raises(UsageError, match="matched multiple"):
+        copy.checkout("side")
+    with pytest.raises(UnknownName, match="neither a capability, a branch"):
+        copy.checkout("objects")
 
 
 def test_a_missing_git_lfs_is_one_sentence(shared: Repository, tmp_path: Path, monkeypatch) -> None:
