@@ -9,25 +9,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from conftest import QUICK
 from tiny import tiny_model, tiny_tokenizer, write_data
-from typer.main import get_command
 from typer.testing import Result
 
 from niwfctl import __version__
-from niwfctl.cli.main import app
 from niwfctl.repository import Repository
 from niwfctl.repository.compose import Recipe
 from niwfctl.repository.record import record
 
 Command = Callable[..., Result]
 NIWFCTL = str(Path(sys.executable).with_name("niwfctl"))
-COMMANDS = [
-    "init", "train", "commit", "checkout", "status", "log", "show", "diff", "run", "eval", "map",
-    "branch", "tag", "merge", "rollback", "rm", "mv", "undo", "remote", "push", "fetch", "pull",
-    "clone", "export", "verify", "check", "fsck", "gc", "doctor",
-]  # fmt: skip
 
 
 def report(result: Result) -> dict | list:
@@ -361,48 +353,3 @@ def test_doctor_and_version(niwfctl: Command) -> None:
     for finding in findings:
         assert finding["name"] in niwfctl("doctor").stdout
     assert niwfctl("--version").stdout == f"niwfctl {__version__}\n"
-
-
-@pytest.mark.parametrize("command", [*COMMANDS, "bundle create", "bundle apply"])
-def test_help_explains_every_argument_and_option(niwfctl: Command, command: str) -> None:
-    result = niwfctl(*command.split(), "--help", env={"COLUMNS": "200"})
-    assert result.exit_code == 0
-    found = get_command(app)
-    for name in command.split():
-        found = found.commands[name]
-    for parameter in found.params:
-        assert parameter.help and parameter.help[:40].split("\n")[0] in result.stdout
-        for option in parameter.opts:
-            assert option in result.stdout or not option.startswith("-")
-
-
-def test_help_lists_the_commands_in_the_order_of_their_work(niwfctl: Command) -> None:
-    text = niwfctl("--help").stdout
-    found = [command for command in re.findall(r"^│ (\w+) ", text, re.M) if command in COMMANDS]
-    assert found == COMMANDS
-
-
-def test_shell_completion_completes_commands() -> None:
-    named = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # no shell above us
-    show = [NIWFCTL, "--show-completion", "bash"]
-    script = subprocess.run(show, env=named, check=True, capture_output=True)
-    assert b"complete -o default -F _niwfctl_completion niwfctl" in script.stdout
-    line = {"_NIWFCTL_COMPLETE": "complete_bash", "COMP_WORDS": "niwfctl ch", "COMP_CWORD": "1"}
-    done = subprocess.run([NIWFCTL], env=os.environ | line, capture_output=True, text=True)
-    assert done.stdout.split() == ["checkout", "check"]
-
-
-@pytest.mark.parametrize("command", [["status"], ["log"], ["show", "apple"], ["diff"]])
-def test_commands_without_a_model_never_import_torch(
-    committed: Repository, command: list[str]
-) -> None:
-    program = (
-        "import sys\nfrom niwfctl.cli.main import app\n"
-        "try: app(sys.argv[1:])\nexcept SystemExit as end: assert not end.code\n"
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
-    )
-    subprocess.run(
-        [sys.executable, "-c", program, "-C", committed.path, *command],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )

@@ -1,0 +1,275 @@
+"""Behaviour of reading files of data: JSON, CSV, Parquet, text encodings, the hub."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from records import ALPACA, CHAT, PAIR, refusal, user
+
+from niwfctl.training.data import Example, data_hash, read_examples
+
+Write = Callable[..., str]
+
+
+# ------------------------------------------------------------------------------------- JSON
+
+
+def test_blank_lines_are_skipped_and_still_counted(write: Write) -> None:
+    path = write("a.ndjson", b"\n  \r\n", PAIR, b"\n", PAIR, b"\n\n")
+    assert [example.origin for example in read_examples([path])] == [f"{path}:3", f"{path}:5"]
+
+
+def test_the_last_line_needs_no_line_break(write: Write) -> None:
+    assert len(read_examples([write("a.jsonl", PAIR, json.dumps(PAIR).encode())])) == 2
+
+
+def test_a_suffix_may_be_in_capitals(write: Write) -> None:
+    assert len(read_examples([write("A.JSONL", PAIR)])) == 1
+
+
+@pytest.mark.parametrize("content", [[PAIR, ALPACA], {"version": 1, "data": [PAIR, ALPACA]}])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_file_holds_an_array_alone_or_as_data(
+    write: Write, content: object, indent: int | None
+) -> None:
+    path = write("a.json", json.dumps(content, indent=indent).encode())
+    assert [(e.answer, e.origin) for e in read_examples([path])] == [
+        ("Because.", f"{path}[0]"),
+        ("3", f"{path}[1]"),
+    ]
+
+
+def test_a_json_file_that_is_really_jsonl_is_read_by_lines(write: Write) -> None:
+    path = write("a.json", b"\r\n", PAIR, b"\r\n", ALPACA)
+    assert [example.origin for example in read_examples([path])] == [f"{path}:2", f"{path}:4"]
+    path = write("b.json", PAIR)
+    assert len(read_examples([path])) == 1
+    path = write("c.json", PAIR, b'{"prompt": }')
+    assert refusal(path).startswith(f"{path}:2 is not JSON at column 12")
+
+
+def test_a_wrong_element_of_an_array_is_named_by_its_index(write: Write) -> None:
+    path = write("a.json", [PAIR, {"prompt": "a"}])
+    assert refusal(path).startswith(f"{path}[1] has the wrong columns (`prompt`)")
+    path = write("b.json", 7)
+    assert refusal(path).startswith(f"{path}[0] is the value 7")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("a.jsonl", b'\n{"prompt" "b"}\n', ":2 is not JSON at column 11 (Expecting"),
+        ("a.jsonl", b"\n" + b'{"prompt": "a"' + b"\n", ":2 is not JSON at column 15"),
+        ("a.jsonl", b'{"a": 1} {"b": 2}\n', ":1 is not JSON at column 10 (Extra data)"),
+        ("a.jsonl", b"instruction,output\n", ":1 is not JSON at column 1"),
+        ("a.json", b'[\n  {"prompt": "a"},\n  oops\n]\n', ":3 is not JSON at column 3"),
+        ("a.json", b'[\n  {"prompt": "a"}\n\n\n', ":2 is not JSON at column 18"),
+        ("a.json", b'{"data": [\n{"prompt": }\n', ":2 is not JSON at column 12"),
+        ("a.jsonl", b"[" * 200_000, ":1 is not JSON that can be read"),
+        ("a.jsonl", b"9" * 5_000, ":1 is not JSON that can be read"),
+    ],
+)
+def test_what_is_not_json_is_named_by_line_and_column(
+    write: Write, name: str, content: bytes, place: str
+) -> None:
+    path = write(name, content)
+    assert refusal(path).startswith(path + place)
+
+
+# -------------------------------------------------------------------------------------- CSV
+
+
+def test_a_csv_record_is_named_by_the_line_on_which_it_begins(write: Write) -> None:
+    content = b'id,prompt,completion\r\n1,"one\r\ntwo, ""three""",a\r\n\r\n2,four,b\r\n'
+    path = write("a.csv", content)
+    assert read_examples([path]) == [
+        Example(user('one\r\ntwo, "three"'), "a", f"{path}:2"),
+        Example(user("four"), "b", f"{path}:5"),
+    ]
+
+
+def test_a_tsv_file_is_delimited_by_tabs(write: Write) -> None:
+    path = write("a.tsv", b"instruction\tinput\toutput\nAdd.\t1, 2\t3\nSay.\t\tHi\n")
+    assert [example.messages for example in read_examples([path])] == [
+        user("Add.\n\n1, 2"),
+        user("Say."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "place"),
+    [
+        (b"a,b\nc\n", ":3 is not CSV (1 fields where the header has 2)"),
+        (b"a,b\nc,d,e\n", ":3 is not CSV (3 fields where the header has 2)"),
+        (b'"a\nb",c\n"d,e\nf\n', ":4 is not CSV (unexpected end of data)"),
+        (b'"a"b,c\n', ":2 is not CSV"),
+        (b"a,\n", ":2 has an empty `completion`"),
+    ],
+)
+def test_a_wrong_csv_row_is_named_by_its_line(write: Write, rows: bytes, place: str) -> None:
+    path = write("a.csv", b"prompt,completion\n" + rows)
+    assert refusal(path).startswith(path + place)
+
+
+def test_a_csv_file_without_a_header_has_wrong_columns(write: Write) -> None:
+    path = write("a.csv", b"Why?,Because.\nHow?,So.\n")
+    assert refusal(path).startswith(f"{path}:2 has the wrong columns (`Why?`, `Because.`)")
+
+
+# ---------------------------------------------------------------------------------- Parquet
+
+
+def test_parquet_rows_are_named_by_their_index(write_parquet: Write) -> None:
+    path = write_parquet("a.parquet", ALPACA, ALPACA | {"input": None, "output": "4"})
+    assert read_examples([path]) == [
+        Example(user("Add.\n\n1 and 2"), "3", f"{path} row 0"),
+        Example(user("Add."), "4", f"{path} row 1"),
+    ]
+
+
+def test_parquet_gives_the_same_examples_as_jsonl(write: Write, write_parquet: Write) -> None:
+    parquet = read_examples([write_parquet("a.parquet", CHAT, PAIR | CHAT)])
+    jsonl = read_examples([write("a.jsonl", CHAT, PAIR | CHAT)])
+    assert data_hash(parquet) == data_hash(jsonl)
+
+
+def test_a_table_of_several_formats_is_read_by_the_filled_columns(write_parquet: Write) -> None:
+    path = write_parquet("a.parquet", ALPACA | {"messages": None}, dict.fromkeys(ALPACA) | CHAT)
+    answers = [example.answer for example in read_examples([path])]
+    assert answers == ["3", "Hello", "Farewell"]
+
+
+def test_a_wrong_parquet_row_is_named(write_parquet: Write) -> None:
+    path = write_parquet("a.parquet", PAIR, PAIR | {"completion": None})
+    assert refusal(path).startswith(f"{path} row 1 has the wrong columns (`prompt`, `completion` (")
+
+
+def test_a_long_wrong_value_is_told_in_short(write_parquet: Write) -> None:
+    path = write_parquet("a.parquet", PAIR | {"completion": b"\xff" * 10_000})
+    message = refusal(path)
+    assert message.startswith(f"{path} row 0 has the value b'") and len(message) < 400
+
+
+def test_unreadable_parquet_is_refused(write: Write, write_parquet: Write) -> None:
+    good = Path(write_parquet("good.parquet", PAIR)).read_bytes()
+    for content in (b"", b"not parquet at all", good[:-20], good[: len(good) // 2]):
+        path = write("a.parquet", content)
+        assert refusal(path).startswith(f"{path} is not readable Parquet")
+
+
+# ------------------------------------------------------------------------------ all sources
+
+
+def test_sources_are_read_in_their_order(write: Write, write_parquet: Write) -> None:
+    paths = [write("b.jsonl", PAIR), write_parquet("c.parquet", ALPACA), write("a.json", [PAIR])]
+    assert [e.origin for e in read_examples(paths)] == [
+        f"{paths[0]}:1",
+        f"{paths[1]} row 0",
+        f"{paths[2]}[0]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", json.dumps(PAIR)),
+        ("a.json", json.dumps([PAIR])),
+        ("a.csv", "prompt,completion\nWhy?,Because.\n"),
+    ],
+)
+def test_a_byte_order_mark_is_no_part_of_the_text(write: Write, name: str, content: str) -> None:
+    (example,) = read_examples([write(name, content.encode("utf-8-sig"))])
+    assert (example.messages, example.answer) == (user("Why?"), "Because.")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_what_is_not_utf8_is_named_by_its_line(write: Write, name: str) -> None:
+    path = write(name, b'{"prompt": "a", "completion": "b"}\n', "{'naïve'}\n".encode("latin-1"))
+    assert refusal(path).startswith(f"{path}:2 is not UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", b""),
+        ("a.jsonl", b"\n \n"),
+        ("a.json", b""),
+        ("a.json", b" \n"),
+        ("a.json", b"[]"),
+        ("a.json", b'{"data": []}'),
+        ("a.csv", b""),
+        ("a.csv", b"prompt,completion\n"),
+    ],
+)
+def test_a_file_without_records_is_refused(write: Write, name: str, content: bytes) -> None:
+    path = write(name, content)
+    assert refusal(write("good.jsonl", PAIR), path).startswith(f"{path} holds no records")
+
+
+def test_a_parquet_file_without_rows_is_refused(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": [], "completion": []}), path)
+    assert refusal(str(path)).startswith(f"{path} holds no records")
+
+
+def test_a_missing_file_a_folder_and_an_unknown_suffix_are_refused(write: Write, tmp_path) -> None:
+    path = str(tmp_path / "none.jsonl")
+    assert refusal(path) == f"data file {path} does not exist: check its path"
+    assert refusal("data/none.jsonl").startswith("data file data/none.jsonl does not exist")
+    assert refusal("../none").startswith("data file ../none does not exist")
+    assert refusal("").startswith("data file ")
+    assert refusal(str(tmp_path)).startswith(f"{tmp_path} is not a file")
+    assert ".jsonl" in refusal(write("a.txt", PAIR))
+
+
+def test_no_sources_are_refused() -> None:
+    assert refusal().startswith("no data is given")
+
+
+# -------------------------------------------------------------------------------------- hub
+
+
+def test_a_hub_dataset_without_the_library_says_how_to_install_it(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    for name in ("owner/name", "owner/name:test", "owner/name:train[:10]"):
+        message = refusal(name)
+        assert message.startswith(f"{name} is not a file")
+        assert "`pip install niwfctl[hub]`" in message
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("datasets"), reason="needs niwfctl[hub]")
+def test_a_hub_dataset_that_does_not_load_is_refused(monkeypatch) -> None:
+    script = "from niwfctl.training.data import read_examples; read_examples(['owner/name:test'])"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert "DataError: owner/name:test is no file, and as a hub dataset it" in result.stderr
+
+
+def test_reading_files_imports_no_heavy_library(write: Write) -> None:
+    path = write("a.jsonl", PAIR)
+    script = (
+        "import sys; from niwfctl.training.data import read_examples;"
+        f"read_examples([{path!r}]);"
+        "print(sys.modules.keys() & {'torch', 'transformers', 'pandas', 'pyarrow', 'datasets'})"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.stdout == "set()\n"
+
+
+# ------------------------------------------------------------------------------------ hashing
+
+
+def test_equal_examples_hash_equally_wherever_they_were_read(write: Write) -> None:
+    lines = read_examples([write("a.jsonl", PAIR, ALPACA, CHAT)])
+    array = read_examples([write("b.json", [ALPACA | PAIR | {"input": None}, ALPACA, CHAT])])
+    assert data_hash(lines) != data_hash(array)
+    array = read_examples([write("b.json", [PAIR | {"id": 1}, ALPACA, CHAT])])
+    assert data_hash(lines) == data_hash(iter(array))
