@@ -138,7 +138,8 @@ def _heading(sequence: str, steps: int, lines: Sequence[Line]) -> str:
     seeds = sorted({line.seed for line in lines})
     return (
         f"### {sequence}: {' → '.join(lines[0].tasks)}\n\n"
-        f"{steps} steps a task, seeds {', '.join(map(str, seeds))}."
+        f"{steps} steps a task, seeds {', '.join(map(str, seeds))}"
+        + ("; what has no ± was run with the first alone." if len(seeds) > 1 else ".")
     )
 
 
