@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -156,26 +156,27 @@ def check_all(repository: Repository) -> Checked:
         blobs = _pointer_blobs(repository, "--missing=allow-any")
     except UsageError as error:  # git cannot go on at a damaged commit or folder
         return Checked(0, (*damage, Damage("git", str(error))))
-    pointers: dict[str, Pointer] = {}
-    texts = _texts(repository, blobs)
-    for blob in blobs:
-        try:
-            pointers[blob] = Pointer.parse(texts.get(blob) or repository.git.blobs([blob])[blob])
-        except (MalformedPointer, GitError) as error:
-            damage.append(Damage(object_file(blobs[blob]), str(error)))
-    objects = dict.fromkeys(pointers.values())
-    here = [pointer for pointer in objects if pointer.oid in repository.store]
-    damage += [found for pointer in here if (found := _object_damage(repository, pointer))]
-    absent = [pointer for pointer in objects if pointer not in here]
-    holder, otherwise = repository.remotes.holders(absent) if absent else ({}, "")
-    for pointer in absent:
-        if pointer not in holder:
-            problem = f"{MissingObject(pointer.oid)}, and {otherwise}"
-            damage.append(Damage(object_file(pointer.oid), problem))
+    pointers, unreadable = _pointers(repository, blobs)
+    holder, broken = _checked_objects(repository, dict.fromkeys(pointers.values()))
+    damage += unreadable + broken
     for commit in repository.git.plain("rev-list", "--all", "HEAD").splitlines():
         damage += _commit_damage(repository, commit, pointers)
     elsewhere = tuple((pointer.oid, remote) for pointer, remote in holder.items())
-    return Checked(len(objects), tuple(damage), elsewhere)
+    return Checked(len(set(pointers.values())), tuple(damage), elsewhere)
+
+
+def _pointers(
+    repository: Repository, blobs: Mapping[str, str]
+) -> tuple[dict[str, Pointer], list[Damage]]:
+    """Pointers by blob, and what is wrong with those that cannot be read."""
+    found, damage = {}, []
+    texts = _texts(repository, blobs)
+    for blob, oid in blobs.items():
+        try:
+            found[blob] = Pointer.parse(texts.get(blob) or repository.git.blobs([blob])[blob])
+        except (MalformedPointer, GitError) as error:
+            damage.append(Damage(object_file(oid), str(error)))
+    return found, damage
 
 
 def _texts(repository: Repository, blobs: Iterable[str]) -> dict[str, bytes]:
@@ -186,12 +187,25 @@ def _texts(repository: Repository, blobs: Iterable[str]) -> dict[str, bytes]:
         return {}
 
 
-def _object_damage(repository: Repository, pointer: Pointer) -> Damage | None:
-    try:
-        obtain(repository, pointer.oid, pointer.size, repository.store.verify)
-    except ObjectError as error:
-        return Damage(object_file(pointer.oid), str(error))
-    return None
+def _checked_objects(
+    repository: Repository, pointers: Iterable[Pointer]
+) -> tuple[dict[Pointer, str], list[Damage]]:
+    """Which remote has each object that is not here, and what is wrong with the others."""
+    absent, damage = [], []
+    for pointer in pointers:
+        if pointer.oid not in repository.store:
+            absent.append(pointer)
+            continue
+        try:
+            obtain(repository, pointer.oid, pointer.size, repository.store.verify)
+        except ObjectError as error:
+            damage.append(Damage(object_file(pointer.oid), str(error)))
+    holder, otherwise = repository.remotes.holders(absent) if absent else ({}, "")
+    for pointer in absent:
+        if pointer not in holder:
+            problem = f"{MissingObject(pointer.oid)}, and {otherwise}"
+            damage.append(Damage(object_file(pointer.oid), problem))
+    return holder, damage
 
 
 def _commit_damage(
