@@ -120,10 +120,9 @@ def export(
 def frozen(repository: Repository, capability: Capability, z: Tensor | None) -> FrozenSum:
     """A capability's change of weights at z [dim]; None: each region at its own mean.
 
-    Of a capability with several regions the first is taken at its mean.
-
     Raises:
         ObjectError: an object is missing or corrupt.
+        UsageError: it has several regions, and no z says which one acts.
     """
     return _sum(_terms(repository, capability, z))
 
@@ -144,10 +143,20 @@ def _terms(repository: Repository, capability: Capability, z: Tensor | None) -> 
         shares = mixture.shares(z[None])[0].tolist()
         chosen = list(zip(shares, mixture.entries, strict=True))
     else:
-        parts = [(part.weight, part.regions[0]) for part in capability.parts]
-        chosen = parts or [(1.0, capability.regions[0])]
+        chosen = _single_regions(capability)
     loaded = [(weight, entry, load_region(repository, entry)) for weight, entry in chosen if weight]
     return [_Term(*one, one[2].cell.mean if z is None else z) for one in loaded]
+
+
+def _single_regions(capability: Capability) -> list[tuple[float, RegionEntry]]:
+    """The weighted regions that act whatever the prompt."""
+    sums = [(part.weight, part.regions) for part in capability.parts] or [(1.0, capability.regions)]
+    if any(len(regions) > 1 for _, regions in sums):
+        raise UsageError(
+            f"{capability.name!r} has several regions, and which one acts depends on the prompt: "
+            "give one with `--at PROMPT`, whose regions are then exported"
+        )
+    return [(weight, regions[0]) for weight, regions in sums]
 
 
 def _sum(terms: Sequence[_Term]) -> FrozenSum:

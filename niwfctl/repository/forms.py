@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from niwfstore import write_atomic
@@ -96,5 +97,7 @@ def write_merged(folder: Path, model: Model, change: FrozenSum) -> None:
         with quiet():
             backbone.model.save_pretrained(folder)
             backbone.tokenizer.save_pretrained(folder)
+        for file in folder.glob("*.safetensors"):  # which safetensors writes for its user alone
+            shutil.copymode(folder / "config.json", file)
     except SafetensorError as error:  # its word for any error of the disk
         raise StorageError(f"the merged weights cannot be written: {error}") from error

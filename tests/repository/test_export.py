@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import QUICK
 from faults import ended, start
 from peft import PeftModel
 from safetensors import safe_open
@@ -68,6 +69,26 @@ def test_merged_weights_are_the_backbone_plus_the_change(
         name = key.removeprefix("model.").removesuffix(".weight")
         change = factors[name][1] @ factors[name][0] if name in factors else 0.0
         assert torch.equal(weight, (before[key].float() + change).to(torch.bfloat16)), key
+
+
+def test_of_several_regions_only_those_that_act_on_a_prompt_are_exported(
+    committed: Repository, data: Path, tmp_path: Path
+) -> None:
+    extend = QUICK.model_copy(update={"mode": "extend", "seed": 1})
+    committed.train("apple", [data], extend)
+    committed.commit(["apple"], "More apples")
+    committed.compose(["apple"], "both", Recipe(method="linear"))
+    for name in ("apple", "both"):
+        with pytest.raises(UsageError, match=f"'{name}' has several regions.*--at PROMPT"):
+            committed.export(name, tmp_path / name)
+        committed.export(name, tmp_path / name, at=PROMPT)
+        written = json.loads((tmp_path / name / "niwf.json").read_text())["regions"]
+        assert {one["id"] for one in written} <= {e.id for e in committed.atlas()["apple"].regions}
+
+
+def test_all_exported_files_have_one_mode(committed: Repository, tmp_path: Path) -> None:
+    committed.export("apple", tmp_path / "merged", "merged")
+    assert len({file.stat().st_mode for file in (tmp_path / "merged").iterdir()}) == 1
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(committed: Repository, tmp_path: Path) -> None:
