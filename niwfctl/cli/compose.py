@@ -41,8 +41,11 @@ def compose(
         int | None, typer.Option(min=1, help="Of the result, where it is approximated.")
     ] = None,
     density: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Share of entries that PEFT's methods keep.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0.01, max=0.99, help="Share of entries that PEFT's methods keep; half by default."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the methods that draw.")] = 0,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Find the weights that keep most of every part.")

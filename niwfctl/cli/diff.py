@@ -17,7 +17,7 @@ from niwfctl.cli.schema import capability_json
 from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from niwfctl.field.distances import Neighbourhood, SiteDifference
+    from niwfctl.field.distances import SiteDifference
     from niwfctl.repository.diff import Changed, ChangedRegion, Compared
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~", "extended": "^"}
@@ -111,7 +111,7 @@ def _changed_json(change: Changed) -> dict[str, object]:
 def _show_compared(compared: Compared, names: list[str], stat: bool) -> None:
     a, b = names
     out.print(f"{a} against {b}", style="bold", markup=False)
-    lines = _place_lines(a, b, compared.place) if compared.place else {}
+    lines = _place_lines(a, b, compared) if compared.place else {}
     lines["bases"] = (
         f"{len(compared.shared)} shared, {len(compared.own_a)} only {a}, "
         f"{len(compared.own_b)} only {b}"
@@ -122,12 +122,15 @@ def _show_compared(compared: Compared, names: list[str], stat: bool) -> None:
         _heat_map(compared)
 
 
-def _place_lines(a: str, b: str, place: Neighbourhood) -> dict[str, str]:
+def _place_lines(a: str, b: str, compared: Compared) -> dict[str, str]:
+    place = compared.place
+    routed = all(one.regions[0].routing for one in (compared.a, compared.b))
+    wins = "wins" if routed else "would win"  # of two one of which is never routed to
     return {
         "distance": f"{place.bhattacharyya:.3g} (Bhattacharyya)",
         "overlap": f"{place.a_in_b:.1%} of {a} lies in the cell of {b}, {place.b_in_a:.1%} of {b} "
         f"in that of {a}",
-        "takeover": f"{b} wins {place.a_taken:.1%} of {a}, {a} wins {place.b_taken:.1%} of {b}",
+        "takeover": f"{b} {wins} {place.a_taken:.1%} of {a}, {a} {wins} {place.b_taken:.1%} of {b}",
     }
 
 

@@ -19,6 +19,7 @@ from niwfctl.training.run import Run
 if TYPE_CHECKING:
     from niwfctl.training.loop import Progress as TrainingProgress
 
+COMPOSED = "composed"  # origin of a run that trained nothing
 _SIGNS = {"added": ("+", "green"), "changed": ("~", "yellow"), "removed": ("-", "red")}
 
 
@@ -101,27 +102,40 @@ def show_capability(capability: Capability, indent: str = "") -> None:
     for part in capability.parts:
         regions = ", ".join(entry.id for entry in part.regions)
         out.print(f"{indent}  {part.weight:+g} × {part.of}, region {regions}", markup=False)
+    if len(capability.regions) > 1:
+        out.print(
+            f"{indent}  the one of its {len(capability.regions)} regions that owns it answers"
+        )
     for entry in capability.regions:
-        run, options = entry.run, entry.run.options
-        lines = {
-            "region": f"{entry.id}, radius {entry.radius:.2f}, {entry.anchors} anchors",
-            "bases": f"{len(entry.bases)} of rank {options.rank}, scale {entry.scale:g}, layers "
-            f"{entry.layers[0]} to {entry.layers[-1]}",
+        for label, text in _region_lines(entry, capability.name).items():
+            out.print(f"{indent}  {label:<11}{text}", markup=False)
+
+
+def _region_lines(entry: RegionEntry, name: str) -> dict[str, str]:
+    run, options = entry.run, entry.run.options
+    whose = "" if run.name == name else f", of {run.name}"
+    lines = {
+        "region": f"{entry.id}{whose}, radius {entry.radius:.2f}, {entry.anchors} anchors",
+        "bases": f"{len(entry.bases)} of rank {options.rank}, scale {entry.scale:g}, layers "
+        f"{entry.layers[0]} to {entry.layers[-1]}",
+    }
+    if run.origin == COMPOSED:
+        lines |= {"composed": f"approximates {', '.join(run.sources)}"}
+    else:
+        lines |= {
             "data": f"{', '.join(run.sources)} ({run.data_hash[:19]})",
             "rows": f"{run.rows} to learn from, {run.held_out_rows} held out, "
             f"{run.skipped_rows} left out",
             "training": _training_line(run),
             "perplexity": perplexity_line(run),
-            "routing": routing_line(entry),
-            "made with": ", ".join(f"{name} {which}" for name, which in run.versions.items()),
         }
-        for label, text in lines.items():
-            out.print(f"{indent}  {label:<11}{text}", markup=False)
+    return lines | {
+        "routing": routing_line(entry),
+        "made with": ", ".join(f"{name} {which}" for name, which in run.versions.items()),
+    }
 
 
 def _training_line(run: Run) -> str:
-    if run.origin == "composed":
-        return "none: approximated from what `data` names"
     if run.adapter:
         made_for = f", made for {run.adapter.base_model}" if run.adapter.base_model else ""
         return (
@@ -139,7 +153,7 @@ def routing_line(entry: RegionEntry) -> str:
     """How a region shares coordinate space with the others."""
     routing = entry.routing
     if routing is None:
-        return "never routed to"
+        return "never routed to by --auto"
     parts = [f"bias {routing.bias:.1f}, margin over the base {routing.margin:.1f}"]
     if entry.terms and entry.terms.general:
         parts = [f"bias {routing.bias:.1f}, general: it answers for the base"]
@@ -218,11 +232,19 @@ def _change(capability: Capability) -> str:
     if capability.parts:
         parts = " ".join(f"{part.weight:+g}·{part.of}" for part in capability.parts)
         return f"{capability.name}  composed of {parts}"
-    entry = capability.regions[-1]
+    *earlier, entry = capability.regions
     run = entry.run
+    where = f"region {entry.id}"
+    if earlier:
+        where = f"{len(earlier) + 1} regions, {size(capability.size)}, the last {entry.id}"
+    if run.name != capability.name:
+        where += f" of {run.name}"
+    own = size(sum(ref.size for ref in entry.objects))
+    made = f"{len(entry.bases)} bases of rank {run.options.rank}, {own}"
+    if run.origin == COMPOSED:
+        return f"{capability.name}  {where}, {made}, approximates {', '.join(run.sources)}"
     return (
-        f"{capability.name}  region {entry.id}, {len(entry.bases)} bases of rank "
-        f"{run.options.rank}, {size(capability.size)}, data {run.data_hash[:14]}, perplexity "
+        f"{capability.name}  {where}, {made}, data {run.data_hash[:14]}, perplexity "
         f"{number(run.base_perplexity)} → {number(run.perplexity)}"
     )
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def best_rank(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
+def best_rank(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The best rank-r approximation of B A, without forming it (Eckart and Young, 1936).
 
     With B = Q_b R_b and Aᵀ = Q_a R_a, the singular values of B A are those of the small R_b R_aᵀ.
@@ -17,18 +17,17 @@ def best_rank(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor, floa
         rank: r, at most R to be a compression.
 
     Returns:
-        A [r, in] and B [out, r], the singular values shared evenly; and ‖B A − approximation‖²_F.
+        A [r, in] and B [out, r], the singular values shared evenly.
     """
     q_up, r_up = torch.linalg.qr(up)
     q_down, r_down = torch.linalg.qr(down.T)
     left, values, right = torch.linalg.svd(r_up @ r_down.T, full_matrices=False)
     kept = values[:rank].sqrt()
-    lost = float(values[rank:].double().square().sum())
-    return (kept[:, None] * right[:rank]) @ q_down.T, q_up @ (left[:, :rank] * kept), lost
+    return (kept[:, None] * right[:rank]) @ q_down.T, q_up @ (left[:, :rank] * kept)
 
 
-def truncated(matrix: Tensor, rank: int, seed: int = 0) -> tuple[Tensor, Tensor, float]:
-    """A [r, in] and B [out, r] near the best for a full matrix [out, in], and the squared error.
+def truncated(matrix: Tensor, rank: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A [r, in] and B [out, r] near the best for a full matrix [out, in].
 
     A randomized range finder (Halko, Martinsson and Tropp, 2011), with the same bits for a seed.
     """
@@ -37,6 +36,10 @@ def truncated(matrix: Tensor, rank: int, seed: int = 0) -> tuple[Tensor, Tensor,
         size = min(rank + 8, *matrix.shape)
         left, values, right = torch.svd_lowrank(matrix, q=size, niter=4)
     kept = values[:rank].sqrt()
-    down, up = kept[:, None] * right[:, :rank].T, left[:, :rank] * kept
-    lost = float((matrix - up @ down).double().square().sum())
-    return down, up, lost
+    return kept[:, None] * right[:, :rank].T, left[:, :rank] * kept
+
+
+def squared_norm(down: Tensor, up: Tensor) -> float:
+    """‖B A‖²_F from Gram matrices, of A [r, in] and B [out, r]."""
+    down, up = down.double(), up.double()
+    return float(((up.T @ up) * (down @ down.T)).sum())

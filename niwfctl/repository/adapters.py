@@ -19,6 +19,7 @@ from torch import Tensor
 
 from niwfctl.errors import FormatError, UsageError
 from niwfctl.field.basis import Basis, Site
+from niwfctl.field.compress import squared_norm
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 ROOT = "base_model.model."  # of all keys of the weights
@@ -326,13 +327,8 @@ def _rounding(true: Mapping[str, tuple[Tensor, Tensor]], basis: Basis) -> float:
         down, up = down.double(), up.double()
         near_down, near_up = basis.down[name].double(), basis.up[name].double()
         # B′A′ − BA = (B′ − B) A′ + B (A′ − A): exactly zero where both are
-        lost += _square(
+        lost += squared_norm(
             torch.cat([near_down, near_down - down]), torch.cat([near_up - up, up], dim=1)
         )
-        whole += _square(down, up)
+        whole += squared_norm(down, up)
     return math.sqrt(max(lost, 0.0) / whole) if whole else 0.0
-
-
-def _square(down: Tensor, up: Tensor) -> float:
-    """‖B A‖² from Gram matrices."""
-    return float(((up.T @ up) * (down @ down.T)).sum())

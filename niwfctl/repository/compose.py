@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from niwfctl.training.run import Run
 
 EXACT = ("linear", "routed")
-MERGING = ("svd", "ties", "dare_linear", "dare_ties", "magnitude_prune")
+SPARSE = ("ties", "dare_linear", "dare_ties", "magnitude_prune")  # PEFT's
+MERGING = ("svd", *SPARSE)
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,14 @@ class Recipe:
             one that owns the prompt acts; `svd`: the best approximation of the sum by a smaller
             rank; or one of PEFT's methods on the changes of weights.
         rank: of the result where it is approximated; None: the ranks of all added up.
-        density: share of the entries that PEFT's methods keep.
+        density: share of the entries that PEFT's methods keep; None: half of them.
         seed: of the methods that draw.
     """
 
     weights: tuple[float, ...] | None = None
     method: str = "linear"
     rank: int | None = field(default=None)
-    density: float = 0.5
+    density: float | None = None
     seed: int = 0
 
 
@@ -69,8 +70,8 @@ def compose(
     require_free(repository, name)
     parts = parts_of(repository, sources, _checked(recipe, len(sources)))
     repository.git.require_identity(repository.path)
-    message = message or f"Compose {name} of {', '.join(sources)}"
     merged = None if recipe.method in EXACT else _merged(repository, name, parts, recipe)
+    message = message or _message(name, sources, recipe, merged)
     with storing(), repository.writing(), repository.operations.recording(command_line()):
         entry = merged and merged.sealed(repository)
 
@@ -121,12 +122,22 @@ def _checked(recipe: Recipe, count: int) -> tuple[float, ...]:
         raise UsageError("--weights must be finite numbers, and not all of them 0")
     if recipe.method == "routed" and recipe.weights:
         raise UsageError("routed capabilities act as they are: --weights does not go with it")
+    if recipe.density is not None and recipe.method not in SPARSE:
+        raise UsageError(
+            f"--density goes with {', '.join(SPARSE)}: {recipe.method} keeps all entries"
+        )
     if recipe.rank is not None and recipe.method in EXACT:
         raise UsageError(
             f"--rank approximates, and {recipe.method} is exact: use `--method svd --rank "
             f"{recipe.rank}` for the best approximation of the weighted sum"
         )
     return weights
+
+
+def _message(name: str, sources: Sequence[str], recipe: Recipe, merged: _Merged | None) -> str:
+    how = "" if recipe.method == "linear" else f" by {recipe.method}"
+    lost = f", relative error {merged.error:.3g}" if merged else ""
+    return f"Compose {name} of {', '.join(sources)}{how}{lost}"
 
 
 def _routed(name: str, parts: Sequence[Part]) -> Capability:

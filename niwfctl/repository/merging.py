@@ -10,7 +10,7 @@ from torch import Tensor
 
 from niwfctl.errors import UsageError
 from niwfctl.field.basis import Basis
-from niwfctl.field.compress import best_rank, truncated
+from niwfctl.field.compress import best_rank, squared_norm, truncated
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.generator import Generator
 from niwfctl.field.region import Region
@@ -18,11 +18,15 @@ from niwfctl.field.region import Region
 if TYPE_CHECKING:
     from niwfctl.repository.compose import Recipe
 
+DENSITY = 0.5  # where the recipe says none
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
 
 def merged_region(terms: Sequence[tuple[float, Region]], recipe: Recipe) -> tuple[Region, float]:
     """A region of one basis whose gates are 1 everywhere, and its relative error in ΔW.
+
+    The error is of the basis as it is stored, in bf16: for `svd` to the sum, for PEFT's methods to
+    what they make of full matrices.
 
     Raises:
         UsageError: the method needs PEFT, which is not installed.
@@ -35,7 +39,7 @@ def merged_region(terms: Sequence[tuple[float, Region]], recipe: Recipe) -> tupl
     basis = Basis(
         {name: down for name, (down, _) in pairs.items()},
         {name: up.contiguous() for name, (_, up) in pairs.items()},
-    ).to(dtype=torch.bfloat16)
+    )
     layers = tuple(sorted({int(name.split(".")[1]) for name in pairs}))
     occupied = torch.cat([region.occupied for _, region in terms])
     held_out = torch.arange(len(occupied)) % 5 == 0
@@ -52,15 +56,14 @@ def merged_region(terms: Sequence[tuple[float, Region]], recipe: Recipe) -> tupl
 
 
 def compressed(change: FrozenSum, rank: int) -> tuple[Pairs, float]:
-    """The best pairs of rank r for a change of weights, and their relative error over all sites."""
+    """The best pairs of rank r for a change of weights, in bf16, and their relative error."""
     pairs, lost, norm = {}, 0.0, 0.0
     for name in change.names:
         down, up = change.at(name)
-        *pair, squared = best_rank(down, up, rank)
-        pairs[name] = tuple(pair)
-        lost += squared
-        norm += float(((up.T @ up) * (down @ down.T)).double().sum())
-    return _of_one_rank(pairs), (lost / norm) ** 0.5 if norm else 0.0
+        near_down, near_up = pairs[name] = _stored(*best_rank(down, up, rank))
+        lost += squared_norm(torch.cat([down, near_down]), torch.cat([up, -near_up], dim=1))
+        norm += squared_norm(down, up)
+    return _of_one_rank(pairs), (max(lost, 0.0) / norm) ** 0.5 if norm else 0.0
 
 
 def _by_peft(
@@ -75,12 +78,15 @@ def _by_peft(
         for name in FrozenSum.at_means(terms).names:
             found = [change.at(name) for change in each]
             whole = [up @ down for down, up in found]
-            matrix = merge(whole, weights, recipe.density)
-            *pair, squared = truncated(matrix, rank, recipe.seed)
-            pairs[name] = tuple(pair)
-            lost += squared
+            matrix = merge(whole, weights, DENSITY if recipe.density is None else recipe.density)
+            down, up = pairs[name] = _stored(*truncated(matrix, rank, recipe.seed))
+            lost += float((matrix - up.float() @ down.float()).double().square().sum())
             norm += float(matrix.double().square().sum())
     return _of_one_rank(pairs), (lost / norm) ** 0.5 if norm else 0.0
+
+
+def _stored(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    return down.to(torch.bfloat16), up.to(torch.bfloat16)
 
 
 def _of_one_rank(pairs: Pairs) -> Pairs:
@@ -94,8 +100,11 @@ def _of_one_rank(pairs: Pairs) -> Pairs:
 
 
 def _peft_method(name: str) -> Callable[[list[Tensor], Tensor, float], Tensor]:
+    from niwfctl.backbone.load import quiet
+
     try:
-        from peft.utils import merge_utils
+        with quiet():
+            from peft.utils import merge_utils
     except ImportError:
         raise UsageError(
             f"--method {name} needs PEFT: `pip install 'niwfctl[peft]'`, or use linear or svd"
