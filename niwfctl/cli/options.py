@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,26 @@ Manual = Annotated[bool, typer.Option("--manual", help="Never route to it.")]
 AcceptShadow = Annotated[
     bool, typer.Option("--accept-shadow", help="Even where earlier ones own its prompts.")
 ]
+
+
+STANDARD_INPUT = "-"  # in place of a prompt
+
+
+def read_prompt(prompt: str) -> str:
+    """A prompt as it was given, or from standard input where it was `-`.
+
+    Raises:
+        UsageError: it is empty, or not UTF-8.
+    """
+    try:
+        if prompt == STANDARD_INPUT:
+            prompt = sys.stdin.read().strip()
+        prompt.encode()
+    except UnicodeError as error:
+        raise UsageError("the prompt is not UTF-8: convert it, for instance with iconv") from error
+    if not prompt.strip():
+        raise UsageError("the prompt is empty: give one, or `-` and text on standard input")
+    return prompt
 
 
 def inside(directory: Path, source: str) -> str:

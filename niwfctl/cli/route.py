@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from niwfctl.cli.options import AsJson, inside
+from niwfctl.cli.options import AsJson, inside, read_prompt
 from niwfctl.cli.output import emit_json, err, out
 from niwfctl.errors import UsageError
 
@@ -19,7 +19,9 @@ app = typer.Typer()
 @app.command()
 def route(
     ctx: typer.Context,
-    prompt: Annotated[str | None, typer.Argument(help="Whose is it?")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="Whose is it? `-` reads it from standard input.")
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help="Count over the prompts of a file; given again, one row a file."),
@@ -32,6 +34,7 @@ def route(
 
     if (prompt is None) == (not data):
         raise UsageError("say what to route: either a prompt, or --data FILE")
+    prompt = None if prompt is None else read_prompt(prompt)
     repository = Repository.open(ctx.obj)
     files = {source: read_examples([inside(ctx.obj, source)]) for source in data or []}
     with err.status("loading the backbone"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from niwfctl.cli.options import AsJson
+from niwfctl.cli.options import STANDARD_INPUT, AsJson, read_prompt
 from niwfctl.cli.output import emit_json, err, out
 from niwfctl.errors import UsageError
 
@@ -43,16 +43,12 @@ def run(
     """Answer a prompt with the active capability; without one, ask for prompts."""
     from niwfctl.repository import Repository
 
-    if base and capability:
-        raise UsageError("--base and --capability exclude each other: give one of them")
-    try:
-        if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
-            prompt = sys.stdin.read().strip()
-        (prompt or "").encode()
-    except UnicodeError as error:
-        raise UsageError("the prompt is not UTF-8: convert it, for instance with iconv") from error
-    if prompt is not None and not prompt.strip():
-        raise UsageError("the prompt is empty: give one, or `-` and text on standard input")
+    given = {"--base": base, "--capability": capability, "--auto": auto}
+    if len(ways := [way for way, wanted in given.items() if wanted]) > 1:
+        raise UsageError(f"{' and '.join(ways)} exclude each other: give one of them")
+    if prompt is None and not sys.stdin.isatty():
+        prompt = STANDARD_INPUT
+    prompt = read_prompt(prompt) if prompt is not None else None
     repository = Repository.open(ctx.obj)
     chosen = None if base or auto else capability or repository.active
     with err.status("loading the backbone"):

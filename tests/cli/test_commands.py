@@ -198,6 +198,8 @@ def test_run_answers_from_argument_or_input_with_what_is_active(
     assert run("Say apple 3.").stdout == given
     assert run("-", input="Say apple 3.").stdout == given
     assert run(input="Say apple 3.").stdout == given
+    routed = niwfctl("-C", committed.path, "route", "-", input="Say apple 3.\n").stdout
+    assert routed == niwfctl("-C", committed.path, "route", "Say apple 3.").stdout
     assert run("Say apple 3.", "--stream").stdout.strip() == given.strip()
     assert run("Say apple 3.", "--capability", "apple@HEAD").stdout == given
     assert json.loads(run("Say apple 3.", "--json").stdout)["answer"] == given.strip()
