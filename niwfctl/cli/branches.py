@@ -11,7 +11,7 @@ from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, out
 from niwfctl.cli.schema import merged_json, operation_json
 from niwfctl.cli.show import show_merged
-from niwfctl.errors import UsageError
+from niwfctl.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     from niwfctl.repository.git import Git
@@ -38,6 +38,7 @@ def branch(
     if name is None:
         said = git.plain("branch", "--list", "-v")
     elif delete:
+        _require(git, "heads", "branch", name)
         said = git.plain("branch", "--delete", name)
     else:
         git.plain("branch", name, git.resolve(start))
@@ -65,11 +66,19 @@ def tag(
     if name is None:
         said = git.plain("tag", "--list", "-n1")
     elif delete:
+        _require(git, "tags", "tag", name)
         said = git.plain("tag", "--delete", name)
     else:
         annotated = ("-m", message) if message else ()
         git.plain("tag", *annotated, name, git.resolve(revision))
     _show_refs(git, "tags", said, as_json)
+
+
+def _require(git: Git, kind: str, called: str, name: str) -> None:
+    known = [ref.name for ref in git.refs(kind)]
+    if name not in known:
+        there = ", ".join(known) or "none yet"
+        raise UnknownName(f"no {called} is called {name!r}: there are {there}")
 
 
 @app.command()

@@ -111,7 +111,13 @@ def fsck(ctx: typer.Context, as_json: AsJson = False) -> None:
 def gc(
     ctx: typer.Context,
     keep: Annotated[
-        float, typer.Option(min=0.0, max=36500.0, metavar="DAYS", help="Younger objects stay.")
+        float,
+        typer.Option(
+            min=0.0,
+            max=36500.0,
+            metavar="DAYS",
+            help="Younger objects stay, and younger operations can still be undone.",
+        ),
     ] = 14.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
     as_json: AsJson = False,
@@ -123,10 +129,14 @@ def gc(
     done = collect(Repository.open(ctx.obj), keep, dry_run)
     if as_json:
         objects = [{"oid": oid, "bytes": count} for oid, count in done.objects]
-        emit_json({"dry_run": dry_run, "bytes": done.size, "objects": objects})
+        figures = {"bytes": done.size, "objects": objects, "operations": done.operations}
+        emit_json({"dry_run": dry_run, **figures})
     else:
         verb = "would remove" if dry_run else "removed"
         out.print(f"{verb} {len(done.objects)} objects, {size(done.size)}")
+        if done.operations:
+            verb = "could" if dry_run else "can"
+            out.print(f"{done.operations} operations {verb} no longer be undone")
 
 
 @app.command()

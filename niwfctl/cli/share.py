@@ -54,6 +54,9 @@ def remote_remove(
     as_json: AsJson = False,
 ) -> None:
     """Forget a remote."""
+    from niwfctl.repository import Repository
+
+    Repository.open(ctx.obj).remotes.require(name)
     _git(ctx).plain("remote", "remove", name)
     if as_json:
         _show_remotes(ctx, as_json)

@@ -136,16 +136,23 @@ class Operations:
                 operation.added.append(name)
         return last
 
-    def forget(self, older_than: datetime) -> int:
-        """Drops operations, and trainings they put aside, from before a time; returns how many."""
+    def older(self, than: datetime) -> list[Operation]:
+        """Operations from before a time."""
+        return [entry for entry in self.list() if datetime.fromisoformat(entry.time) < than]
+
+    def forget(self, older_than: datetime) -> None:
+        """Drops operations, and trainings they put aside, from before a time."""
         with self._locked():
-            known = self.list()
-            kept = [entry for entry in known if datetime.fromisoformat(entry.time) >= older_than]
+            dropped = self.older(older_than)
+            kept = [entry for entry in self.list() if entry not in dropped]
             self._write(kept)
             for folder in self._folder.iterdir():
                 if folder.is_dir() and folder.name not in {entry.id for entry in kept}:
                     shutil.rmtree(folder, ignore_errors=True)
-        return len(known) - len(kept)
+
+    def put_aside(self, operation: Operation) -> Path:
+        """Where the trainings are that an operation put aside, if it did."""
+        return self._folder / operation.id
 
     @property
     def _file(self) -> Path:

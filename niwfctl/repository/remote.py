@@ -44,7 +44,7 @@ class Remotes:
             RemoteError: the remote cannot be reached, refuses, or has not what it was sent; no
                 ref has moved there.
         """
-        self._require(remote)
+        self.require(remote)
         refs = refs or [self._branch()]
         for ref in refs:
             self._git.resolve(ref)
@@ -74,7 +74,7 @@ class Remotes:
             UnknownName: there is no such remote.
             RemoteError: the remote cannot be reached, or git-lfs is missing.
         """
-        self._require(remote)
+        self.require(remote)
         if not lazy:
             require_lfs()
         self._git.await_locks()
@@ -155,7 +155,12 @@ class Remotes:
         found = pointed(self._git, "--ignore-missing", *refs, "--not", *there)
         return list(dict.fromkeys(found.values()))
 
-    def _require(self, remote: str) -> None:
+    def require(self, remote: str) -> None:
+        """Asks that a remote is known.
+
+        Raises:
+            UnknownName: it is not; the message lists what there is.
+        """
         known = self._git.plain("remote").split()
         if remote not in known:
             raise UnknownName(
@@ -198,7 +203,8 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clone-") as scratch:
             whole = Path(scratch) / folder.name
-            _run(["clone", "--origin", "origin", url, str(whole)])
+            # git names the folder it is given, and who asked wants none of a scratch folder's
+            _run(["-C", scratch, "clone", "--origin", "origin", _located(url), folder.name])
             _check_out(url, Git.open(whole))
             whole.rename(folder)
     repository = Repository.open(folder)
@@ -238,7 +244,12 @@ def _is_clone(url: str, folder: Path) -> bool:
         return False
     origin = ("git", "-C", str(folder), "config", "remote.origin.url")
     known = subprocess.run(origin, capture_output=True, text=True, check=False).stdout.strip()
-    return known == (str(Path(url).resolve()) if Path(url).exists() else url)
+    return known == _located(url)
+
+
+def _located(url: str) -> str:
+    """A folder by its absolute path; any other URL as it is."""
+    return str(Path(url).resolve()) if Path(url).exists() else url
 
 
 def _run(command: list[str], given: str = "", refusal: str | None = None) -> None:

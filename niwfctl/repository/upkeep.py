@@ -32,8 +32,8 @@ class Collected:
 
     Attributes:
         objects: (id, bytes) of each.
-        scratch: bytes that killed commands had left.
-        operations: how many entries of the operation log were forgotten.
+        scratch: bytes that killed commands had left, and of trainings that only `undo` could reach.
+        operations: how many operations can no longer be undone.
     """
 
     objects: tuple[tuple[str, int], ...]
@@ -59,7 +59,7 @@ class Checked:
     """What fsck found.
 
     Attributes:
-        objects: how many were looked at.
+        objects: how many are here, and were hashed.
         damage: what is wrong.
         elsewhere: (id, remote) of each object that is not here, and that a remote has.
     """
@@ -117,9 +117,13 @@ def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collecte
         objects = tuple((oid, store.size(oid)) for oid in gone)
         unused = min(oldest, time.time() - LONGEST_COMMIT * 86400)
         scratch = _old(repository.private / "tmp", unused)
-        left = sum(_size(folder) for folder in scratch)
+        before = datetime.now(UTC) - timedelta(days=keep_days)
+        forgotten = repository.operations.older(before)
+        put_aside = [repository.operations.put_aside(operation) for operation in forgotten]
+        left = sum(_size(folder) for folder in (*scratch, *put_aside))
+        found = Collected(objects, left, len(forgotten))
         if dry_run:
-            return Collected(objects, left, 0)
+            return found
         for oid in gone:
             store.remove(oid)
         store.clean_temporary(keep_days * 86400)
@@ -127,8 +131,8 @@ def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collecte
             path.unlink()
         for folder in scratch:
             shutil.rmtree(folder, ignore_errors=True)
-        before = datetime.now(UTC) - timedelta(days=keep_days)
-        return Collected(objects, left, repository.operations.forget(before))
+        repository.operations.forget(before)
+        return found
 
 
 def _old(folder: Path, oldest: float) -> list[Path]:
@@ -162,7 +166,8 @@ def check_all(repository: Repository) -> Checked:
     for commit in repository.git.plain("rev-list", "--all", "HEAD").splitlines():
         damage += _commit_damage(repository, commit, pointers)
     elsewhere = tuple((pointer.oid, remote) for pointer, remote in holder.items())
-    return Checked(len(set(pointers.values())), tuple(damage), elsewhere)
+    here = {pointer.oid for pointer in pointers.values()} & set(repository.store)
+    return Checked(len(here), tuple(damage), elsewhere)
 
 
 def _pointers(

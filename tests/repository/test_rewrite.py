@@ -288,7 +288,10 @@ def test_what_gc_forgets_can_no_longer_be_undone_and_takes_no_room(
     trained: Repository, data: Path
 ) -> None:
     trained.train("apple", [data], QUICK, restart=True)
-    collect(trained, 0.0, False)
+    aside = trained.operations.put_aside(trained.operations.list()[-1])
+    room = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
+    would, done = (collect(trained, 0.0, dry_run) for dry_run in (True, False))
+    assert would == done and done.operations > 0 and done.size == room > 0
     with pytest.raises(NiwfError, match="nothing to undo"):
         trained.operations.undo()
     assert [path.name for path in (trained.private / "operations").iterdir()] == ["log.json"]
