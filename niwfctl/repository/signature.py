@@ -27,6 +27,7 @@ _GPG_STATES = {
 _DOUBTED = re.compile(r"^\[GNUPG:\] TRUST_(UNDEFINED|NEVER)", re.M)
 _SSH_GOOD = re.compile(r'^Good "git" signature for (.*) with ', re.M)
 _SSH_BAD = re.compile(r"incorrect signature")
+_HEADERS = ("gpgsig", "gpgsig-sha256")  # of a commit that is signed, by its repository's hash
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Signature:
 def signature(git: Git, commit: str) -> Signature:
     """The signature of a commit, by `git log`'s `%G?`."""
     code, signer = git.log(commit, "%G?%x1f%GS", "--max-count=1").split("\x1f", 1)
-    if code == "N" and git.has_header(commit, "gpgsig"):
+    if code == "N" and any(git.has_header(commit, header) for header in _HEADERS):
         code = "E"  # git says N as well where it was not told which keys to trust
     return Signature(_STATES.get(code, "unsigned"), signer or None)
 

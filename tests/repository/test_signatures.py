@@ -36,6 +36,13 @@ def ssh(fresh: Repository, tmp_path: Path) -> Repository:
 
 
 @pytest.fixture
+def sha256(backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """A repository of git's longer hash."""
+    monkeypatch.setenv("GIT_DEFAULT_HASH", "sha256")
+    return Repository.init(tmp_path / "sha256", model=str(backbone), dim=8)
+
+
+@pytest.fixture
 def gpg(fresh: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     """Signs with a gpg key of its own."""
     if not shutil.which("gpg"):
@@ -137,6 +144,15 @@ def test_a_signature_is_good_until_the_key_is_unknown(
     assert reported(niwfctl, ssh) == (0, {"state": "unknown key", "signer": None})
     ssh.git.plain("config", "--unset", "gpg.ssh.allowedSignersFile")
     assert reported(niwfctl, ssh) == (0, {"state": "unknown key", "signer": None})
+
+
+def test_a_signature_in_a_repository_of_sha256_is_seen(
+    niwfctl: Command, ssh: Repository, sha256: Repository
+) -> None:
+    key = ssh.git.plain("config", "user.signingKey")
+    configured(sha256, gpg__format="ssh", user__signingKey=key)
+    sha256.git.plain("commit", "--quiet", "--allow-empty", "--gpg-sign", "--message", "Signed")
+    assert reported(niwfctl, sha256) == (0, {"state": "unknown key", "signer": None})
 
 
 def test_a_commit_that_is_not_signed_is_no_failure(
