@@ -121,6 +121,12 @@ class Shadowed(NiwfError):
         )
 
 
+class MemoryFull(NiwfError):
+    """The device has too little memory for what was asked of it."""
+
+    exit_code = 16
+
+
 class RemoteError(NiwfError):
     """A remote that cannot be reached or refuses, or git-lfs is missing."""
 

@@ -225,10 +225,14 @@ class FieldAdapter:
         return block()
 
     def detach(self) -> None:
-        """Takes the field out: the model is as it was."""
+        """Takes the field out: the model is as it was, and freed once nothing refers to it."""
         self._handle.remove()
         for module in linears(self.model, self.sites):
-            module.forward = module.forward.__wrapped__
+            own = module.forward.__wrapped__
+            del module.forward  # or the module would refer to itself
+            if module.forward != own:
+                module.forward = own
+        self._shared = []  # which refer to this
 
     def _read_coordinate(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         now = self._pass

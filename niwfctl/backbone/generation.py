@@ -6,18 +6,26 @@ next token is chosen, whether it has ended, and who gets to hear of its text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.generation import StoppingCriteria
 
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.batch import pad, prompt_mask
 from niwfctl.backbone.load import Backbone, quiet
 from niwfctl.backbone.pieces import Pieces
+
+LOWEST_TEMPERATURE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Wishes:
 
     Attributes:
         max_new_tokens: longest answer, in tokens; at least 1.
-        temperature: 0 takes the likeliest token each time.
+        temperature: 0 takes the likeliest token each time, as does what is next to it.
         top_p: share of the probability that the tokens to sample from have together, likeliest
             first.
         seed: of the sampling, whatever the other rows of the batch do; None for another each time.
@@ -38,6 +46,11 @@ class Wishes:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn; a temperature so low that float32 overflows draws nothing."""
+        return self.temperature >= LOWEST_TEMPERATURE
 
 
 class Row:
@@ -63,6 +76,10 @@ class Row:
         self.hand_on: Callable[[str], None] = lambda piece: None
         self._pieces = Pieces(tokenizer, wishes.stop)
         self._random: torch.Generator | None = None
+
+    def rewind(self) -> None:
+        """Begins the draws anew, where an answer is begun anew."""
+        self._random = None
 
     def sample(self, scores: Tensor) -> Tensor:
         """The index of a token drawn from scores [vocabulary], int64 [1]."""
@@ -99,6 +116,8 @@ def answer(backbone: Backbone, adapter: FieldAdapter, rows: Sequence[Row]) -> No
 
     It returns when every row has ended or is cancelled.
     """
+    for row in rows:
+        row.rewind()
     model, ends = backbone.model, _ends(backbone)
     tokens = pad([row.prompt for row in rows], left=True)
     lengths, width = [len(row.prompt) for row in rows], tokens.shape[1]
@@ -109,8 +128,8 @@ def answer(backbone: Backbone, adapter: FieldAdapter, rows: Sequence[Row]) -> No
         eos_token_id=ends,
         pad_token_id=backbone.tokenizer.pad_token_id or backbone.tokenizer.eos_token_id,
     )
-    sampled = any(row.wishes.temperature > 0 for row in rows)
-    with adapter.prompts(counted.to(model.device)), quiet():
+    sampled = any(row.wishes.samples for row in rows)
+    with adapter.prompts(counted.to(model.device)), _nothing_but(options, model), quiet():
         model.generate(
             tokens.to(model.device),
             attention_mask=prompt_mask(lengths, width, 0, left=True).long().to(model.device),
@@ -118,6 +137,19 @@ def answer(backbone: Backbone, adapter: FieldAdapter, rows: Sequence[Row]) -> No
             logits_processor=[_Choice(rows)] if sampled else [],
             stopping_criteria=[_Watch(rows, ends)],
         )
+
+
+@contextmanager
+def _nothing_but(options: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
+    """A block in which the model's own settings fill no gap, such as a penalty on repetition.
+
+    With some of them a row's answer would depend on the rows beside it.
+    """
+    own, model.generation_config = model.generation_config, options
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 class _Choice(LogitsProcessor):
@@ -128,7 +160,7 @@ class _Choice(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         for index, row in enumerate(self._rows):
-            if row.wishes.temperature > 0 and not _over(row):
+            if row.wishes.samples and not _over(row):
                 scores[index, row.sample(scores[index])] = torch.inf
         return scores
 

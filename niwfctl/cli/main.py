@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from niwfctl import __version__
 from niwfctl.cli.output import err
-from niwfctl.errors import NiwfError
+from niwfctl.errors import MemoryFull, NiwfError
 from niwfctl.repository.objects import storing
 
 MODULES = {  # and their commands, in the order in which help lists them
@@ -32,6 +33,13 @@ MODULES = {  # and their commands, in the order in which help lists them
     "check": ("verify", "check", "fsck", "gc", "doctor"),
 }
 MODULE_OF = {name: module for module, names in MODULES.items() for name in names}
+
+
+FULL = (
+    "there is too little memory: train with a smaller --batch-size and more --grad-accum, or with "
+    "--gradient-checkpointing, give shorter prompts, or stop what else uses the memory; what was "
+    "saved of a training is kept"
+)
 
 
 class _Lazy(Mapping[str, TyperCommand]):
@@ -64,13 +72,30 @@ class _Commands(TyperGroup):
             with storing():
                 return super().invoke(ctx)
         except NiwfError as error:
-            if ctx.params.get("debug"):
+            self._tell(ctx, error)
+        except (MemoryError, RuntimeError) as error:
+            if not of_memory(error):
                 raise
-            err.print("niwfctl:", *str(error).splitlines(), markup=False)
-            raise typer.Exit(error.exit_code) from error
+            self._tell(ctx, MemoryFull(FULL))
         except KeyboardInterrupt:
             err.print("niwfctl: interrupted")
             raise typer.Exit(130) from None
+
+    def _tell(self, ctx: typer.Context, error: NiwfError) -> NoReturn:
+        if ctx.params.get("debug"):
+            raise error
+        err.print("niwfctl:", *str(error).splitlines(), markup=False)
+        raise typer.Exit(error.exit_code) from error
+
+
+def of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether a GPU or the machine had too little memory."""
+    torch = sys.modules.get("torch")  # it was imported if it has raised anything
+    return (
+        isinstance(error, MemoryError)
+        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+        or "DefaultCPUAllocator" in str(error)
+    )
 
 
 app = typer.Typer(

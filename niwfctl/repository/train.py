@@ -87,7 +87,10 @@ def train(
                 checkpoint.save(path, run, tensors)
             recorded = True
 
-        trainer.fit(report, save, lambda: processes.any(stop()), save_seconds)
+        try:
+            trainer.fit(report, save, lambda: processes.any(stop()), save_seconds)
+        finally:
+            model.adapter.detach()  # so that the backbone is freed when nothing refers to it
         return run
 
 

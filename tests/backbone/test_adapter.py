@@ -1,5 +1,8 @@
 """Behaviour of the field inside tiny random models of each architecture."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from tiny import CONFIGS, tiny_model
@@ -133,3 +136,16 @@ def test_detaching_leaves_the_model_as_it_was() -> None:
 def test_a_tap_layer_out_of_range_is_refused_with_the_range(tap: int) -> None:
     with pytest.raises(BackboneError, match="choose 1 to 3"):
         find_sites(tiny_model(), tap)
+
+
+def test_a_detached_model_is_freed_as_soon_as_nothing_refers_to_it() -> None:
+    model = tiny_model()
+    sites = find_sites(model, 2)
+    FieldAdapter(model, sites, CoordinateMap.fit(torch.randn(50, 64), 4)).detach()
+    left = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert left() is None
+    finally:
+        gc.enable()

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_model, tiny_tokenizer
+from transformers import GenerationConfig
 
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.generation import Row, Wishes, answer
@@ -104,9 +105,38 @@ def test_sampling_follows_its_seed_and_without_one_differs(adapter: FieldAdapter
 def test_hardly_any_temperature_or_probability_takes_the_likeliest_token(
     adapter: FieldAdapter,
 ) -> None:
-    wishes = [Wishes(12), Wishes(12, temperature=1e-30), Wishes(12, temperature=2.0, top_p=0.0)]
+    wishes = [Wishes(12), Wishes(12, temperature=2.0, top_p=0.0)]
+    wishes += [Wishes(12, temperature=low) for low in (1e-3, 1e-30, 1e-50)]
     rows = answered(adapter, [(PROMPTS[0], one) for one in wishes])
     assert len({row.text for row in rows}) == 1
+
+
+def test_an_answer_that_is_begun_anew_has_the_same_draws(adapter: FieldAdapter) -> None:
+    wishes = Wishes(12, temperature=1.0, seed=3)
+    (first,) = answered(adapter, [(PROMPTS[0], wishes)])
+    row = Row(TOKENIZER, TOKENIZER(PROMPTS[0])["input_ids"], 1, wishes)
+    row.sample(torch.zeros(8))  # of a batch that failed before its first token
+    answer(Backbone(adapter.model, TOKENIZER, "tiny"), adapter, [row])
+    assert outcome(row) == outcome(first)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"repetition_penalty": 3.0}, {"min_length": 30}, {"stop_strings": ["a"]}]
+)
+def test_the_settings_of_the_model_do_not_alter_answers(
+    adapter: FieldAdapter, settings: dict[str, object]
+) -> None:
+    (plain,) = answered(adapter, [(PROMPTS[0], Wishes(24))])
+    own = adapter.model.generation_config
+    adapter.model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, **settings)
+    try:
+        (row,) = answered(adapter, [(PROMPTS[0], Wishes(24))])
+        assert adapter.model.generation_config.to_dict() | settings == (
+            adapter.model.generation_config.to_dict()
+        )
+    finally:
+        adapter.model.generation_config = own
+    assert outcome(row) == outcome(plain)
 
 
 def test_sampling_draws_from_the_likeliest_tokens_that_top_p_allows() -> None:
