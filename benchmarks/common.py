@@ -44,8 +44,14 @@ def machine() -> dict[str, object]:
     }
 
 
-def write_results(name: str, results: dict[str, object], table: str) -> None:
-    """Keeps figures as docs/results/NAME.json, and a table of them as NAME.md."""
+def write_results(
+    name: str, results: dict[str, object], table: str, script: str | None = None
+) -> None:
+    """Keeps figures as docs/results/NAME.json, and a table of them as NAME.md.
+
+    Args:
+        script: which made them, where it is called otherwise.
+    """
     RESULTS.mkdir(parents=True, exist_ok=True)
     where = machine()
     (RESULTS / f"{name}.json").write_text(
@@ -53,7 +59,7 @@ def write_results(name: str, results: dict[str, object], table: str) -> None:
     )
     made = ", ".join(f"{key} {value}" for key, value in where.items())
     (RESULTS / f"{name}.md").write_text(
-        f"{table.strip()}\n\nMade by `benchmarks/{name}.py`: {made}.\n"
+        f"{table.strip()}\n\nMade by `benchmarks/{script or name}.py`: {made}.\n"
     )
     print(table)
 
@@ -82,8 +88,14 @@ def task_rows(
 class PeftTrainer:
     """Plain PEFT LoRA with the usual loop: padded batches, labels, the model's own loss."""
 
-    def __init__(self, model: nn.Module, options: TrainingOptions, rank: int) -> None:
-        """A LoRA of some rank on all linears of all layers, scaled as the field is."""
+    def __init__(
+        self, model: nn.Module, options: TrainingOptions, rank: int, autocast: bool = False
+    ) -> None:
+        """A LoRA of some rank on all linears of all layers, scaled as the field is.
+
+        Args:
+            autocast: multiply its float32 factors in bf16.
+        """
         torch.manual_seed(options.seed)
         config = LoraConfig(
             r=rank,
@@ -94,10 +106,12 @@ class PeftTrainer:
         self.model, self.options = get_peft_model(model, config), options
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.0)
+        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=autocast)
 
     def step(self, rows: Sequence[Tokens], step: int, steps: int) -> float:
         """One optimizer step; returns the loss."""
-        loss = self.model(**collate(rows)).loss
+        with self.autocast:
+            loss = self.model(**collate(rows)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
         rate = learning_rate(step, steps, self.options.lr, self.options.warmup)

@@ -97,8 +97,10 @@ NOTE = (
     "in accuracy), higher being better but for forgetting. Average perplexity is the geometric "
     "mean. Equal bits: of how many earlier tasks every test row's loss is, at the end, bit for bit "
     "what it was when the task was committed. Stored bytes count 2 a number for the rivals, and "
-    "niwfctl's sealed objects as they are. Cost: time to score a batch over the bare backbone's; "
-    "routers of the rivals read their states in a pass of their own. Joint training takes the "
+    "niwfctl's sealed objects as they are, without the coordinate map, which all tasks share; of "
+    "Any-SSR the most is its router's matrix, which does not grow with tasks. Cost: time to score "
+    "a batch over the bare backbone's; routers of the rivals read their states in a pass of their "
+    "own, and PEFT keeps adapters in float32 beside a bf16 model. Joint training takes the "
     "steps of all tasks together, and is the bound."
 )
 

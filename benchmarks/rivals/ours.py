@@ -145,7 +145,10 @@ class Niwfctl(Method):
         return self._resident[task]
 
     def _field(self, task: str) -> ActiveField:
-        return ActiveField.of_region(self.adapter.groups, self.regions[task])
+        return ActiveField.of_region(self.adapter.groups, self._placed(task))
+
+    def _placed(self, task: str) -> Region:
+        return self.regions[task].on(self.model.device)
 
     def _routed(self) -> Blend:
         names = list(self.regions)
@@ -157,7 +160,7 @@ class Niwfctl(Method):
         return Blend(
             self.adapter.groups,
             shares,
-            lambda index: self.regions[names[index]],
+            lambda index: self._placed(names[index]),
             lambda index: self._acting(names[index]),
         )
 
@@ -172,8 +175,10 @@ class Niwfctl(Method):
         unseen = trainer.scorer.score(trainer.held_out, self.options.batch_size).coordinates
         read = trainer.coordinates
         return Region.seal(
-            trainer.generator,
-            tuple(basis.to(dtype=torch.bfloat16) for basis in _detached(trainer.bases)),
+            trainer.generator.cpu(),
+            tuple(
+                basis.to(device="cpu", dtype=torch.bfloat16) for basis in _detached(trainer.bases)
+            ),
             scale=self.options.alpha / self.options.rank,
             layers=self.adapter.layers,
             coordinates=read[~read.isnan().any(1)],
