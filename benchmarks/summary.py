@@ -73,6 +73,8 @@ STREAM = {
     "any-ssr": "Any-SSR",
     "ewc": "EWC on LoRA",
     "replay": "replay of 5%",
+    "o-lora": "O-LoRA",
+    "penalty": "the paper's lock",
     "lora": "one LoRA",
 }
 

@@ -40,7 +40,9 @@ def initialize(
     dim = default_dim(backbone) if dim is None else dim
     sites = find_sites(backbone.model, tap_layer)
     calibration = calibrate(backbone, tap_layer, dim, progress)
-    witness, sample = witnessed(FieldAdapter(backbone.model, sites, calibration.coordinates))
+    adapter = FieldAdapter(backbone.model, sites, calibration.coordinates)
+    witness, sample = witnessed(adapter)
+    adapter.detach()  # so that the backbone is freed when nothing refers to it
     tensors = calibration.tensors() | {"probe": sample}
 
     git = Git.init(path)

@@ -176,6 +176,8 @@ def _logits(repository: Repository, capabilities: list[Capability]) -> Iterator[
             model.adapter.active = model.field(entry)
             sample = read_region(repository, entry)["probe"]
             yield _compared(model, capability.name, entry.run.witness, sample)
+    model.adapter.active = None
+    model.adapter.detach()
 
 
 def _compared(model: Model, subject: str, witness: Witness, sample: Tensor) -> Check:
