@@ -141,7 +141,7 @@ def _heading(sequence: str, steps: int, lines: Sequence[Line]) -> str:
     return (
         f"### {sequence}: {' → '.join(lines[0].tasks)}\n\n"
         f"{steps} steps a task, seeds {', '.join(map(str, seeds))}"
-        + ("; what has no ± was run with the first alone." if len(seeds) > 1 else ".")
+        + ("; not every method with all of them." if len(seeds) > 1 else ".")
     )
 
 
@@ -149,7 +149,7 @@ def _summary(sequence: str, lines: Sequence[Line], measures: dict[int, Transfer]
     classes = sequence == CLASSES
     name = "accuracy" if classes else "perplexity"
     tasks = lines[0].tasks
-    columns = ["method", *(f"{task}, {name}" for task in tasks), "average"]
+    columns = ["method", "seeds", *(f"{task}, {name}" for task in tasks), "average"]
     columns += ["backward", "forgetting", "forward", "equal bits", "MB a task"]
     columns += ["M parameters a task", "s a task", "cost", "needs the task"]
     rows = []
@@ -162,6 +162,7 @@ def _summary(sequence: str, lines: Sequence[Line], measures: dict[int, Transfer]
         rows.append(
             [
                 title,
+                ", ".join(str(one.seed) for one in group),
                 *final,
                 _spread(averages),
                 _signed([one.backward for one in found]),
