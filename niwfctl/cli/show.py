@@ -102,10 +102,8 @@ def show_capability(capability: Capability, indent: str = "") -> None:
     for part in capability.parts:
         regions = ", ".join(entry.id for entry in part.regions)
         out.print(f"{indent}  {part.weight:+g} × {part.of}, region {regions}", markup=False)
-    if len(capability.regions) > 1:
-        out.print(
-            f"{indent}  the one of its {len(capability.regions)} regions that owns it answers"
-        )
+    if (count := len(capability.regions)) > 1:
+        out.print(f"{indent}  of its {count} regions, the owner of a prompt answers it")
     for entry in capability.regions:
         for label, text in _region_lines(entry, capability.name).items():
             out.print(f"{indent}  {label:<11}{text}", markup=False)
