@@ -129,8 +129,14 @@ def gc(
     done = collect(Repository.open(ctx.obj), keep, dry_run)
     if as_json:
         objects = [{"oid": oid, "bytes": count} for oid, count in done.objects]
-        figures = {"bytes": done.size, "objects": objects, "operations": done.operations}
-        emit_json({"dry_run": dry_run, **figures})
+        emit_json(
+            {
+                "dry_run": dry_run,
+                "bytes": done.size,
+                "objects": objects,
+                "operations": done.operations,
+            }
+        )
     else:
         verb = "would remove" if dry_run else "removed"
         out.print(f"{verb} {len(done.objects)} objects, {size(done.size)}")

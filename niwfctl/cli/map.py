@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from niwfctl.cli.options import AsJson, inside
+from niwfctl.cli.options import AsJson, in_utf8, inside
 from niwfctl.cli.output import emit_json, err, out, require_file
 from niwfctl.errors import UsageError
 
@@ -72,10 +72,8 @@ def draw_map(
 
 
 def _require_text(prompt: str) -> None:
-    try:
+    with in_utf8("a --prompt"):
         prompt.encode()
-    except UnicodeError as error:
-        raise UsageError("a --prompt is not UTF-8: convert it, for instance with iconv") from error
     if not prompt.strip():
         raise UsageError("a --prompt is empty: give text")
 

@@ -105,13 +105,13 @@ def plot_matrix(matrix: Matrix, file: Path) -> None:
 def _annotate(axes: Axes, matrix: Matrix, measure: str, dark: float) -> None:
     """Writes every figure into its cell, in white where the cell is dark."""
     rows = [matrix.base, *(row.figures for row in matrix.rows)]
-    there = [None, *(row.there for row in matrix.rows)]  # the base answers for itself
+    there = [{task.name for task in matrix.tasks}, *(row.there for row in matrix.rows)]
     gains = _gains(matrix, measure)
     for y, row in enumerate(rows):
         for x, figures in enumerate(row):
             color = "white" if abs(gains[y][x]) > dark else "black"
             text = _shown(figures, measure)
-            if there[y] is not None and matrix.tasks[x].name not in there[y]:
+            if matrix.tasks[x].name not in there[y]:
                 text = f"({text})"
             axes.text(x, y, text, ha="center", va="center", fontsize=8, color=color)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -34,15 +35,26 @@ def read_prompt(prompt: str) -> str:
     Raises:
         UsageError: it is empty, or not UTF-8.
     """
-    try:
+    with in_utf8("the prompt"):
         if prompt == STANDARD_INPUT:
             prompt = sys.stdin.read().strip()
         prompt.encode()
-    except UnicodeError as error:
-        raise UsageError("the prompt is not UTF-8: convert it, for instance with iconv") from error
     if not prompt.strip():
         raise UsageError("the prompt is empty: give one, or `-` and text on standard input")
     return prompt
+
+
+@contextmanager
+def in_utf8(what: str) -> Iterator[None]:
+    """A block that reads or writes text.
+
+    Raises:
+        UsageError: it is not UTF-8.
+    """
+    try:
+        yield
+    except UnicodeError as error:
+        raise UsageError(f"{what} is not UTF-8: convert it, for instance with iconv") from error
 
 
 def inside(directory: Path, source: str) -> str:

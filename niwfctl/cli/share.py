@@ -30,8 +30,10 @@ app.add_typer(bundle, name="bundle")
 @remote.callback()
 def list_remotes(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List, add or remove remotes."""
+    from niwfctl.repository import Repository
+
     if ctx.invoked_subcommand is None:
-        _show_remotes(ctx, as_json)
+        _show_remotes(Repository.open(ctx.obj).git, as_json)
 
 
 @remote.command("add")
@@ -42,9 +44,12 @@ def remote_add(
     as_json: AsJson = False,
 ) -> None:
     """Add a remote."""
-    _git(ctx).plain("remote", "add", name, url)
+    from niwfctl.repository import Repository
+
+    git = Repository.open(ctx.obj).git
+    git.plain("remote", "add", name, url)
     if as_json:
-        _show_remotes(ctx, as_json)
+        _show_remotes(git, as_json)
 
 
 @remote.command("remove")
@@ -56,20 +61,14 @@ def remote_remove(
     """Forget a remote."""
     from niwfctl.repository import Repository
 
-    Repository.open(ctx.obj).remotes.require(name)
-    _git(ctx).plain("remote", "remove", name)
+    repository = Repository.open(ctx.obj)
+    repository.remotes.require(name)
+    repository.git.plain("remote", "remove", name)
     if as_json:
-        _show_remotes(ctx, as_json)
+        _show_remotes(repository.git, as_json)
 
 
-def _git(ctx: typer.Context) -> Git:
-    from niwfctl.repository import Repository
-
-    return Repository.open(ctx.obj).git
-
-
-def _show_remotes(ctx: typer.Context, as_json: bool) -> None:
-    git = _git(ctx)
+def _show_remotes(git: Git, as_json: bool) -> None:
     urls = {name: git.plain("remote", "get-url", name) for name in git.plain("remote").split()}
     if as_json:
         emit_json([{"name": name, "url": url} for name, url in urls.items()])

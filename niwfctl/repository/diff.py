@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry
-from niwfctl.errors import UnknownName, UsageError
+from niwfctl.errors import UnknownName
 
 if TYPE_CHECKING:
     from niwfctl.field.distances import Neighbourhood, SiteDifference
@@ -149,12 +149,7 @@ def _regions(old: Capability | None, new: Capability | None) -> Iterator[Changed
 
 def _terms(repository: Repository, capability: Capability) -> list[tuple[float, Region]]:
     """The regions whose weighted sum a capability is."""
-    from niwfctl.repository.regions import load_region
+    from niwfctl.repository.regions import acting_everywhere, load_region
 
-    sums = [(part.weight, part.regions) for part in capability.parts] or [(1.0, capability.regions)]
-    if any(len(regions) > 1 for _, regions in sums):
-        raise UsageError(
-            f"{capability.name!r} has several regions, and which one acts depends on the prompt: "
-            "compare revisions of it instead"
-        )
-    return [(weight, load_region(repository, regions[0])) for weight, regions in sums]
+    found = acting_everywhere(capability, "compare revisions of it instead")
+    return [(weight, load_region(repository, entry)) for weight, entry in found]

@@ -32,7 +32,7 @@ from niwfctl.repository.gguf_lora import Layout, write_gguf_lora
 from niwfctl.repository.mixture import of_capability
 from niwfctl.repository.model import Model, pinned_source
 from niwfctl.repository.objects import require_new, require_new_file, storing
-from niwfctl.repository.regions import load_region
+from niwfctl.repository.regions import acting_everywhere, load_region
 from niwfctl.repository.same_field import usable
 from niwfctl.training.data import Example, data_hash, read_examples
 
@@ -143,20 +143,10 @@ def _terms(repository: Repository, capability: Capability, z: Tensor | None) -> 
         shares = mixture.shares(z[None])[0].tolist()
         chosen = list(zip(shares, mixture.entries, strict=True))
     else:
-        chosen = _single_regions(capability)
+        at = "give one with `--at PROMPT`, whose regions are then exported"
+        chosen = acting_everywhere(capability, at)
     loaded = [(weight, entry, load_region(repository, entry)) for weight, entry in chosen if weight]
     return [_Term(*one, one[2].cell.mean if z is None else z) for one in loaded]
-
-
-def _single_regions(capability: Capability) -> list[tuple[float, RegionEntry]]:
-    """The weighted regions that act whatever the prompt."""
-    sums = [(part.weight, part.regions) for part in capability.parts] or [(1.0, capability.regions)]
-    if any(len(regions) > 1 for _, regions in sums):
-        raise UsageError(
-            f"{capability.name!r} has several regions, and which one acts depends on the prompt: "
-            "give one with `--at PROMPT`, whose regions are then exported"
-        )
-    return [(weight, regions[0]) for weight, regions in sums]
 
 
 def _sum(terms: Sequence[_Term]) -> FrozenSum:

@@ -93,7 +93,7 @@ class Operations:
             checkpoint = self._repository.trainings.checkpoint(name)
             if checkpoint.is_file():
                 with suppress(OSError):
-                    _link(checkpoint, self._folder / operation.id / name / checkpoint.name)
+                    _link(checkpoint, self.put_aside(operation) / name / checkpoint.name)
                     operation.removed.append(name)
             yield
             operation.added.append(name)
@@ -103,7 +103,7 @@ class Operations:
     def set_aside(self, operation: Operation, name: str) -> None:
         """Moves a training out of the way, to where `undo` finds it, as far as the disk allows."""
         source = self._repository.trainings.root / name
-        target = self._folder / operation.id / name
+        target = self.put_aside(operation) / name
         with suppress(OSError):
             target.parent.mkdir(parents=True, exist_ok=True)
             source.replace(target)
@@ -170,7 +170,7 @@ class Operations:
         if last.before is None and last.after is not None:
             raise UsageError("the first commit cannot be undone: remove the repository instead")
         for name in last.removed:
-            if not (self._folder / last.id / name).is_dir():
+            if not (self.put_aside(last) / name).is_dir():
                 raise UsageError(
                     f"{last.command!r} cannot be undone: the training of {name!r} that it put "
                     "aside was cleaned away"
@@ -186,7 +186,7 @@ class Operations:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             shutil.rmtree(target)
-        (self._folder / last.id / name).replace(target)
+        (self.put_aside(last) / name).replace(target)
 
     def _begin(self, command: str) -> Operation:
         git = self._repository.git
@@ -203,7 +203,7 @@ class Operations:
         self._write(operations)
         for entry in operations[:-1]:  # only the last can be taken back
             if entry.removed:
-                shutil.rmtree(self._folder / entry.id, ignore_errors=True)
+                shutil.rmtree(self.put_aside(entry), ignore_errors=True)
 
     def _write(self, operations: list[Operation]) -> None:
         text = json.dumps([asdict(operation) for operation in operations], indent=1)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import ObjectRef, RegionEntry
+from niwfctl.atlas import Capability, ObjectRef, RegionEntry
 from niwfctl.config import FILE, mend
-from niwfctl.errors import ObjectError
+from niwfctl.errors import ObjectError, UsageError
 from niwfctl.field.basis import Basis
 from niwfctl.field.region import Region
 from niwfctl.tensors import read_tensors
@@ -42,6 +42,24 @@ def load_region(
         raise _misfit(entry)
     region.generator.to(device)
     return region
+
+
+def acting_everywhere(capability: Capability, instead: str) -> list[tuple[float, RegionEntry]]:
+    """The weighted regions of a capability that act whatever the prompt.
+
+    Args:
+        instead: what to do where there are none such, for the message.
+
+    Raises:
+        UsageError: it, or a part of it, has several regions, of which the owner of a prompt acts.
+    """
+    sums = [(part.weight, part.regions) for part in capability.parts] or [(1.0, capability.regions)]
+    if any(len(regions) > 1 for _, regions in sums):
+        raise UsageError(
+            f"{capability.name!r} has several regions, and which one acts depends on the prompt: "
+            f"{instead}"
+        )
+    return [(weight, regions[0]) for weight, regions in sums]
 
 
 def load_basis(repository: Repository, ref: ObjectRef, device: torch.device | str = "cpu") -> Basis:

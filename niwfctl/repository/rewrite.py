@@ -110,9 +110,7 @@ def _before(repository: Repository, name: str) -> str:
         then = repository.atlas(commit.id).get(name)
         if then is not None and (now is None or then.unrouted != now.unrouted):
             return commit.id
-    if now is None:
-        there = ", ".join(sorted(repository.atlas())) or "none yet"
-        raise UnknownName(f"no capability is or was called {name!r} here: there are {there}")
+    there(repository.atlas(), name)
     raise UnknownName(
         f"{name!r} has no earlier version in this history: see `niwfctl log`, and give --to"
     )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,7 +117,7 @@ def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collecte
         objects = tuple((oid, store.size(oid)) for oid in gone)
         unused = min(oldest, time.time() - LONGEST_COMMIT * 86400)
         scratch = _old(repository.private / "tmp", unused)
-        before = datetime.now(UTC) - timedelta(days=keep_days)
+        before = datetime.fromtimestamp(oldest, UTC)
         forgotten = repository.operations.older(before)
         put_aside = [repository.operations.put_aside(operation) for operation in forgotten]
         left = sum(_size(folder) for folder in (*scratch, *put_aside))

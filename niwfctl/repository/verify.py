@@ -176,7 +176,6 @@ def _logits(repository: Repository, capabilities: list[Capability]) -> Iterator[
             model.adapter.active = model.field(entry)
             sample = read_region(repository, entry)["probe"]
             yield _compared(model, capability.name, entry.run.witness, sample)
-    model.adapter.active = None
     model.adapter.detach()
 
 
