@@ -41,7 +41,7 @@ def branch(
         _require(git, "heads", "branch", name)
         said = git.plain("branch", "--delete", name)
     else:
-        git.plain("branch", name, git.resolve(start))
+        git.plain("branch", "--", name, git.resolve(start))
     _show_refs(git, "heads", said, as_json)
 
 
@@ -70,7 +70,7 @@ def tag(
         said = git.plain("tag", "--delete", name)
     else:
         annotated = ("-m", message) if message else ()
-        git.plain("tag", *annotated, name, git.resolve(revision))
+        git.plain("tag", *annotated, "--", name, git.resolve(revision))
     _show_refs(git, "tags", said, as_json)
 
 

@@ -329,6 +329,8 @@ def test_a_lora_that_cannot_be_imported(
         (["mv", "apple", "a/b"], 2),
         (["rollback"], 2),
         (["remote", "remove", "origin"], 4),
+        (["branch", "--", "-x"], 2),
+        (["tag", "--", "-x"], 2),
         (["train", "pear", "--from", "nope", "--data", "none.jsonl"], 4),
         (["export", "apple", "out", "--format", "gif"], 2),
         (["export", "apple", "capabilities"], 2),
