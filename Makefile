@@ -21,11 +21,13 @@ test: $(VENV)/.installed
 	$(BIN)/pytest -q
 
 # niwfctl, the paper's system and the rivals. DATA=FOLDER with code.jsonl, instruct.jsonl and
-# shell.jsonl; without, tasks made from Python's own library. QUICK=1: minutes. FULL=1: many hours.
+# shell.jsonl; without, tasks made from Python's own library. CLASSES=FOLDER with classification
+# tasks (benchmarks/public_classes.py makes such). QUICK=1: minutes. FULL=1: many hours.
 # Stopped and started again it goes on; results of another commit need another RESULTS folder.
 RESULTS ?= runs/bench
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/continual.py $(RESULTS) $(if $(DATA),--data $(DATA)) \
+		$(if $(CLASSES),--classes $(CLASSES)) \
 		$(if $(QUICK),--quick) $(if $(FULL),--full)
 
 lint: $(VENV)/.installed

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from niwfctl.errors import DataError
@@ -69,29 +69,30 @@ def _examples(records: Iterable[tuple[str, str]], labels: list[str], folder: Pat
     ]
 
 
-def write_library_tasks(folder: Path, functions: list, held_out: int) -> list[str]:
-    """Three tasks about functions of Python's own library, in that layout; returns their names.
+def library_tasks(functions: list) -> dict[str, list[tuple[str, str]]]:
+    """(sentence, label) pairs of three tasks about functions of Python's own library, by name.
 
     `package`: of which of five packages is it, by its docstring. `returns`: does it return a value,
     `raises`: does it raise an error, both by its source: two tasks of one kind of prompt.
 
     Args:
         functions: as `examples/stdlib_data.py` finds them, in the order to split by.
-        held_out: how many records of each task's test.json.
     """
     packages = Counter(_package(function) for function in functions)
     common = {name for name, _ in packages.most_common(LABELS)}
-    tasks = {
+    return {
         "package": [(f.summary, _package(f)) for f in functions if _package(f) in common],
         "returns": [(_source(f), _yes(_has(f, _returns))) for f in functions],
         "raises": [(_source(f), _yes(_has(f, _raises))) for f in functions],
     }
-    for name, pairs in tasks.items():
-        records = [{"sentence": sentence, "label": label} for sentence, label in pairs]
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for part, kept in (("test", records[:held_out]), ("train", records[held_out:])):
-            (folder / name / f"{part}.json").write_text(json.dumps(kept, ensure_ascii=False))
-    return list(tasks)
+
+
+def write_task(folder: Path, pairs: Sequence[tuple[str, str]], held_out: int) -> None:
+    """Writes (sentence, label) pairs in that layout, the first `held_out` of them as test.json."""
+    records = [{"sentence": sentence, "label": label} for sentence, label in pairs]
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, kept in (("test", records[:held_out]), ("train", records[held_out:])):
+        (folder / f"{part}.json").write_text(json.dumps(kept, ensure_ascii=False), "utf-8")
 
 
 def _package(function) -> str:

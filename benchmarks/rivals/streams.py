@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from niwfctl.backbone.prompts import encode
 from niwfctl.training.data import Example, read_examples
-from rivals.classification import read_task, write_library_tasks
+from rivals.classification import library_tasks, read_task, write_task
 from rivals.protocol import Task
 
 SCRIPTS = Path(__file__).parent.parent.parent / "examples"
@@ -69,10 +69,8 @@ class Streams:
             return read_task(self._classes / name)
         folder = self._scratch / CLASSES
         if not folder.is_dir():
-            sys.path.insert(0, str(SCRIPTS))
-            from stdlib_data import HELD_OUT, functions_in_order
-
-            write_library_tasks(folder, functions_in_order(seed=0), HELD_OUT)
+            for task, pairs in library_tasks(library_functions()).items():
+                write_task(folder / task, pairs, HELD_OUT)
         return read_task(folder / name)
 
     def _library(self) -> Path:
@@ -81,6 +79,14 @@ class Streams:
             script = [sys.executable, str(SCRIPTS / "stdlib_data.py"), str(folder)]
             subprocess.run(script, check=True, stdout=subprocess.DEVNULL)
         return folder
+
+
+def library_functions() -> list:
+    """The documented functions of Python's own library, in an order that is always the same."""
+    sys.path.insert(0, str(SCRIPTS))
+    from stdlib_data import functions_in_order
+
+    return functions_in_order(seed=0)
 
 
 def _task(

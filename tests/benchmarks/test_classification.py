@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from rivals.classification import read_records, read_task, write_library_tasks
+from rivals.classification import library_tasks, read_records, read_task, write_task
 
 from niwfctl.errors import DataError
 
@@ -66,16 +66,23 @@ class Function:
         self.name, self.head, self.body, self.summary = name, head, body, summary
 
 
-def test_library_tasks_have_the_layout_and_true_labels(tmp_path: Path) -> None:
+def test_library_tasks_have_true_labels() -> None:
     functions = [
         Function("json.tool:a", "def a(x):", "    return x", "Give it back as it was."),
         Function("json:b", "def b(x):", "    raise ValueError(x)", "Refuse whatever it is."),
         Function("ast:c", "def c(x):", "    print(x)\n    return", "Print what was given."),
     ]
-    names = write_library_tasks(tmp_path, functions, held_out=1)
-    assert names == ["package", "returns", "raises"]
-    read = {name: read_records(tmp_path / name / "train.json") for name in names}
-    assert [label for _, label in read["package"]] == ["json", "ast"]
-    assert [label for _, label in read["returns"]] == ["no", "no"]
-    assert [label for _, label in read["raises"]] == ["yes", "no"]
-    assert read_records(tmp_path / "returns" / "test.json") == [("def a(x):\n    return x", "yes")]
+    tasks = library_tasks(functions)
+    labels = {name: [label for _, label in pairs] for name, pairs in tasks.items()}
+    assert labels == {
+        "package": ["json", "json", "ast"],
+        "returns": ["yes", "no", "no"],
+        "raises": ["no", "yes", "no"],
+    }
+
+
+def test_a_task_is_written_as_it_is_read_and_its_first_records_are_held_out(tmp_path: Path) -> None:
+    pairs = [("Schön.", "good"), ("Nicht.", "bad"), ("Doch.", "good"), ("Nie.", "bad")]
+    write_task(tmp_path / "task", pairs, held_out=1)
+    assert read_records(tmp_path / "task/test.json") == pairs[:1]
+    assert read_records(tmp_path / "task/train.json") == pairs[1:]
