@@ -29,9 +29,10 @@ app = typer.Typer()
 def diff(
     ctx: typer.Context,
     a: Annotated[
-        str | None, typer.Argument(help="A revision, NAME or NAME@REV; HEAD's parent by default.")
+        str | None,
+        typer.Argument(help="A revision, A..B, A...B, NAME or NAME@REV; HEAD's parent by default."),
     ] = None,
-    b: Annotated[str, typer.Argument(help="The other; HEAD by default.")] = "HEAD",
+    b: Annotated[str | None, typer.Argument(help="The other; HEAD by default.")] = None,
     stat: Annotated[bool, typer.Option("--stat", help="Only the summary.")] = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Heat map as .png or .svg.")
@@ -41,9 +42,12 @@ def diff(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what differs between two revisions, or between two capabilities."""
+    """Show what differs between two revisions, or between two capabilities.
+
+    As in git, A..B is `diff A B`, and A...B shows what B changed since it left A.
+    """
     from niwfctl.repository import Repository
-    from niwfctl.repository.diff import before_head, capabilities, revisions
+    from niwfctl.repository.diff import capabilities, revisions, sides
 
     repository = Repository.open(ctx.obj)
     named = [target for target in (a, b) if target and repository.names_capability(target)]
@@ -63,8 +67,7 @@ def diff(
     elif plot:
         raise UsageError("--plot draws the weights of two capabilities: name them")
     else:
-        before = repository.atlas(a) if a else before_head(repository)
-        changes = revisions(before, repository.atlas(b))
+        changes = revisions(*sides(repository, a, b))
         if as_json:
             emit_json([_changed_json(change) for change in changes])
         else:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry
-from niwfctl.errors import UnknownName
+from niwfctl.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     from niwfctl.field.distances import Neighbourhood, SiteDifference
     from niwfctl.field.region import Region
     from niwfctl.repository.repository import Repository
+
+_RANGE = re.compile(r"(.*?)(\.{2,3})(.*)")
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,39 @@ def revisions(before: Atlas, after: Atlas) -> list[Changed]:
     return found
 
 
-def before_head(repository: Repository) -> Atlas:
-    """The atlas of HEAD's parent; an empty one for the first commit."""
+def sides(repository: Repository, a: str | None, b: str | None) -> tuple[Atlas, Atlas]:
+    """The atlases that `diff A B` compares.
+
+    Args:
+        a: a revision, or a range as git writes it: `A..B` is A and B, `A...B` is B and where it
+            left A. HEAD's parent by default, which before the first commit is an empty atlas.
+        b: a revision; HEAD by default.
+
+    Raises:
+        UnknownName: there is no such revision.
+        UsageError: the histories of `A...B` have nothing in common.
+    """
+    if a is None:
+        return _before_head(repository), repository.atlas(b or "HEAD")
+    if b is None and (found := _RANGE.fullmatch(a)):
+        a, dots, b = found[1] or "HEAD", found[2], found[3] or "HEAD"
+        if dots == "...":
+            a = _left(repository, a, b)
+    return repository.atlas(a), repository.atlas(b or "HEAD")
+
+
+def _before_head(repository: Repository) -> Atlas:
     try:
         return repository.atlas("HEAD~1")
     except UnknownName:
         return {}
+
+
+def _left(repository: Repository, a: str, b: str) -> str:
+    base = repository.git.merge_base(*map(repository.git.resolve, (a, b)))
+    if base is None:
+        raise UsageError(f"{a} and {b} have no commit in common: compare them as {a}..{b}")
+    return base
 
 
 def capabilities(repository: Repository, a: Capability, b: Capability) -> Compared:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas, Capability, check_name
+from niwfctl.atlas import Atlas, Capability
 from niwfctl.errors import Conflict, UsageError
+from niwfctl.repository.names import require_free
 from niwfctl.repository.objects import OURS, storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import changed_files, record
@@ -69,6 +70,8 @@ def merge(
 
 def _merge(repository: Repository, revision: str, resolution: Resolution, message: str) -> Merged:
     git = repository.git
+    for _, name in resolution.rename:
+        require_free(repository, name)
     ours, theirs = git.resolve("HEAD"), git.resolve(revision)
     require_same_field(repository, theirs, revision)
     base = git.merge_base(ours, theirs)
@@ -172,7 +175,7 @@ def _renames(
                 f"--rename {name}={new}: {name!r} was not changed on both sides, so there are not "
                 "two to keep"
             )
-        if check_name(new) in {*ours, *theirs, *renames.values()}:
+        if new in {*ours, *theirs, *renames.values()}:
             raise UsageError(f"--rename {name}={new}: {new!r} is taken already")
         renames[name] = new
     return renames

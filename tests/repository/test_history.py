@@ -13,6 +13,7 @@ from torch import Tensor
 from niwfctl.atlas import Atlas, Capability
 from niwfctl.errors import Conflict, GitError, NiwfError, UnknownName, UsageError
 from niwfctl.repository import Repository
+from niwfctl.repository.diff import sides
 from niwfctl.repository.merge import Resolution, united
 from niwfctl.repository.regions import load_region
 from niwfctl.repository.upkeep import check_all
@@ -21,12 +22,16 @@ from niwfctl.training.checkpoint import load, save
 
 def add(repository: Repository, name: str, shift: float = 0.0, message: str | None = None) -> str:
     """Commits a capability like the trained one, its bases shifted."""
-    pattern = repository.path.parent / "pattern.safetensors"
-    run, tensors = load(pattern)
+    train(repository, name, shift)
+    return repository.commit([name], message or f"Add {name}").commit
+
+
+def train(repository: Repository, name: str, shift: float = 0.0) -> None:
+    """Leaves an uncommitted training like the trained one, its bases shifted."""
+    run, tensors = load(repository.path.parent / "pattern.safetensors")
     tensors = {k: v + shift if k.startswith("bases.") else v for k, v in tensors.items()}
     run = run.model_copy(update={"name": name, "id": f"{name}{shift}"})
     save(repository.trainings.checkpoint(name), run, tensors)
-    return repository.commit([name], message or f"Add {name}").commit
 
 
 @pytest.fixture
@@ -134,7 +139,7 @@ def test_a_conflict_is_settled_by_keeping_both(conflicting: Repository, name: st
 @pytest.mark.parametrize(
     ("renames", "words"),
     [
-        ([("x", "first")], "'first' is taken"),
+        ([("x", "first")], "'first' is a capability already"),
         ([("x", "y"), ("x", "y")], "'y' is taken"),
         ([("x", "../y")], "cannot name"),
         ([("first", "y")], "'first' was not changed on both sides"),
@@ -148,6 +153,32 @@ def test_a_rename_that_makes_no_sense_is_refused(
     with pytest.raises(UsageError, match=words):
         conflicting.merge("side", Resolution("ours", tuple(renames)))
     assert conflicting.git.head() == head and not conflicting.changes()
+
+
+def test_a_rename_to_the_name_of_an_uncommitted_training_is_refused(
+    conflicting: Repository,
+) -> None:
+    train(conflicting, "y")
+    with pytest.raises(UsageError, match="'y' has an uncommitted training"):
+        conflicting.merge("side", Resolution(rename=(("x", "y"),)))
+
+
+def test_diff_reads_ranges_as_git_does(conflicting: Repository) -> None:
+    main, side = conflicting.atlas("main"), conflicting.atlas("side")
+    assert sides(conflicting, "main..side", None) == (main, side)
+    assert sides(conflicting, "side..", None) == (side, main)
+    assert sides(conflicting, "..side", None) == (main, side)
+    assert sides(conflicting, "main...side", None) == (conflicting.atlas("main~1"), side)
+    assert sides(conflicting, "main", "side") == (main, side)
+    with pytest.raises(UnknownName, match="'nowhere'"):
+        sides(conflicting, "nowhere...side", None)
+
+
+def test_diff_refuses_three_dots_between_unrelated_histories(conflicting: Repository) -> None:
+    tree = conflicting.git.plain("rev-parse", "HEAD^{tree}").strip()
+    orphan = conflicting.git.plain("commit-tree", "-m", "alone", tree).strip()
+    with pytest.raises(UsageError, match="no commit in common"):
+        sides(conflicting, f"main...{orphan}", None)
 
 
 def test_a_new_name_alone_is_refused_where_several_could_get_it(conflicting: Repository) -> None:
