@@ -104,7 +104,7 @@ def _settle(repository: Repository, head: str) -> Merged:
 
 def _routed(repository: Repository, union: Atlas) -> tuple[Atlas, dict]:
     """The atlas with its routing settled, and what a report says of that."""
-    from niwfctl.repository.routing import excesses, settled
+    from niwfctl.repository.routing import audited, settled
 
     atlas = settled(repository, union)
     biases = {
@@ -112,7 +112,7 @@ def _routed(repository: Repository, union: Atlas) -> tuple[Atlas, dict]:
         for name in union
         if union[name].bias != atlas[name].bias
     }
-    return atlas, {"biases": biases, "takeovers": tuple(excesses(repository, union))}
+    return atlas, {"biases": biases, "takeovers": audited(repository, union).excesses}
 
 
 def united(

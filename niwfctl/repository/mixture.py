@@ -16,7 +16,7 @@ from torch import Tensor
 from niwfctl.atlas import Capability, RegionEntry
 from niwfctl.field.cell import Cell
 from niwfctl.field.routing import Claim, Claims, nearest
-from niwfctl.repository.routing import Stake, claim_of
+from niwfctl.repository.routing import Stake, claims_among
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -109,7 +109,7 @@ class Routes:
 def _of_regions(repository: Repository, entries: tuple[RegionEntry, ...]) -> Mixture:
     if len(entries) == 1:
         return Mixture(entries, _all_of_it)
-    claims = [claim_of(repository, entry) for entry in entries]
+    claims = claims_among(repository, entries)
     return Mixture(entries, lambda z: _one_of(nearest(z, claims), len(entries)))
 
 

@@ -17,7 +17,7 @@ from niwfctl.errors import NiwfError, ObjectError, UnknownName
 from niwfctl.repository.model import Model, pinned_source
 from niwfctl.repository.objects import object_file, obtain
 from niwfctl.repository.regions import load_region, read_coordinates, read_region
-from niwfctl.repository.routing import excesses
+from niwfctl.repository.routing import audited
 from niwfctl.repository.signature import Signature, signature, tag_signature
 from niwfctl.training.run import Witness
 
@@ -121,11 +121,15 @@ def _objects_and_anchors(
 
 
 def _routing(repository: Repository, atlas: Atlas) -> Check:
-    problems = [str(excess) for excess in excesses(repository, atlas)]
+    found = audited(repository, atlas)
     detail = "no region takes over more of an earlier one than it may"
-    if problems:
-        detail = f"{'; '.join(problems)}: settle it with `niwfctl merge HEAD`"
-    return Check("atlas", "routing", not problems, detail)
+    if found.most:
+        name, share = found.most
+        detail += f"; all later ones together win at most {share:.1%} of one, of {name}"
+    if found.excesses:
+        said = "; ".join(map(str, found.excesses))
+        detail = f"{said}: settle it with `niwfctl merge HEAD`"
+    return Check("atlas", "routing", not found.excesses, detail)
 
 
 def _problem(repository: Repository, oid: str, size: int | None) -> str | None:
