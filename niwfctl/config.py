@@ -23,7 +23,7 @@ class BackboneConfig(BaseModel):
 
     model: str = Field(description="`smollm2`, a folder, a GGUF file, or a hub id")
     revision: str | None = Field(None, description="commit of a hub model")
-    identity: str = Field(description="hash of the weight files, or hub commit")
+    identity: str = Field(description="hash of the weight files; in older ones, hub id and commit")
     quant: Literal["none", "nf4"] = "none"
     witness: Witness = Field(description="logits of the probes at `init`")
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 from tiny import save_tiny, write_data
@@ -15,6 +16,7 @@ from niwfctl.repository import Repository
 from niwfctl.training.run import TrainingOptions
 
 QUICK = TrainingOptions(steps=3, batch_size=4, rank=2, val_split=0.2, lr=0.01)
+HUB_COMMIT = "0123456789" * 4
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,6 +38,17 @@ def _private_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random Mistral."""
     return save_tiny(tmp_path_factory.mktemp("backbone") / "mistral")
+
+
+@pytest.fixture
+def hub_cache(backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What an earlier download of owner/tiny left in the hub's cache; the hub cannot be reached."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    root = tmp_path / "models--owner--tiny"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(HUB_COMMIT)
+    return Path(shutil.copytree(backbone, root / "snapshots" / HUB_COMMIT))
 
 
 @pytest.fixture(scope="session")

@@ -336,7 +336,7 @@ def pinned_source(repository: Repository) -> Source:
     """
     pinned = repository.config.backbone
     source = resolve(os.environ.get("NIWFCTL_BACKBONE") or pinned.model, pinned.revision)
-    if source.identity != pinned.identity:
+    if pinned.identity not in (source.identity, source.hub):
         raise BackboneError(
             f"{source.folder} is not the backbone this repository pins (it is {source.identity}, "
             f"pinned is {pinned.identity}): put the pinned one back, or say where it is with "
