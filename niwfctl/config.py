@@ -59,7 +59,7 @@ class RoutingConfig(BaseModel):
 
     max_takeover: float = Field(0.02, ge=0, le=1, description="of each earlier region's anchors")
     max_base_takeover: float = Field(0.05, ge=0, le=1, description="of the base's anchors")
-    max_shadow: float = Field(0.10, ge=0, le=1, description="of a new region's own anchors")
+    max_shadow: float = Field(0.25, ge=0, le=1, description="of a new region's own anchors")
 
 
 class Config(BaseModel):

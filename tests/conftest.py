@@ -60,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def crowd(repository: Repository) -> None:
     """Lets capabilities of the same data lie on top of each other, as most tests have them."""
     config = repository.path / "niwf.toml"
-    config.write_text(config.read_text().replace("max_shadow = 0.1", "max_shadow = 1.0"))
+    config.write_text(config.read_text().replace("max_shadow = 0.25", "max_shadow = 1.0"))
     repository.git.plain("commit", "--quiet", "--all", "--amend", "--no-edit")
 
 
