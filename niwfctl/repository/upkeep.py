@@ -93,9 +93,10 @@ def _reused(repository: Repository) -> Iterator[str]:
     return (one.oid for run in runs for one in run.reused)
 
 
-def _pointer_blobs(repository: Repository, *options: str) -> dict[str, str]:
+def _pointer_blobs(repository: Repository, *options: str, damaged: bool = False) -> dict[str, str]:
     """Object id by blob of its pointer, of all that git can reach."""
-    return pointed(repository.git, *options, "--all", "--reflog", "--indexed-objects", "HEAD")
+    reached = (*options, "--all", "--reflog", "--indexed-objects", "HEAD")
+    return pointed(repository.git, *reached, damaged=damaged)
 
 
 def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collected:
@@ -157,7 +158,7 @@ def check_all(repository: Repository) -> Checked:
     except GitError as error:
         damage.append(Damage("git", str(error)))
     try:
-        blobs = _pointer_blobs(repository, "--missing=allow-any")
+        blobs = _pointer_blobs(repository, "--missing=allow-any", damaged=True)
     except UsageError as error:  # git cannot go on at a damaged commit or folder
         return Checked(0, (*damage, Damage("git", str(error))))
     pointers, unreadable = _pointers(repository, blobs)
