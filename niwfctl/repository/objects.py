@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from niwfstore.pointer import LARGEST
 from niwfctl.errors import GitError, ObjectError, StorageError, UsageError
 
 if TYPE_CHECKING:
+    from niwfctl.atlas import ObjectRef
     from niwfctl.repository.git import Git
     from niwfctl.repository.repository import Repository
 
@@ -60,6 +61,43 @@ def pointed(git: Git, *revisions: str, damaged: bool = False) -> dict[str, str]:
         with suppress(MalformedPointer):
             found[blob] = Pointer.parse(text).oid
     return found
+
+
+def read_pointers(git: Git, blobs: Iterable[str]) -> dict[str, Pointer | Exception]:
+    """The pointer in each blob, or what is wrong with it."""
+    blobs = list(blobs)
+    try:
+        texts = git.blobs(blobs)
+    except GitError:
+        texts = {}  # each has to be tried
+    found: dict[str, Pointer | Exception] = {}
+    for blob in blobs:
+        try:
+            found[blob] = Pointer.parse(texts.get(blob) or git.blobs([blob])[blob])
+        except (MalformedPointer, GitError) as error:
+            found[blob] = error
+    return found
+
+
+def pointer_problem(
+    ref: ObjectRef, files: Mapping[str, str], pointers: Mapping[str, Pointer | Exception]
+) -> str | None:
+    """Why no remote would carry an object that a commit's manifest names; None if it would.
+
+    Args:
+        files: blob by path, of the commit's `objects`.
+        pointers: as `read_pointers` found them.
+    """
+    path = object_file(ref.oid)
+    if path not in files:
+        return f"{path} is missing from the commit"
+    found = pointers.get(files[path])
+    if found is None:
+        return f"{path} cannot be read"
+    if isinstance(found, Exception):
+        return f"{path} is {found}"
+    right = found == Pointer(ref.oid, ref.size)
+    return None if right else f"{path} points to something else than its manifest says"
 
 
 def manifest_file(name: str) -> str:

@@ -206,7 +206,7 @@ def pointer_of(repository: Repository) -> Path:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("nonsense", "not a Git LFS pointer"), (None, "missing from commit"), ("5", "something else")],
+    [("nonsense", "not a Git LFS pointer"), (None, "is missing"), ("5", "something else")],
     ids=["nonsense", "removed", "another size"],
 )
 def test_a_pointer_edited_by_hand_is_found_by_verify(
