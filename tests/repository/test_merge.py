@@ -268,7 +268,7 @@ def test_verify_tells_what_a_plain_git_merge_left_to_decide(diverged: Repository
     diverged.git.plain("merge", "--quiet", "twin")
     report = diverged.verify(["twin"])
     (failed,) = [check for check in report.checks if not check.ok]
-    assert failed.subject == "twin" and "is missing from commit" in failed.detail
+    assert failed.subject == "twin" and "is missing from the commit" in failed.detail
     on(diverged, "without", "without~1")
     diverged.merge("twin")
     assert sorted(diverged.atlas()) == ["base", "twin"]
