@@ -99,6 +99,11 @@ class Routes:
         """Bids of the base and of every claim at z [n, dim]; float64 [n, 1 + claims]."""
         return self._claims.bids(z.cpu())
 
+    def owners(self, z: Tensor) -> list[str | None]:
+        """Owners of the prompts at z [n, dim]; None for the base."""
+        self.shares(z)
+        return self.names
+
     def shares(self, z: Tensor) -> Tensor:
         """1 for the owner of each prompt, 0 for all others; float32 [n, claims]."""
         owner = self.bids(z).argmax(-1)  # the base comes first
