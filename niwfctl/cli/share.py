@@ -89,7 +89,7 @@ def push(
     """Push branches or tags: objects first, then refs."""
     from niwfctl.repository import Repository
 
-    sent = Repository.open(ctx.obj).remotes.push(remote, refs or [])
+    sent = Repository.open(ctx.obj).remotes.push(remote, refs or ())
     if as_json:
         emit_json({"remote": remote, "objects": sent})
     else:

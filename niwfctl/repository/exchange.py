@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from niwfctl.several import Sources, several
 
 if TYPE_CHECKING:
     from niwfctl.repository.commit import RoutingOptions
@@ -22,9 +24,9 @@ class Exchange:
         self: Repository,
         folder: Path | str,
         name: str,
-        data: Sequence[str | Path] = (),
+        data: Sources = (),
         *,
-        prompts: Sequence[str | Path] = (),
+        prompts: Sources = (),
         message: str | None = None,
         options: TrainingOptions | None = None,
         routing: RoutingOptions | None = None,
@@ -46,7 +48,15 @@ class Exchange:
         from niwfctl.repository.imports import import_adapter
 
         return import_adapter(
-            self, Path(folder), name, data, prompts, options, message, routing, report
+            self,
+            Path(folder),
+            name,
+            several(data),
+            several(prompts),
+            options,
+            message,
+            routing,
+            report,
         )
 
     def export(
@@ -56,7 +66,7 @@ class Exchange:
         form: str = "peft",
         *,
         at: str | None = None,
-        data: Sequence[str | Path] = (),
+        data: Sources = (),
     ) -> Exported:
         """Writes a capability for other tools, its gates frozen at one coordinate.
 
@@ -72,4 +82,4 @@ class Exchange:
         """
         from niwfctl.repository.export import export
 
-        return export(self, name, form, Path(target), at, data)
+        return export(self, name, form, Path(target), at, several(data))

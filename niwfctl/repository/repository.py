@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from niwfctl.repository.objects import obtain
 from niwfctl.repository.operations import Operations
 from niwfctl.repository.remote import Remotes
 from niwfctl.repository.trainings import Trainings
+from niwfctl.several import Names, Sources, several
 
 if TYPE_CHECKING:
     from niwfctl.repository.commit import Committed, RoutingOptions
@@ -174,7 +175,7 @@ class Repository(Exchange):
     def train(
         self,
         name: str,
-        data: Sequence[str | Path] = (),
+        data: Sources = (),
         options: TrainingOptions | None = None,
         *,
         resume: bool = False,
@@ -186,7 +187,7 @@ class Repository(Exchange):
 
         Args:
             name: of the capability.
-            data: files, or hub dataset ids.
+            data: a file or hub dataset id, or several.
             options: how to train.
             resume: go on with the interrupted training of that name, with its own options.
             restart: throw away an uncommitted training of that name first.
@@ -198,32 +199,29 @@ class Repository(Exchange):
         """
         from niwfctl.repository.train import train
 
-        return train(
-            self, name, [str(source) for source in data], options, resume, restart, report, stop
-        )
+        return train(self, name, several(data), options, resume, restart, report, stop)
 
     def commit(
-        self,
-        names: Sequence[str] = (),
-        message: str = "",
-        routing: RoutingOptions | None = None,
+        self, names: Names, message: str, routing: RoutingOptions | None = None
     ) -> Committed:
         """Seals finished trainings into immutable objects and commits them.
 
         Args:
-            names: which trainings; all finished ones by default.
+            names: which trainings; all finished ones where none is named, as with `()`.
             message: of the git commit.
             routing: how they share coordinate space with the capabilities that are there.
 
         Raises:
-            UsageError: nothing is trained, or it is not finished.
+            UsageError: the message is empty.
+            NiwfError: nothing is trained, or it is not finished.
+            UnknownName: nothing is trained under a name.
             Shadowed: earlier capabilities own too much of what it was trained on.
             GitError: git knows no identity.
             StorageError: the disk is full; nothing is committed.
         """
         from niwfctl.repository.commit import RoutingOptions, commit
 
-        return commit(self, list(names), message, routing or RoutingOptions())
+        return commit(self, several(names), message, routing or RoutingOptions())
 
     def merge(
         self, revision: str, resolution: Resolution | None = None, message: str | None = None
@@ -277,7 +275,7 @@ class Repository(Exchange):
 
     def compose(
         self,
-        sources: Sequence[str],
+        sources: Names,
         name: str,
         recipe: Recipe | None = None,
         message: str | None = None,
@@ -296,7 +294,7 @@ class Repository(Exchange):
         """
         from niwfctl.repository.compose import Recipe, compose
 
-        return compose(self, list(sources), name, recipe or Recipe(), message)
+        return compose(self, several(sources), name, recipe or Recipe(), message)
 
     def load(self, capability: str | None = None, *, auto: bool = False) -> Model:
         """The backbone, with a capability active.
@@ -319,9 +317,7 @@ class Repository(Exchange):
             model.use(capability)
         return model
 
-    def verify(
-        self, names: Sequence[str] = (), revision: str = "HEAD", deep: bool = False
-    ) -> Report:
+    def verify(self, names: Names = (), revision: str = "HEAD", deep: bool = False) -> Report:
         """Proves that committed capabilities are what they were.
 
         Args:
@@ -334,7 +330,7 @@ class Repository(Exchange):
         """
         from niwfctl.repository.verify import verify
 
-        return verify(self, list(names), revision, deep)
+        return verify(self, several(names), revision, deep)
 
     def uncommitted(self) -> list[Run]:
         """Trainings that no capability of HEAD came from."""
