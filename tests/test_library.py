@@ -1,10 +1,14 @@
 """What `import niwfctl` gives to those who write Python."""
 
+import subprocess
+import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from conftest import QUICK
 
+import niwfctl
 from niwfctl.errors import UsageError
 from niwfctl.repository import Repository
 from niwfctl.repository.measure import Data
@@ -36,3 +40,25 @@ def test_an_empty_prompt_is_refused(committed: Repository) -> None:
     for empty in ("", " \n", [], [Message("user", "")]):
         with pytest.raises(UsageError, match="the prompt is empty"):
             model.generate(empty)
+
+
+def test_what_users_need_is_there_by_name_and_listed() -> None:
+    listed = dir(niwfctl)
+    for name in niwfctl.__all__:
+        assert getattr(niwfctl, name) is not None and name in listed
+    assert niwfctl.Repository is Repository and niwfctl.errors.UsageError is UsageError
+    assert issubclass(UsageError, niwfctl.NiwfError)
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        niwfctl.Nothing  # noqa: B018
+
+
+def test_importing_it_imports_nothing_heavy() -> None:
+    heavy = ("torch", "transformers", "pydantic", "git", "typer", "numpy")
+    program = f"import sys, niwfctl; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert done.stdout.split() == [b"[]"]
+
+
+@pytest.mark.parametrize("package", ["niwfctl", "niwfstore"])
+def test_type_checkers_read_the_annotations(package: str) -> None:
+    assert files(package).joinpath("py.typed").is_file()
