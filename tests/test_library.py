@@ -9,7 +9,7 @@ import pytest
 from conftest import QUICK
 
 import niwfctl
-from niwfctl.errors import UsageError
+from niwfctl.errors import UnknownName, UsageError
 from niwfctl.repository import Repository
 from niwfctl.repository.measure import Data
 from niwfctl.training.data import Message, read_examples
@@ -62,3 +62,26 @@ def test_importing_it_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize("package", ["niwfctl", "niwfstore"])
 def test_type_checkers_read_the_annotations(package: str) -> None:
     assert files(package).joinpath("py.typed").is_file()
+
+
+def test_branches_tags_and_remotes_are_made_listed_and_deleted(committed: Repository) -> None:
+    branches, tags, remotes = committed.branches, committed.tags, committed.remotes
+    first = committed.git.resolve("HEAD~1")
+    branches.make("side", "HEAD~1")
+    assert ("side", first) in [(ref.name, ref.commit) for ref in branches.list()]
+    assert "side" in branches.text()
+    branches.delete("side")
+    assert [ref.name for ref in branches.list()] == [committed.git.branch()]
+    with pytest.raises(UnknownName, match="no branch is called 'side': there are"):
+        branches.delete("side")
+    tags.make("v1", message="First")
+    assert [(ref.name, ref.subject) for ref in tags.list()] == [("v1", "First")]
+    assert "First" in tags.text()
+    tags.delete("v1")
+    with pytest.raises(UnknownName, match="no tag is called 'v1': there are none yet"):
+        tags.delete("v1")
+    remotes.add("origin", "/there")
+    assert remotes.urls() == {"origin": "/there"}
+    remotes.remove("origin")
+    with pytest.raises(UnknownName, match="no remote is called 'origin'"):
+        remotes.remove("origin")

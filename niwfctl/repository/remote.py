@@ -32,6 +32,28 @@ class Remotes:
         self._repository = repository
         self._git = repository.git
 
+    def urls(self) -> dict[str, str]:
+        """Where each remote is, by its name."""
+        names = self._git.plain("remote").split()
+        return {name: self._git.plain("remote", "get-url", name) for name in names}
+
+    def add(self, name: str, url: str) -> None:
+        """Adds a remote; nothing is fetched.
+
+        Raises:
+            UsageError: git refuses the name, or has it already.
+        """
+        self._git.plain("remote", "add", name, url)
+
+    def remove(self, name: str) -> None:
+        """Forgets a remote.
+
+        Raises:
+            UnknownName: there is none of that name; the message lists what there is.
+        """
+        self.require(name)
+        self._git.plain("remote", "remove", name)
+
     def push(self, remote: str, refs: Names = ()) -> int:
         """Pushes refs, the current branch by default; returns how many objects went before them.
 

@@ -20,6 +20,7 @@ from niwfctl.repository.history import History
 from niwfctl.repository.lock import lock
 from niwfctl.repository.objects import obtain
 from niwfctl.repository.operations import Operations
+from niwfctl.repository.refs import Branches, Tags
 from niwfctl.repository.remote import Remotes
 from niwfctl.repository.trainings import Trainings
 from niwfctl.several import Names, Sources, several
@@ -51,6 +52,8 @@ class Repository(Exchange):
         self.trainings = Trainings(self.private / "training")
         self.history = History(git)
         self.operations = Operations(self)
+        self.branches = Branches(git)
+        self.tags = Tags(git)
         self.remotes = Remotes(self)
         self._atlases: dict[str, Atlas] = {}
         self._alone: bool | None = None  # what `writing` yielded, while it holds the lock
