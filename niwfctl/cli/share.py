@@ -130,10 +130,10 @@ def clone(
     as_json: AsJson = False,
 ) -> None:
     """Clone a repository."""
-    from niwfctl.repository.remote import clone as copy
+    from niwfctl.repository import Repository
 
     target = ctx.obj / (folder or folder_name(url))
-    repository = copy(inside(ctx.obj, url), target, lazy)
+    repository = Repository.clone(inside(ctx.obj, url), target, lazy=lazy)
     names = sorted(repository.atlas())
     if as_json:
         emit_json({"path": str(repository.path), "capabilities": names})
@@ -162,9 +162,8 @@ def bundle_create(
 ) -> None:
     """Write capabilities alone, or a revision with its history, and their objects to one file."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.bundle import create
 
-    names = create(Repository.open(ctx.obj), ctx.obj / file, targets or [])
+    names = Repository.open(ctx.obj).write_bundle(ctx.obj / file, targets or ())
     if as_json:
         emit_json({"capabilities": names, "bytes": (ctx.obj / file).stat().st_size})
     else:
@@ -179,11 +178,10 @@ def bundle_apply(
 ) -> None:
     """Check a bundle's objects and merge its history."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.bundle import apply
 
     if not (ctx.obj / file).is_file():
         raise UsageError(f"{file} is not a file: give one that `niwfctl bundle create` wrote")
-    merged = apply(Repository.open(ctx.obj), ctx.obj / file)
+    merged = Repository.open(ctx.obj).apply_bundle(ctx.obj / file)
     if as_json:
         emit_json(merged_json(merged))
     else:

@@ -17,6 +17,7 @@ from niwfctl.repository.checkout import active, checkout, names_capability
 from niwfctl.repository.exchange import Exchange
 from niwfctl.repository.git import Git
 from niwfctl.repository.history import History
+from niwfctl.repository.inspection import Inspection
 from niwfctl.repository.lock import lock
 from niwfctl.repository.objects import obtain
 from niwfctl.repository.operations import Operations
@@ -38,7 +39,7 @@ MANIFESTS = "capabilities"
 COMMIT_PATIENCE = 60.0  # seconds to wait for another commit
 
 
-class Repository(Exchange):
+class Repository(Exchange, Inspection):
     """A niwfctl repository: a git repository with capabilities.
 
     What is committed is read from git's commits, never from the work tree, so neither an edited
