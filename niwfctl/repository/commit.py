@@ -61,7 +61,7 @@ def commit(
 ) -> Committed:
     """Does what `Repository.commit` says. Order: objects, git objects, work tree, branch."""
     if not message.strip():
-        raise UsageError("an empty commit message: say what was trained with -m")
+        raise UsageError("an empty commit message: say what was trained")
     repository.git.require_identity(repository.path)
     with storing(), repository.writing():
         runs = _trained(repository, names)

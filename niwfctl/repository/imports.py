@@ -54,8 +54,8 @@ def import_adapter(
     repository: Repository,
     folder: Path,
     name: str,
-    data: Sequence[str | Path],
-    prompts: Sequence[str | Path],
+    data: list[str],
+    prompts: list[str],
     options: TrainingOptions | None,
     message: str | None,
     routing: RoutingOptions | None,
@@ -70,7 +70,7 @@ def import_adapter(
     config = read_config(folder)
     if bool(data) == bool(prompts):
         raise UsageError("say what the adapter is for: give --data FILE, or --prompts FILE")
-    sources = [str(source) for source in data or prompts]
+    sources = data or prompts
     examples = read_examples(sources) if data else read_prompts(sources)
     report(Progress("loading the backbone", 0, 0))
     model = Model(repository)

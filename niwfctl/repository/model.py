@@ -193,6 +193,8 @@ class Model:
             UsageError: the prompt is empty, or longer than the backbone can read.
         """
         messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
+        if not messages or not messages[-1].content.strip():
+            raise UsageError("the prompt is empty: give one")
         row = self.row(messages, Wishes(max_new_tokens, temperature, seed=seed))
         if stream:
             row.hand_on = stream
