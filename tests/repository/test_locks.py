@@ -14,7 +14,7 @@ import pytest
 from faults import KILLED, add_trainings, ended, intact, run_git, start
 
 from niwfctl.errors import Busy
-from niwfctl.repository import Repository
+from niwfctl.repository import Repository, reflocks
 from niwfctl.repository.compose import Recipe
 from niwfctl.repository.lock import lock
 from niwfctl.repository.upkeep import check_all, collect
@@ -96,6 +96,19 @@ def test_writers_at_once_all_succeed_with_or_without_locks(waiting: Path, flock:
     assert set(repository.atlas()) == set(NAMES)
     assert int(run_git(waiting, "rev-list", "--count", "HEAD")) == before + len(NAMES)
     assert check_all(repository).damage == ()
+
+
+def test_of_gits_locks_only_those_that_it_holds_for_a_write_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reflocks, "PATIENCE", 0.1)
+    brief = {"HEAD.lock", "packed-refs.lock", "config.lock", "refs/heads/a/b.lock"}
+    long = {"index.lock", "shallow.lock", "gc.pid.lock"}
+    (tmp_path / "refs" / "heads" / "a").mkdir(parents=True)
+    for name in brief | long:
+        (tmp_path / name).touch()
+    reflocks.await_locks([tmp_path])
+    assert {name for name in brief | long if (tmp_path / name).exists()} == long
 
 
 def meanwhile(repository: Repository, *command: str) -> None:
