@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -52,7 +53,7 @@ class Repository(Exchange):
         self.operations = Operations(self)
         self.remotes = Remotes(self)
         self._atlases: dict[str, Atlas] = {}
-        self._alone: bool | None = None  # what `writing` yielded, while it holds the lock
+        self._holding = threading.local()  # `alone`: what `writing` yielded to this thread
 
     @classmethod
     def init(
@@ -360,22 +361,22 @@ class Repository(Exchange):
 
     @contextmanager
     def writing(self) -> Iterator[bool]:
-        """Holds the lock under which commits are made; may be nested.
+        """Holds the lock under which commits are made; a thread may nest it.
 
         Yields:
             Whether it keeps others out, which some network file systems do not let it.
 
         Raises:
-            Busy: another process holds it for longer than a commit takes.
+            Busy: another process or thread holds it for longer than a commit takes.
         """
-        if self._alone is not None:
-            yield self._alone
+        if hasattr(self._holding, "alone"):
+            yield self._holding.alone
             return
-        with lock(self.private / "commit.lock", "commit", COMMIT_PATIENCE) as self._alone:
+        with lock(self.private / "commit.lock", "commit", COMMIT_PATIENCE) as self._holding.alone:
             try:
-                yield self._alone
+                yield self._holding.alone
             finally:
-                self._alone = None
+                del self._holding.alone
 
     def _entries(self) -> Iterator[RegionEntry]:
         for capability in self.atlas().values():

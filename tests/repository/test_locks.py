@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,48 @@ def test_writers_at_once_all_succeed_with_or_without_locks(waiting: Path, flock:
     assert set(repository.atlas()) == set(NAMES)
     assert int(run_git(waiting, "rev-list", "--count", "HEAD")) == before + len(NAMES)
     assert check_all(repository).damage == ()
+
+
+def test_threads_keep_each_other_out_and_a_thread_may_nest(fresh: Repository) -> None:
+    held, order = threading.Event(), []
+
+    def other() -> None:
+        held.wait()
+        with fresh.writing():
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with fresh.writing() as alone:
+        held.set()
+        with fresh.writing() as nested:
+            assert nested == alone
+        time.sleep(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "other"]
+
+
+def test_a_thread_that_waits_too_long_for_another_is_told(
+    fresh: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("niwfctl.repository.repository.COMMIT_PATIENCE", 0.1)
+    told = []
+
+    def other() -> None:
+        try:
+            with fresh.writing():
+                pass
+        except Busy as error:
+            told.append(str(error))
+
+    with fresh.writing():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(told) == 1 and "commit lock" in told[0]
+    with fresh.writing():
+        pass
 
 
 def test_of_gits_locks_only_those_that_it_holds_for_a_write_are_removed(
