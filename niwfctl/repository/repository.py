@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +52,7 @@ class Repository(Exchange):
         self.operations = Operations(self)
         self.remotes = Remotes(self)
         self._atlases: dict[str, Atlas] = {}
+        self._config: tuple[object, Config] | None = None  # (HEAD's stamp, what was read there)
         self._holding = threading.local()  # `alone`: what `writing` yielded to this thread
 
     @classmethod
@@ -104,9 +104,15 @@ class Repository(Exchange):
         """The work tree."""
         return self.git.worktree
 
-    @cached_property
+    @property
     def config(self) -> Config:
-        """niwf.toml as HEAD has it."""
+        """niwf.toml as HEAD has it now."""
+        stamp = self.git.head_stamp()
+        if self._config is None or self._config[0] != stamp:
+            self._config = stamp, self._read_config()
+        return self._config[1]
+
+    def _read_config(self) -> Config:
         head = self.git.head()
         content = self.git.blob(head, FILE) if head else None
         if content is None:
