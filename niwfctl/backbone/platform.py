@@ -5,27 +5,32 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-Platform = dict[str, str | int]
+from niwfctl.training.run import Platform
 
 
-def current_platform(device: torch.device) -> Platform:
-    """Versions, processor and threads: all that bits may depend on."""
+def current_platform(device: torch.device, *packages: str) -> Platform:
+    """Processor, threads, and versions of torch and of the packages that bits may depend on."""
     on_gpu = device.type == "cuda"
     return {
         "torch": torch.__version__,
+        **{package: version(package) for package in packages},
         "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
         "kernels": "cuda" if on_gpu else torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
 
 
-def same_platform(one: Platform, other: Platform) -> bool:
-    """Whether bits may be expected to be equal; threads can be set, so they do not count."""
-    return all(one.get(key) == other.get(key) for key in ("torch", "device", "kernels"))
+def same_platform(here: Platform, recorded: Platform) -> bool:
+    """Whether bits may be expected to be equal: all that was recorded is so here.
+
+    Threads can be set, so they do not count.
+    """
+    return all(here.get(key) == value for key, value in recorded.items() if key != "threads")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.platform import current_platform
-from niwfctl.training.run import Witness
+from niwfctl.training.run import Platform, Witness
 
 SEQUENCES, LENGTH = 4, 24
 SAMPLED = 256  # logits kept of each sequence, to compare on another platform
@@ -42,8 +42,14 @@ def witnessed(adapter: FieldAdapter) -> tuple[Witness, Tensor]:
         The witness, and the sample to keep with it, for other platforms.
     """
     found = probe(adapter)
-    platform = current_platform(adapter.model.device)
-    return Witness(digest=found.digest, platform=platform), found.sample
+    return Witness(digest=found.digest, platform=logits_platform(adapter)), found.sample
+
+
+def logits_platform(adapter: FieldAdapter) -> Platform:
+    """All that the bits of a model's logits may depend on here."""
+    nf4 = getattr(adapter.model, "is_loaded_in_4bit", False)
+    packages = ("transformers", "bitsandbytes") if nf4 else ("transformers",)
+    return current_platform(adapter.model.device, *packages)
 
 
 def probe_tokens(vocabulary: int) -> Tensor:

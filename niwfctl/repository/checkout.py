@@ -60,7 +60,6 @@ def _followed(repository: Repository, branch: str) -> bool:
 
 def _place(repository: Repository) -> str:
     """Where the work tree stands now."""
-    repository.__dict__.pop("config", None)  # the other commit may have another
     commit = repository.git.resolve("HEAD")[:12]
     return f"at {repository.git.branch() or commit} ({commit})"
 

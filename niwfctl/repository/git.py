@@ -16,7 +16,7 @@ from niwfstore.atomic import write_atomic
 
 from niwfctl.errors import GitError, NotARepository, UnknownName, UsageError
 from niwfctl.repository.gitobjects import GitObjects
-from niwfctl.repository.index import rewrite_index
+from niwfctl.repository.index import rewrite_index, stamp
 from niwfctl.repository.process import as_input, require_git, words
 from niwfctl.repository.reflocks import await_locks
 
@@ -84,6 +84,21 @@ class Git(GitObjects):
             return self.resolve("HEAD")
         except UnknownName:
             return None
+
+    def head_stamp(self) -> tuple[object, ...]:
+        """Another one whenever HEAD is another commit; takes no process, to be asked often."""
+        parts: list[object] = []
+        name, folder = "HEAD", self.folder
+        while name and name not in parts:
+            try:
+                content = (folder / name).read_text(errors="surrogateescape")
+            except OSError:  # packed
+                content = ""
+            parts += name, content
+            name = content.removeprefix("ref: ").strip() if content.startswith("ref: ") else ""
+            folder = self.common
+        packed = (self.common / "packed-refs", self.common / "reftable" / "tables.list")
+        return (*parts, *map(stamp, packed))
 
     def resolve(self, revision: str) -> str:
         """Full id of the commit a revision names.

@@ -35,19 +35,19 @@ def rewrite_index(folder: Path, scratch: Path, change: Callable[[Path], None]) -
     index, copy = folder / "index", scratch / "index"
     for _ in range(ATTEMPTS):
         abandoned = not _released(folder)
-        before = _stamp(index)
+        before = stamp(index)
         copy.unlink(missing_ok=True)
         if before:
             shutil.copyfile(index, copy)
         change(copy)
-        ours = _stamp(copy)
+        ours = stamp(copy)
         if ours is None:
             return
-        if (_locked(folder) and not abandoned) or _stamp(index) != before:
+        if (_locked(folder) and not abandoned) or stamp(index) != before:
             continue
         os.replace(copy, index)
         fsync_dir(folder)
-        if abandoned or (not _locked(folder) and _stamp(index) == ours):
+        if abandoned or (not _locked(folder) and stamp(index) == ours):
             return
     raise GitError("git's index is being changed all the time: wait for that to end and try again")
 
@@ -66,7 +66,8 @@ def _locked(folder: Path) -> bool:
     return (folder / "index.lock").exists()
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is replaced; None where there is none."""
     try:
         stat = path.stat()
     except FileNotFoundError:

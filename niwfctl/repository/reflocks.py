@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PATIENCE = 10.0  # seconds after which a lock counts as left behind: git holds these for a write
+LOCKS = ("HEAD.lock", "packed-refs.lock", "config.lock", "refs/**/*.lock")
 
 
 def await_locks(folders: Iterable[Path]) -> None:
     """Waits until no git changes a ref or the configuration; removes locks that do not end.
 
-    Not `index.lock`, which git holds for as long as an editor is open.
+    No other locks: git holds `index.lock` for as long as an editor is open, and `shallow.lock` for
+    as long as it fetches.
 
     Args:
         folders: git folders: of a repository, and of its work tree where that has its own.
@@ -27,12 +29,7 @@ def await_locks(folders: Iterable[Path]) -> None:
 
 
 def _locks(folders: Iterable[Path]) -> set[Path]:
-    return {
-        lock
-        for folder in folders
-        for lock in (*folder.glob("*.lock"), *folder.glob("refs/**/*.lock"))
-        if lock.name != "index.lock"
-    }
+    return {lock for folder in folders for pattern in LOCKS for lock in folder.glob(pattern)}
 
 
 def _inode(lock: Path) -> int | None:

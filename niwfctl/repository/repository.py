@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,8 @@ class Repository(Exchange, Inspection):
         self.tags = Tags(git)
         self.remotes = Remotes(self)
         self._atlases: dict[str, Atlas] = {}
-        self._alone: bool | None = None  # what `writing` yielded, while it holds the lock
+        self._config: tuple[object, Config] | None = None  # (HEAD's stamp, what was read there)
+        self._holding = threading.local()  # `alone`: what `writing` yielded to this thread
 
     @classmethod
     def init(
@@ -108,9 +109,15 @@ class Repository(Exchange, Inspection):
         """The work tree."""
         return self.git.worktree
 
-    @cached_property
+    @property
     def config(self) -> Config:
-        """niwf.toml as HEAD has it."""
+        """niwf.toml as HEAD has it now."""
+        stamp = self.git.head_stamp()
+        if self._config is None or self._config[0] != stamp:
+            self._config = stamp, self._read_config()
+        return self._config[1]
+
+    def _read_config(self) -> Config:
         head = self.git.head()
         content = self.git.blob(head, FILE) if head else None
         if content is None:
@@ -360,22 +367,22 @@ class Repository(Exchange, Inspection):
 
     @contextmanager
     def writing(self) -> Iterator[bool]:
-        """Holds the lock under which commits are made; may be nested.
+        """Holds the lock under which commits are made; a thread may nest it.
 
         Yields:
             Whether it keeps others out, which some network file systems do not let it.
 
         Raises:
-            Busy: another process holds it for longer than a commit takes.
+            Busy: another process or thread holds it for longer than a commit takes.
         """
-        if self._alone is not None:
-            yield self._alone
+        if hasattr(self._holding, "alone"):
+            yield self._holding.alone
             return
-        with lock(self.private / "commit.lock", "commit", COMMIT_PATIENCE) as self._alone:
+        with lock(self.private / "commit.lock", "commit", COMMIT_PATIENCE) as self._holding.alone:
             try:
-                yield self._alone
+                yield self._holding.alone
             finally:
-                self._alone = None
+                del self._holding.alone
 
     def _entries(self) -> Iterator[RegionEntry]:
         for capability in self.atlas().values():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from niwfctl.atlas import Atlas, Capability, RegionEntry
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
-from niwfctl.backbone.probe import Probe, probe
+from niwfctl.backbone.probe import Probe, logits_platform, probe
 from niwfctl.errors import NiwfError, ObjectError, UnknownName
 from niwfctl.repository.model import Model, pinned_source
 from niwfctl.repository.objects import object_file, obtain, pointer_problem, read_pointers
@@ -176,7 +176,7 @@ def _logits(repository: Repository, capabilities: list[Capability]) -> Iterator[
 
 
 def _compared(model: Model, subject: str, witness: Witness, sample: Tensor) -> Check:
-    here = current_platform(model.backbone.model.device)
+    here = logits_platform(model.adapter)
     with threads_of(witness.platform):
         now = probe(model.adapter)
     if same_platform(here, witness.platform):

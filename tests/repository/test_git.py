@@ -57,6 +57,31 @@ def test_a_branch_name_may_hold_line_separators(committed: Repository) -> None:
     assert "a\u2028b" in [ref.name for ref in committed.git.refs("heads")]
 
 
+def test_the_configuration_is_that_of_head_whatever_moved_it(fresh: Repository) -> None:
+    git, main, file = fresh.git.plain, fresh.git.branch(), fresh.path / "niwf.toml"
+    git("checkout", "-q", "-b", "side")
+    file.write_text(file.read_text().replace("max_takeover = 0.02", "max_takeover = 0.5"))
+    git("commit", "-qam", "Other limits")
+    git("checkout", "-q", main)
+
+    def limit() -> float:
+        return fresh.config.routing.max_takeover
+
+    assert limit() == 0.02
+    fresh.merge("side")
+    assert limit() == 0.5
+    fresh.operations.undo()
+    assert limit() == 0.02
+    git("pack-refs", "--all")
+    git("checkout", "-q", "--detach", "side")
+    assert limit() == 0.5
+    git("symbolic-ref", "refs/heads/other", f"refs/heads/{main}")
+    git("checkout", "-q", "other")
+    assert limit() == 0.02
+    git("update-ref", f"refs/heads/{main}", "side")
+    assert limit() == 0.5
+
+
 def test_a_path_with_any_characters_is_committed_and_put_into_the_index_as_it_is(
     committed: Repository,
 ) -> None:

@@ -158,8 +158,9 @@ def test_prompts_give_a_region_and_no_perplexity(
 
 
 def test_it_is_routed_as_any_other(committed: Repository, lora: Path, data: Path) -> None:
-    strict = committed.config.routing.model_copy(update={"max_shadow": 0.1})
-    committed.__dict__["config"] = committed.config.model_copy(update={"routing": strict})
+    config = committed.path / "niwf.toml"
+    config.write_text(config.read_text().replace("max_shadow = 1.0", "max_shadow = 0.1"))
+    committed.git.plain("commit", "-qam", "Strict")
     with pytest.raises(Shadowed, match="apple owns"):
         committed.import_adapter(lora, "pear", [data])
     assert set(committed.atlas()) == {"apple"}

@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from faults import KILLED, add_trainings, ended, intact, run_git, start
 
 from niwfctl.errors import Busy
-from niwfctl.repository import Repository
+from niwfctl.repository import Repository, reflocks
 from niwfctl.repository.compose import Recipe
 from niwfctl.repository.lock import lock
 from niwfctl.repository.upkeep import check_all, collect
@@ -96,6 +97,61 @@ def test_writers_at_once_all_succeed_with_or_without_locks(waiting: Path, flock:
     assert set(repository.atlas()) == set(NAMES)
     assert int(run_git(waiting, "rev-list", "--count", "HEAD")) == before + len(NAMES)
     assert check_all(repository).damage == ()
+
+
+def test_threads_keep_each_other_out_and_a_thread_may_nest(fresh: Repository) -> None:
+    held, order = threading.Event(), []
+
+    def other() -> None:
+        held.wait()
+        with fresh.writing():
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with fresh.writing() as alone:
+        held.set()
+        with fresh.writing() as nested:
+            assert nested == alone
+        time.sleep(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "other"]
+
+
+def test_a_thread_that_waits_too_long_for_another_is_told(
+    fresh: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("niwfctl.repository.repository.COMMIT_PATIENCE", 0.1)
+    told = []
+
+    def other() -> None:
+        try:
+            with fresh.writing():
+                pass
+        except Busy as error:
+            told.append(str(error))
+
+    with fresh.writing():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(told) == 1 and "commit lock" in told[0]
+    with fresh.writing():
+        pass
+
+
+def test_of_gits_locks_only_those_that_it_holds_for_a_write_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reflocks, "PATIENCE", 0.1)
+    brief = {"HEAD.lock", "packed-refs.lock", "config.lock", "refs/heads/a/b.lock"}
+    long = {"index.lock", "shallow.lock", "gc.pid.lock"}
+    (tmp_path / "refs" / "heads" / "a").mkdir(parents=True)
+    for name in brief | long:
+        (tmp_path / name).touch()
+    reflocks.await_locks([tmp_path])
+    assert {name for name in brief | long if (tmp_path / name).exists()} == long
 
 
 def meanwhile(repository: Repository, *command: str) -> None:

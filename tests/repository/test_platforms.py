@@ -1,0 +1,50 @@
+"""What logits depend on is recorded with them, and decides how `verify --deep` compares them."""
+
+from pathlib import Path
+
+import pytest
+
+from niwfctl.backbone.platform import same_platform
+from niwfctl.repository import Repository
+from niwfctl.repository.record import record
+from niwfctl.repository.verify import Check
+from niwfctl.training.run import Platform
+
+
+def logits_of_another_digest(repository: Repository, platform: Platform) -> Check:
+    """What verify says of `apple` once its witness has another digest, and this platform."""
+    (entry,) = repository.capability("apple").regions
+    witness = entry.run.witness.model_copy(update={"digest": "sha256:0", "platform": platform})
+    run = entry.run.model_copy(update={"witness": witness})
+    changed = (entry.model_copy(update={"run": run}),)
+    record(
+        repository,
+        lambda atlas: {"apple": atlas["apple"].model_copy(update={"regions": changed})},
+        "Another witness",
+    )
+    return repository.verify(["apple"], deep=True).checks[-1]
+
+
+def test_bits_are_compared_only_under_the_versions_that_were_recorded(
+    committed: Repository,
+) -> None:
+    (entry,) = committed.capability("apple").regions
+    here = entry.run.witness.platform
+    assert not logits_of_another_digest(committed, here).ok
+    upgraded = logits_of_another_digest(committed, here | {"transformers": "0.1"})
+    assert upgraded.ok and "another platform" in upgraded.detail
+    older = {key: value for key, value in here.items() if key != "transformers"}
+    assert not logits_of_another_digest(committed, older).ok  # from before it was recorded
+
+
+@pytest.mark.parametrize(
+    ("quant", "packages"), [("none", {"transformers"}), ("nf4", {"transformers", "bitsandbytes"})]
+)
+def test_a_witness_names_the_versions_that_its_logits_depend_on(
+    backbone: Path, tmp_path: Path, quant: str, packages: set[str]
+) -> None:
+    repository = Repository.init(tmp_path / "new", model=str(backbone), dim=8, quant=quant)
+    platform = repository.config.backbone.witness.platform
+    assert platform.keys() == {"torch", "device", "kernels", "threads", *packages}
+    assert same_platform(platform | {"threads": 64}, platform)
+    assert not same_platform(platform | {"torch": "0"}, platform)
