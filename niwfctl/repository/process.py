@@ -25,10 +25,24 @@ _DISK = {  # as the system and as git say it
 DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
 
 
+class GitCommand(git.Git):
+    """git, run in the folder of that very name: GitPython would take `$HOME` in it for another."""
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self._working_dir = str(folder)
+
+
+class Repo(git.Repo):
+    """GitPython's repository, with which git is found and run."""
+
+    GitCommandWrapperType = GitCommand
+
+
 class GitProcess:
     """git, run in one repository and its main work tree."""
 
-    def __init__(self, repo: git.Repo) -> None:
+    def __init__(self, repo: Repo) -> None:
         self._run = repo.git
         self.worktree = Path(repo.working_tree_dir)
         self.folder = Path(repo.git_dir)
