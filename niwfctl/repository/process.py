@@ -22,6 +22,24 @@ _DISK = {  # as the system and as git say it
     "Out of diskspace": errno.ENOSPC,
     os.strerror(errno.EROFS): errno.EROFS,
 }
+# What says which repository git is in, or lends it parts of another, as `git rev-parse
+# --local-env-vars` lists it. Configuration (GIT_CONFIG_COUNT and such) stays: it is of no one.
+_OF_ONE_REPOSITORY = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_COMMON_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_SHALLOW_FILE",
+    "GIT_GRAFT_FILE",
+    "GIT_PREFIX",
+    "GIT_INTERNAL_SUPER_PREFIX",
+    "GIT_CONFIG",
+    "GIT_NO_REPLACE_OBJECTS",
+    "GIT_REPLACE_REF_BASE",
+)
 DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
 
 
@@ -101,11 +119,16 @@ class GitProcess:
 
 
 def require_git() -> None:
-    """Asks for git before anything needs it.
+    """Asks for git before anything needs it, in the repository that will be asked for.
+
+    A hook of git has its own repository in the environment, and all that runs in the hook would be
+    in that one, wherever it was told to be. So this process forgets it.
 
     Raises:
-        GitError: it is not installed.
+        GitError: git is not installed.
     """
+    for name in _OF_ONE_REPOSITORY:
+        os.environ.pop(name, None)
     if not shutil.which("git"):
         raise GitError("there is no git on this machine: install git, https://git-scm.com")
 
