@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from faults import run_git as git
+from niwfstore import ObjectStore
 
+from niwfctl.errors import RemoteError
 from niwfctl.repository import Repository
 from niwfctl.repository.remote import clone
 
@@ -21,6 +23,10 @@ def hook(folder: Path, name: str, script: str) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
+
+
+def objects(remote: Path) -> ObjectStore:
+    return ObjectStore(remote / "lfs" / "objects")
 
 
 def test_the_environment_of_another_repository_changes_nothing(
@@ -54,3 +60,23 @@ def test_a_hook_of_git_pulls_into_the_repository_that_it_goes_to(
     shared.rename("apple", "apples")
     shared.remotes.push("origin", [])
     assert set(Repository.open(site).atlas()) == {"apples"}
+
+
+def test_what_a_pre_push_hook_says_is_shown_where_there_is_no_terminal(
+    shared: Repository, remote: Path, capfd: pytest.CaptureFixture
+) -> None:
+    hook(shared.git.common, "pre-push", "echo told; echo warned >&2; exit 1")
+    with pytest.raises(RemoteError, match=r"pre-push hook says no .*nothing was sent"):
+        shared.remotes.push("origin", [])
+    shown = capfd.readouterr()
+    assert not shown.out and "told" in shown.err and "warned" in shown.err
+
+
+def test_a_refusal_of_the_remote_does_not_claim_that_the_same_command_goes_on(
+    shared: Repository, remote: Path
+) -> None:
+    hook(remote, "pre-receive", "exit 1")
+    with pytest.raises(RemoteError, match="origin has not taken main") as refusal:
+        shared.remotes.push("origin", [])
+    assert "goes on" not in str(refusal.value) and not git(remote, "for-each-ref")
+    assert set(objects(remote)) == set(shared.store)
