@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from niwfstore import ObjectStore, Pointer, StoreError
+from niwfstore.atomic import write_atomic
 
 from niwfctl.errors import RemoteError
 from niwfctl.repository.git import Git
@@ -19,6 +20,7 @@ from niwfctl.repository.objects import object_file
 from niwfctl.repository.process import blame_disk, progress
 
 _ABSENT = re.compile(r"does not exist|remote missing object|\b404\b", re.IGNORECASE)
+_HOOK = b'#!/bin/sh\ngit lfs pre-push "$@"\n'  # one of those that `git lfs update` knows as its own
 _NAMED = re.compile(r"[0-9a-f]{64}")
 
 
@@ -61,6 +63,16 @@ def absent(said: str) -> bool:
 def named(said: str) -> set[str]:
     """Ids of the objects that git-lfs speaks of."""
     return set(_NAMED.findall(said))
+
+
+def add_hook(git: Git) -> None:
+    """Lets plain `git push` carry objects as well, by git-lfs, unless there is a hook already.
+
+    No filter is set: work trees hold pointers.
+    """
+    hook = git.common / "hooks" / "pre-push"
+    if not hook.exists():
+        write_atomic(hook, _HOOK, mode=0o755)
 
 
 def held(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:

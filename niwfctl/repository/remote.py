@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niwfstore import Pointer
+from niwfstore import MalformedPointer, Pointer
 
 from niwfctl.config import FILE
 from niwfctl.errors import NotARepository, RemoteError, UnknownName, UsageError
 from niwfctl.repository.git import Git
 from niwfctl.repository.lfs import (
     absent,
+    add_hook,
     fetch_object,
     held,
     lacking,
@@ -28,6 +31,8 @@ from niwfctl.repository.process import require_git, transfer
 if TYPE_CHECKING:
     from niwfctl.repository.merge import Merged
     from niwfctl.repository.repository import Repository
+
+logger = logging.getLogger(__name__)
 
 _BEHIND = re.compile(r"^ ! \[rejected\] .*\((fetch first|non-fast-forward)\)", re.M)
 
@@ -43,8 +48,10 @@ class Remotes:
         """Pushes refs; returns how many objects went before them.
 
         Objects travel first, each hashed before it leaves, and the remote must say that it has
-        them: so it never holds a pointer without its object. Before anything travels, the pre-push
-        hook and the remote are asked whether they would take the refs.
+        them: so it never holds a pointer without its object. What it lacks of commits that it has,
+        since it lost it or plain git pushed them, goes as well if these refs hold it. Before
+        anything travels, the pre-push hook and the remote are asked whether they would take the
+        refs.
 
         Raises:
             UnknownName: there is no such remote or ref.
@@ -57,11 +64,12 @@ class Remotes:
             self._git.resolve(ref)
         require_lfs()
         oids = self._outgoing(remote, refs)
+        oids += self._lost(remote, refs, oids)
         for oid in oids:
             self._repository.object_path(oid)
         no = f"{remote} or the pre-push hook says no", "nothing was sent"
         asked = ("push", "--dry-run", "--quiet", remote, *refs)
-        self._run(*asked, refusal=no)
+        self._run(*asked, refusal=no, env={"GIT_LFS_SKIP_PUSH": "1"})  # objects go below
         if oids:
             cut = (
                 f"{remote} has not got all objects",
@@ -195,6 +203,21 @@ class Remotes:
         found = pointed(self._git, "--ignore-missing", *refs, "--not", *there)
         return list(dict.fromkeys(found.values()))
 
+    def _lost(self, remote: str, refs: list[str], outgoing: list[str]) -> list[str]:
+        """Objects of the refs' newest commits that the remote should have had, and has not."""
+        oids = pointed(self._git, "--no-walk", *refs)
+        texts = self._git.blobs(blob for blob, oid in oids.items() if oid not in outgoing)
+        pointers = []
+        for text in texts.values():
+            with suppress(MalformedPointer):  # changed by hand, which `verify` and `fsck` tell
+                pointers.append(Pointer.parse(text))
+        there = set(held(self._git, remote, pointers))
+        lost = [pointer.oid for pointer in pointers if pointer not in there]
+        for oid in lost:
+            if oid not in self._repository.store:
+                logger.warning("object %s is neither here nor at %s", oid, remote)
+        return [oid for oid in lost if oid in self._repository.store]
+
     def require(self, remote: str) -> None:
         """Asks that a remote is known.
 
@@ -266,6 +289,7 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
                 )
             git = Git.open(whole)
             _check_out(url, git)
+            add_hook(git)
             whole.rename(folder)
     repository = Repository.open(folder)
     if not lazy:

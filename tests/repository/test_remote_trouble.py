@@ -9,7 +9,7 @@ import pytest
 from faults import run_git as git
 from niwfstore import ObjectStore
 
-from niwfctl.errors import RemoteError
+from niwfctl.errors import ObjectError, RemoteError
 from niwfctl.repository import Repository
 from niwfctl.repository.remote import clone
 
@@ -60,6 +60,52 @@ def test_a_hook_of_git_pulls_into_the_repository_that_it_goes_to(
     shared.rename("apple", "apples")
     shared.remotes.push("origin", [])
     assert set(Repository.open(site).atlas()) == {"apples"}
+
+
+def test_plain_git_push_carries_objects_from_a_repository_and_from_a_clone(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    git(shared.path, "push", "-q", "origin", "main")
+    assert set(objects(remote)) == set(shared.store)
+    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "second.git"], check=True)
+    copy = clone(str(remote), tmp_path / "copy")
+    git(copy.path, "remote", "add", "second", str(tmp_path / "second.git"))
+    git(copy.path, "push", "-q", "second", "main")
+    assert set(objects(tmp_path / "second.git")) == set(shared.store)
+    assert "Updated Git hooks" in git(copy.path, "lfs", "update")  # it takes ours for its own
+
+
+def test_a_pre_push_hook_that_is_there_stays(fresh: Repository, tmp_path: Path) -> None:
+    joined = tmp_path / "joined"
+    subprocess.run(["git", "init", "-q", joined], check=True)
+    hook(joined / ".git", "pre-push", "exit 3")
+    before = (joined / ".git" / "hooks" / "pre-push").read_text()
+    Repository.init(joined, model=str(fresh.config.backbone.model), dim=8)
+    assert (joined / ".git" / "hooks" / "pre-push").read_text() == before
+
+
+def test_the_hook_of_git_lfs_sends_nothing_before_the_remote_was_asked(
+    shared: Repository, remote: Path
+) -> None:
+    assert (shared.git.common / "hooks" / "pre-push").exists()
+    git(shared.path, "config", "lfs.url", "http://127.0.0.1:1/")  # where whoever sends fails
+    with pytest.raises(RemoteError, match="origin has not got all objects"):
+        shared.remotes.push("origin", [])
+
+
+def test_push_brings_what_plain_git_left_behind(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    git(shared.path, "push", "-q", "--no-verify", "origin", "main")
+    with pytest.raises(RemoteError, match=r"all objects of apple .*`niwfctl push`"):
+        clone(str(remote), tmp_path / "copy")
+    copy = Repository.open(tmp_path / "copy")
+    with pytest.raises(ObjectError, match="brings it there with `git lfs push --all origin`"):
+        copy.load("apple")
+    assert copy.remotes.push("origin", []) == 0  # it cannot help, and hinders nobody
+    assert shared.remotes.push("origin", []) == 4
+    copy.remotes.fetch("origin")
+    assert copy.verify().ok
 
 
 def test_what_a_pre_push_hook_says_is_shown_where_there_is_no_terminal(
