@@ -143,7 +143,7 @@ def small_repository(folder: Path) -> Repository:
     repository = Repository.init(folder / "repository")
     for name in ("first", "second"):
         repository.train(name, [data], TrainingOptions(steps=1, val_split=0.5))
-    repository.commit(message="Two", routing=RoutingOptions(accept_shadow=True))
+    repository.commit((), "Two", RoutingOptions(accept_shadow=True))
     return repository
 
 

@@ -1,29 +1,65 @@
-"""niwfctl: git for the capabilities of a language model."""
+"""niwfctl: git for the capabilities of a language model.
+
+`Repository` is where to begin; docs/library.md is a guide. Expected errors are of `niwfctl.errors`,
+all kinds of `NiwfError`.
+"""
 
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING
+
+from niwfctl import errors
+from niwfctl.errors import NiwfError
 
 if TYPE_CHECKING:
     from niwfctl.repository import Repository
+    from niwfctl.repository.commit import RoutingOptions
+    from niwfctl.repository.compose import Recipe
+    from niwfctl.repository.merge import Resolution
+    from niwfctl.repository.model import Model
+    from niwfctl.training.data import Example, Message, read_examples
     from niwfctl.training.run import TrainingOptions
 
-__all__ = ["Repository", "TrainingOptions", "__version__"]
+__all__ = [
+    "Example",
+    "Message",
+    "Model",
+    "NiwfError",
+    "Recipe",
+    "Repository",
+    "Resolution",
+    "RoutingOptions",
+    "TrainingOptions",
+    "__version__",
+    "errors",
+    "read_examples",
+]
 __version__ = "0.1.0"
 
 # GitPython must not fail at import where there is no git: niwfctl says so itself, when it matters.
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
+# Imported when asked for, so that the command line starts quickly.
+_LAZY = {
+    "Example": "niwfctl.training.data",
+    "Message": "niwfctl.training.data",
+    "Model": "niwfctl.repository.model",
+    "Recipe": "niwfctl.repository.compose",
+    "Repository": "niwfctl.repository",
+    "Resolution": "niwfctl.repository.merge",
+    "RoutingOptions": "niwfctl.repository.commit",
+    "TrainingOptions": "niwfctl.training.run",
+    "read_examples": "niwfctl.training.data",
+}
+
 
 def __getattr__(name: str) -> object:
-    # Imported when asked for, so that the command line starts quickly.
-    if name == "Repository":
-        from niwfctl.repository import Repository
+    if name not in _LAZY:
+        raise AttributeError(f"module 'niwfctl' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
 
-        return Repository
-    if name == "TrainingOptions":
-        from niwfctl.training.run import TrainingOptions
 
-        return TrainingOptions
-    raise AttributeError(f"module 'niwfctl' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

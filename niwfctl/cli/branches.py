@@ -11,10 +11,10 @@ from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, out
 from niwfctl.cli.schema import merged_json, operation_json
 from niwfctl.cli.show import show_merged
-from niwfctl.errors import UnknownName, UsageError
+from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from niwfctl.repository.git import Git
+    from niwfctl.repository.refs import Branches, Tags
 
 Message = Annotated[str | None, typer.Option("-m", "--message", help="Of the commit.")]
 app = typer.Typer()
@@ -31,18 +31,17 @@ def branch(
     """List, make or delete branches."""
     from niwfctl.repository import Repository
 
-    git = Repository.open(ctx.obj).git
+    branches = Repository.open(ctx.obj).branches
     said = ""
     if delete and name is None:
         raise UsageError("--delete: say which branch")
     if name is None:
-        said = git.plain("branch", "--list", "-v")
+        said = branches.text()
     elif delete:
-        _require(git, "heads", "branch", name)
-        said = git.plain("branch", "--delete", name)
+        said = branches.delete(name)
     else:
-        git.plain("branch", "--", name, git.resolve(start))
-    _show_refs(git, "heads", said, as_json)
+        branches.make(name, start)
+    _show_refs(branches, said, as_json)
 
 
 @app.command()
@@ -59,26 +58,17 @@ def tag(
     """List, make or delete tags."""
     from niwfctl.repository import Repository
 
-    git = Repository.open(ctx.obj).git
+    tags = Repository.open(ctx.obj).tags
     said = ""
     if delete and name is None:
         raise UsageError("--delete: say which tag")
     if name is None:
-        said = git.plain("tag", "--list", "-n1")
+        said = tags.text()
     elif delete:
-        _require(git, "tags", "tag", name)
-        said = git.plain("tag", "--delete", name)
+        said = tags.delete(name)
     else:
-        annotated = ("-m", message) if message else ()
-        git.plain("tag", *annotated, "--", name, git.resolve(revision))
-    _show_refs(git, "tags", said, as_json)
-
-
-def _require(git: Git, kind: str, called: str, name: str) -> None:
-    known = [ref.name for ref in git.refs(kind)]
-    if name not in known:
-        there = ", ".join(known) or "none yet"
-        raise UnknownName(f"no {called} is called {name!r}: there are {there}")
+        tags.make(name, revision, message)
+    _show_refs(tags, said, as_json)
 
 
 @app.command()
@@ -125,15 +115,20 @@ def rollback(
 ) -> None:
     """Bring back a capability, or everything, as it was: a new commit, bit for bit."""
     from niwfctl.repository import Repository
+    from niwfctl.repository.rewrite import version_before
 
     repository = Repository.open(ctx.obj)
     before = repository.atlas()
+    if name is not None and to is None:
+        to = version_before(repository, name)
+    source = to and repository.git.resolve(to)  # before HEAD moves, which `to` may be told by
     commit, after = repository.rollback(name, to, dry_run)
     changes = _changes(before, after)
     if as_json:
-        emit_json({"commit": commit, "dry_run": dry_run, "changes": changes})
+        emit_json({"commit": commit, "source": source, "dry_run": dry_run, "changes": changes})
         return
-    out.print("would change:" if dry_run else f"rolled back: {commit[:12]}")
+    done = "would change" if dry_run else f"rolled back: {commit[:12]}"
+    out.print(f"{done}, as of {source[:12]}")
     for kind, names in changes.items():
         for one in names:
             out.print(f"  {kind:<8} {one}", markup=False)
@@ -195,9 +190,9 @@ def undo(
         out.print(f"{operation.time}  {operation.command}  {where}".rstrip(), markup=False)
 
 
-def _show_refs(git: Git, kind: str, said: str, as_json: bool) -> None:
+def _show_refs(refs: Branches | Tags, said: str, as_json: bool) -> None:
     if as_json:
-        emit_json([ref._asdict() for ref in git.refs(kind)])
+        emit_json([ref._asdict() for ref in refs.list()])
     elif said:
         out.print(said, markup=False)
 

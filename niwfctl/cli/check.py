@@ -66,16 +66,17 @@ def check(
 ) -> None:
     """Verify HEAD and measure the gates of niwf.toml, for pipelines."""
     from niwfctl.repository import Repository
-    from niwfctl.repository import check as gates
 
     if junit:
         require_file(ctx.obj / junit, "--junit", suffixes=())
     repository = Repository.open(ctx.obj)
     with measuring_progress() as report:
-        checks = gates.check(repository, against, report)
+        checks = repository.check(against, report)
     ok = all(check.ok for check in checks)
     if junit:
-        write_atomic(ctx.obj / junit, gates.junit(checks))
+        from niwfctl.repository.check import junit as as_junit
+
+        write_atomic(ctx.obj / junit, as_junit(checks))
     if as_json:
         emit_json({"ok": ok, "checks": [asdict(check) for check in checks]})
     else:
@@ -89,10 +90,9 @@ def check(
 def fsck(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Check every object of every reachable commit, and git's own."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.upkeep import check_all
 
     with err.status("checking"):
-        found = check_all(Repository.open(ctx.obj))
+        found = Repository.open(ctx.obj).fsck()
     if as_json:
         elsewhere = [{"oid": oid, "remote": remote} for oid, remote in found.elsewhere]
         damage = [asdict(one) for one in found.damage]
@@ -124,9 +124,8 @@ def gc(
 ) -> None:
     """Remove objects that no branch, tag, reflog entry, stash or work tree can reach."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.upkeep import collect
 
-    done = collect(Repository.open(ctx.obj), keep, dry_run)
+    done = Repository.open(ctx.obj).gc(keep, dry_run)
     if as_json:
         objects = [{"oid": oid, "bytes": count} for oid, count in done.objects]
         emit_json(

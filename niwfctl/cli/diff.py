@@ -47,12 +47,11 @@ def diff(
     As in git, A..B is `diff A B`, and A...B shows what B changed since it left A.
     """
     from niwfctl.repository import Repository
-    from niwfctl.repository.diff import capabilities, revisions, sides
 
     repository = Repository.open(ctx.obj)
     named = [target for target in (a, b) if target and repository.names_capability(target)]
     if len(named) == 2:
-        compared = capabilities(repository, *map(repository.capability, named))
+        compared = repository.compare(*named)
         if plot:
             _plot(compared, named, ctx.obj / plot)
         if as_json:
@@ -67,7 +66,7 @@ def diff(
     elif plot:
         raise UsageError("--plot draws the weights of two capabilities: name them")
     else:
-        changes = revisions(*sides(repository, a, b))
+        changes = repository.diff(a, b)
         if as_json:
             emit_json([_changed_json(change) for change in changes])
         else:

@@ -64,7 +64,6 @@ def evaluate(
 ) -> None:
     """Measure the base and capabilities on data: perplexity of the answers."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.matrix import matrix as measured_matrix
     from niwfctl.repository.measure import Bench, Data
 
     if matrix and names:
@@ -80,9 +79,8 @@ def evaluate(
     if matrix:
         sources = by_name(ctx.obj, data or [])
         with measuring_progress() as report:
-            bench = Bench(repository, report, recall=not again)
-            table = measured_matrix(
-                repository, bench, sources, revisions or "HEAD", auto=auto, **how
+            table = repository.matrix(
+                sources, revisions or "HEAD", auto=auto, again=again, report=report, **how
             )
         if plot:
             plot_matrix(table, ctx.obj / plot)

@@ -219,8 +219,10 @@ def commit(
     repository = Repository.open(ctx.obj)
     if message is None:
         message = _edited() if out.is_terminal else None
+    if not (message or "").strip():
+        raise UsageError("an empty commit message: say what was trained with -m")
     routing = RoutingOptions(max_takeover, manual, tuple(supersede or ()), accept_shadow)
-    done = repository.commit(names or [], message or "", routing)
+    done = repository.commit(names or (), message, routing)
     if as_json:
         emit_json(
             {
@@ -230,7 +232,7 @@ def commit(
             }
         )
         return
-    show_committed(repository.git.branch(), done.commit, message or "", done.capabilities)
+    show_committed(repository.git.branch(), done.commit, message, done.capabilities)
 
 
 @app.command()

@@ -40,7 +40,6 @@ def draw_map(
 ) -> None:
     """Draw the capability space: regions, anchors, the base, and where prompts fall."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.map import chart
     from niwfctl.training.data import read_examples
 
     if html and picture:
@@ -54,11 +53,10 @@ def draw_map(
     repository = Repository.open(ctx.obj)
     files = {source: read_examples([inside(ctx.obj, source)]) for source in data or []}
     with err.status("loading the backbone" if prompt or files else "reading regions") as status:
-        drawn = chart(
-            repository,
-            prompt or [],
+        drawn = repository.map(
+            prompt or (),
             files,
-            progress=lambda done, total: status.update(f"reading: prompt {done} of {total}"),
+            lambda done, total: status.update(f"reading: prompt {done} of {total}"),
         )
     if html or picture:
         _write(drawn, ctx.obj / (html or picture), repository.path.name)

@@ -15,7 +15,7 @@ from niwfctl.cli.show import show_merged
 from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from niwfctl.repository.git import Git
+    from niwfctl.repository.remote import Remotes
 
 Remote = Annotated[str, typer.Argument(help="Name of the remote.")]
 Lazy = Annotated[bool, typer.Option("--lazy", help="Get objects when a command needs them.")]
@@ -33,7 +33,7 @@ def list_remotes(ctx: typer.Context, as_json: AsJson = False) -> None:
     from niwfctl.repository import Repository
 
     if ctx.invoked_subcommand is None:
-        _show_remotes(Repository.open(ctx.obj).git, as_json)
+        _show_remotes(Repository.open(ctx.obj).remotes, as_json)
 
 
 @remote.command("add")
@@ -46,10 +46,10 @@ def remote_add(
     """Add a remote."""
     from niwfctl.repository import Repository
 
-    git = Repository.open(ctx.obj).git
-    git.plain("remote", "add", name, url)
+    remotes = Repository.open(ctx.obj).remotes
+    remotes.add(name, url)
     if as_json:
-        _show_remotes(git, as_json)
+        _show_remotes(remotes, as_json)
 
 
 @remote.command("remove")
@@ -61,19 +61,17 @@ def remote_remove(
     """Forget a remote."""
     from niwfctl.repository import Repository
 
-    repository = Repository.open(ctx.obj)
-    repository.remotes.require(name)
-    repository.git.plain("remote", "remove", name)
+    remotes = Repository.open(ctx.obj).remotes
+    remotes.remove(name)
     if as_json:
-        _show_remotes(repository.git, as_json)
+        _show_remotes(remotes, as_json)
 
 
-def _show_remotes(git: Git, as_json: bool) -> None:
-    urls = {name: git.plain("remote", "get-url", name) for name in git.plain("remote").split()}
+def _show_remotes(remotes: Remotes, as_json: bool) -> None:
     if as_json:
-        emit_json([{"name": name, "url": url} for name, url in urls.items()])
+        emit_json([{"name": name, "url": url} for name, url in remotes.urls().items()])
     else:
-        for name, url in urls.items():
+        for name, url in remotes.urls().items():
             out.print(f"{name}  {url}", markup=False)
 
 
@@ -89,7 +87,7 @@ def push(
     """Push branches or tags: objects first, then refs."""
     from niwfctl.repository import Repository
 
-    sent = Repository.open(ctx.obj).remotes.push(remote, refs or [])
+    sent = Repository.open(ctx.obj).remotes.push(remote, refs or ())
     if as_json:
         emit_json({"remote": remote, "objects": sent})
     else:
@@ -132,10 +130,10 @@ def clone(
     as_json: AsJson = False,
 ) -> None:
     """Clone a repository."""
-    from niwfctl.repository.remote import clone as copy
+    from niwfctl.repository import Repository
 
     target = ctx.obj / (folder or folder_name(url))
-    repository = copy(inside(ctx.obj, url), target, lazy)
+    repository = Repository.clone(inside(ctx.obj, url), target, lazy=lazy)
     names = sorted(repository.atlas())
     if as_json:
         emit_json({"path": str(repository.path), "capabilities": names})
@@ -164,9 +162,8 @@ def bundle_create(
 ) -> None:
     """Write capabilities alone, or a revision with its history, and their objects to one file."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.bundle import create
 
-    names = create(Repository.open(ctx.obj), ctx.obj / file, targets or [])
+    names = Repository.open(ctx.obj).write_bundle(ctx.obj / file, targets or ())
     if as_json:
         emit_json({"capabilities": names, "bytes": (ctx.obj / file).stat().st_size})
     else:
@@ -181,11 +178,10 @@ def bundle_apply(
 ) -> None:
     """Check a bundle's objects and merge its history."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.bundle import apply
 
     if not (ctx.obj / file).is_file():
         raise UsageError(f"{file} is not a file: give one that `niwfctl bundle create` wrote")
-    merged = apply(Repository.open(ctx.obj), ctx.obj / file)
+    merged = Repository.open(ctx.obj).apply_bundle(ctx.obj / file)
     if as_json:
         emit_json(merged_json(merged))
     else:

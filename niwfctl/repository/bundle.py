@@ -20,6 +20,7 @@ from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
 from niwfctl.repository.merge import Merged, Resolution, merge
 from niwfctl.repository.objects import pointed, storing
 from niwfctl.repository.record import changed_files
+from niwfctl.several import Names, several
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -37,7 +38,7 @@ class _Note(BaseModel):
     names: list[str]
 
 
-def create(repository: Repository, file: Path, targets: Sequence[str] = ()) -> list[str]:
+def create(repository: Repository, file: Path, targets: Names = ()) -> list[str]:
     """Writes a bundle: a revision with all its history and objects, or some capabilities alone.
 
     Args:
@@ -55,7 +56,7 @@ def create(repository: Repository, file: Path, targets: Sequence[str] = ()) -> l
     """
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise UsageError(f"{file} cannot be written: give a file in a folder that is there")
-    commit = _chosen(repository, targets)
+    commit = _chosen(repository, several(targets))
     names = sorted(repository.atlas(commit))
     with storing(), tempfile.TemporaryDirectory(dir=file.absolute().parent) as scratch:
         history = Path(scratch) / "history"

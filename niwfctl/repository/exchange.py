@@ -1,30 +1,80 @@
-"""The verbs of a repository that concern other tools: import and export."""
+"""The verbs of a repository that concern others and their tools: clone, bundle, import, export."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from niwfctl.several import Names, Sources, several
 
 if TYPE_CHECKING:
     from niwfctl.repository.commit import RoutingOptions
     from niwfctl.repository.export import Exported
     from niwfctl.repository.imports import Imported
+    from niwfctl.repository.merge import Merged
     from niwfctl.repository.repository import Repository
     from niwfctl.training.loop import Progress
     from niwfctl.training.run import TrainingOptions
 
 
 class Exchange:
-    """What `Repository` takes from other tools and gives to them."""
+    """What `Repository` takes from others and gives to them; remotes are at `remotes`."""
+
+    @staticmethod
+    def clone(url: str | Path, folder: Path | str, *, lazy: bool = False) -> Repository:
+        """Clones a repository; goes on with a clone that was interrupted.
+
+        Args:
+            url: as git takes it.
+            folder: new, or empty.
+            lazy: no objects; they come when they are first needed.
+
+        Raises:
+            UsageError: the folder is in the way.
+            NotARepository: what is there is no niwfctl repository.
+            RemoteError: the remote cannot be reached, or git-lfs is missing.
+        """
+        from niwfctl.repository.remote import clone
+
+        return clone(str(url), Path(folder), lazy)
+
+    def write_bundle(self: Repository, file: Path | str, targets: Names = ()) -> list[str]:
+        """Writes capabilities alone, or a revision with its history, and all objects to one file.
+
+        Args:
+            file: to write.
+            targets: `NAME` or `NAME@REV` of each capability, or one revision; by default HEAD.
+
+        Returns:
+            Names of the capabilities in it.
+
+        Raises:
+            UsageError, UnknownName, ObjectError.
+        """
+        from niwfctl.repository.bundle import create
+
+        return create(self, Path(file), targets)
+
+    def apply_bundle(self: Repository, file: Path | str) -> Merged:
+        """Checks a bundle's objects and merges its history.
+
+        Raises:
+            FormatError: not a whole bundle, or of a newer version; nothing is merged.
+            ObjectError: an object in it is corrupt; nothing is merged.
+            Conflict, UsageError: as in `merge`.
+        """
+        from niwfctl.repository.bundle import apply
+
+        return apply(self, Path(file))
 
     def import_adapter(
         self: Repository,
         folder: Path | str,
         name: str,
-        data: Sequence[str | Path] = (),
+        data: Sources = (),
         *,
-        prompts: Sequence[str | Path] = (),
+        prompts: Sources = (),
         message: str | None = None,
         options: TrainingOptions | None = None,
         routing: RoutingOptions | None = None,
@@ -46,7 +96,15 @@ class Exchange:
         from niwfctl.repository.imports import import_adapter
 
         return import_adapter(
-            self, Path(folder), name, data, prompts, options, message, routing, report
+            self,
+            Path(folder),
+            name,
+            several(data),
+            several(prompts),
+            options,
+            message,
+            routing,
+            report,
         )
 
     def export(
@@ -56,7 +114,7 @@ class Exchange:
         form: str = "peft",
         *,
         at: str | None = None,
-        data: Sequence[str | Path] = (),
+        data: Sources = (),
     ) -> Exported:
         """Writes a capability for other tools, its gates frozen at one coordinate.
 
@@ -72,4 +130,4 @@ class Exchange:
         """
         from niwfctl.repository.export import export
 
-        return export(self, name, form, Path(target), at, data)
+        return export(self, name, form, Path(target), at, several(data))

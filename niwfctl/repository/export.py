@@ -85,7 +85,7 @@ def export(
     form: str,
     target: Path,
     prompt: str | None = None,
-    data: Sequence[str | Path] = (),
+    data: Sequence[str] = (),
 ) -> Exported:
     """Does what `Repository.export` says. Nothing appears at `target` before all is written."""
     if form not in FORMATS:
@@ -93,7 +93,7 @@ def export(
     capability = usable(repository, name)
     layout = _layout(repository) if form == "gguf-lora" else None
     (require_new_file if layout else require_new)(target)
-    examples = read_examples([str(source) for source in data]) if data else []
+    examples = read_examples(data) if data else []
     model = Model(repository) if prompt is not None or examples or form == "merged" else None
     if form == "merged":
         require_mergeable(model)
@@ -160,7 +160,7 @@ def _known_as(backbone: str) -> str:
 
 def _layout(repository: Repository) -> Layout:
     source = pinned_source(repository)
-    return Layout.of(AutoConfig.from_pretrained(source.folder, revision=source.revision))
+    return Layout.of(AutoConfig.from_pretrained(source.folder))
 
 
 def _freezing(model: Model, name: str, change: FrozenSum, examples: Sequence[Example]) -> Freezing:

@@ -14,7 +14,6 @@ from torch import Tensor
 from niwfctl.atlas import Capability
 from niwfctl.backbone.adapter import ActiveField
 from niwfctl.backbone.batch import batched
-from niwfctl.backbone.calibration import pooled
 from niwfctl.backbone.embedded import EMBEDDED, UPSTREAM
 from niwfctl.backbone.probe import witnessed
 from niwfctl.backbone.scoring import Scorer
@@ -55,8 +54,8 @@ def import_adapter(
     repository: Repository,
     folder: Path,
     name: str,
-    data: Sequence[str | Path],
-    prompts: Sequence[str | Path],
+    data: list[str],
+    prompts: list[str],
     options: TrainingOptions | None,
     message: str | None,
     routing: RoutingOptions | None,
@@ -71,7 +70,7 @@ def import_adapter(
     config = read_config(folder)
     if bool(data) == bool(prompts):
         raise UsageError("say what the adapter is for: give --data FILE, or --prompts FILE")
-    sources = [str(source) for source in data or prompts]
+    sources = data or prompts
     examples = read_examples(sources) if data else read_prompts(sources)
     report(Progress("loading the backbone", 0, 0))
     model = Model(repository)
@@ -124,12 +123,7 @@ def _region(model: Model, adapter: Adapter, rows: Rows, options: TrainingOptions
 
 def _coordinates(model: Model, prompts: Sequence[list[int]], options: TrainingOptions) -> Tensor:
     """z of each prompt, float32 [prompts, dim]."""
-    tap = model.adapter.layers[0]
-    states = [
-        pooled(model.backbone.model, tap, batch, model.skip)
-        for batch in batched(prompts, options.batch_size)
-    ]
-    return model.adapter.coordinates.to("cpu")(torch.cat(states))
+    return torch.cat([model.read(batch) for batch in batched(prompts, options.batch_size)])
 
 
 def _measured(

@@ -24,6 +24,7 @@ from niwfctl.repository.measure import (
     named,
     routed,
 )
+from niwfctl.several import Sources
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -86,7 +87,7 @@ class Matrix:
 def matrix(
     repository: Repository,
     bench: Bench,
-    sources: Mapping[str, Sequence[str]],
+    sources: Mapping[str, Sources],
     revisions: str = "HEAD",
     *,
     auto: bool = False,
@@ -168,7 +169,7 @@ def _commits(repository: Repository, revisions: str) -> list[Commit]:
 def _tasks(
     repository: Repository,
     atlases: Sequence[Atlas],
-    sources: Mapping[str, Sequence[str]],
+    sources: Mapping[str, Sources],
     auto: bool,
 ) -> tuple[tuple[Task, ...], tuple[str, ...]]:
     """The tasks in the order in which they were learnt, and the capabilities without data."""

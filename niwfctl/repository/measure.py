@@ -22,6 +22,7 @@ from niwfctl.backbone.batch import batched
 from niwfctl.backbone.load import default_device
 from niwfctl.backbone.platform import current_platform
 from niwfctl.repository.model import AUTO, Model
+from niwfctl.several import Sources
 from niwfctl.training.data import Example, data_hash, read_examples
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Data:
     hash: str
 
     @classmethod
-    def read(cls, sources: Sequence[str]) -> Data:
+    def read(cls, sources: Sources) -> Data:
         """Reads every source, in order.
 
         Raises:

@@ -27,6 +27,7 @@ from niwfctl.repository.lfs import (
 )
 from niwfctl.repository.objects import pointed, require_new
 from niwfctl.repository.process import require_git, transfer
+from niwfctl.several import Names, several
 
 if TYPE_CHECKING:
     from niwfctl.repository.merge import Merged
@@ -44,8 +45,30 @@ class Remotes:
         self._repository = repository
         self._git = repository.git
 
-    def push(self, remote: str, refs: list[str]) -> int:
-        """Pushes refs; returns how many objects went before them.
+    def urls(self) -> dict[str, str]:
+        """Where each remote is, by its name."""
+        names = self._git.plain("remote").split()
+        return {name: self._git.plain("remote", "get-url", name) for name in names}
+
+    def add(self, name: str, url: str) -> None:
+        """Adds a remote; nothing is fetched.
+
+        Raises:
+            UsageError: git refuses the name, or has it already.
+        """
+        self._git.plain("remote", "add", name, url)
+
+    def remove(self, name: str) -> None:
+        """Forgets a remote.
+
+        Raises:
+            UnknownName: there is none of that name; the message lists what there is.
+        """
+        self.require(name)
+        self._git.plain("remote", "remove", name)
+
+    def push(self, remote: str, refs: Names = ()) -> int:
+        """Pushes refs, the current branch by default; returns how many objects went before them.
 
         Objects travel first, each hashed before it leaves, and the remote must say that it has
         them: so it never holds a pointer without its object. What it lacks of commits that it has,
@@ -59,7 +82,7 @@ class Remotes:
             RemoteError: the remote cannot be reached, refuses, or has not what it was sent.
         """
         self.require(remote)
-        refs = refs or [self._branch()]
+        refs = several(refs) or [self._branch()]
         for ref in refs:
             self._git.resolve(ref)
         require_lfs()

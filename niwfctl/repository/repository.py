@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,14 @@ from niwfctl.repository.checkout import active, checkout, names_capability
 from niwfctl.repository.exchange import Exchange
 from niwfctl.repository.git import Git
 from niwfctl.repository.history import History
+from niwfctl.repository.inspection import Inspection
 from niwfctl.repository.lock import lock
 from niwfctl.repository.objects import obtain
 from niwfctl.repository.operations import Operations
+from niwfctl.repository.refs import Branches, Tags
 from niwfctl.repository.remote import Remotes
 from niwfctl.repository.trainings import Trainings
+from niwfctl.several import Names, Sources, several
 
 if TYPE_CHECKING:
     from niwfctl.repository.commit import Committed, RoutingOptions
@@ -36,7 +39,7 @@ MANIFESTS = "capabilities"
 COMMIT_PATIENCE = 60.0  # seconds to wait for another commit
 
 
-class Repository(Exchange):
+class Repository(Exchange, Inspection):
     """A niwfctl repository: a git repository with capabilities.
 
     What is committed is read from git's commits, never from the work tree, so neither an edited
@@ -50,6 +53,8 @@ class Repository(Exchange):
         self.trainings = Trainings(self.private / "training")
         self.history = History(git)
         self.operations = Operations(self)
+        self.branches = Branches(git)
+        self.tags = Tags(git)
         self.remotes = Remotes(self)
         self._atlases: dict[str, Atlas] = {}
         self._alone: bool | None = None  # what `writing` yielded, while it holds the lock
@@ -174,7 +179,7 @@ class Repository(Exchange):
     def train(
         self,
         name: str,
-        data: Sequence[str | Path] = (),
+        data: Sources = (),
         options: TrainingOptions | None = None,
         *,
         resume: bool = False,
@@ -186,7 +191,7 @@ class Repository(Exchange):
 
         Args:
             name: of the capability.
-            data: files, or hub dataset ids.
+            data: a file or hub dataset id, or several.
             options: how to train.
             resume: go on with the interrupted training of that name, with its own options.
             restart: throw away an uncommitted training of that name first.
@@ -198,32 +203,29 @@ class Repository(Exchange):
         """
         from niwfctl.repository.train import train
 
-        return train(
-            self, name, [str(source) for source in data], options, resume, restart, report, stop
-        )
+        return train(self, name, several(data), options, resume, restart, report, stop)
 
     def commit(
-        self,
-        names: Sequence[str] = (),
-        message: str = "",
-        routing: RoutingOptions | None = None,
+        self, names: Names, message: str, routing: RoutingOptions | None = None
     ) -> Committed:
         """Seals finished trainings into immutable objects and commits them.
 
         Args:
-            names: which trainings; all finished ones by default.
+            names: which trainings; all finished ones where none is named, as with `()`.
             message: of the git commit.
             routing: how they share coordinate space with the capabilities that are there.
 
         Raises:
-            UsageError: nothing is trained, or it is not finished.
+            UsageError: the message is empty.
+            NiwfError: nothing is trained, or it is not finished.
+            UnknownName: nothing is trained under a name.
             Shadowed: earlier capabilities own too much of what it was trained on.
             GitError: git knows no identity.
             StorageError: the disk is full; nothing is committed.
         """
         from niwfctl.repository.commit import RoutingOptions, commit
 
-        return commit(self, list(names), message, routing or RoutingOptions())
+        return commit(self, several(names), message, routing or RoutingOptions())
 
     def merge(
         self, revision: str, resolution: Resolution | None = None, message: str | None = None
@@ -250,7 +252,7 @@ class Repository(Exchange):
 
         Args:
             name: of the capability; None for the whole atlas.
-            to: revision; by default the last one in which the capability was different.
+            to: revision; by default the one before the capability became what it is.
             dry_run: only say what would be.
 
         Returns:
@@ -277,7 +279,7 @@ class Repository(Exchange):
 
     def compose(
         self,
-        sources: Sequence[str],
+        sources: Names,
         name: str,
         recipe: Recipe | None = None,
         message: str | None = None,
@@ -296,7 +298,7 @@ class Repository(Exchange):
         """
         from niwfctl.repository.compose import Recipe, compose
 
-        return compose(self, list(sources), name, recipe or Recipe(), message)
+        return compose(self, several(sources), name, recipe or Recipe(), message)
 
     def load(self, capability: str | None = None, *, auto: bool = False) -> Model:
         """The backbone, with a capability active.
@@ -319,9 +321,7 @@ class Repository(Exchange):
             model.use(capability)
         return model
 
-    def verify(
-        self, names: Sequence[str] = (), revision: str = "HEAD", deep: bool = False
-    ) -> Report:
+    def verify(self, names: Names = (), revision: str = "HEAD", deep: bool = False) -> Report:
         """Proves that committed capabilities are what they were.
 
         Args:
@@ -334,7 +334,7 @@ class Repository(Exchange):
         """
         from niwfctl.repository.verify import verify
 
-        return verify(self, list(names), revision, deep)
+        return verify(self, several(names), revision, deep)
 
     def uncommitted(self) -> list[Run]:
         """Trainings that no capability of HEAD came from."""

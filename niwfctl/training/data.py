@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from niwfctl.errors import DataError
+from niwfctl.several import Sources, several
 
 _ACCEPTED = (
     "expected `instruction` and `output` (with an optional `input`), `prompt` and `completion`, "
@@ -53,7 +54,7 @@ class Example:
     origin: str
 
 
-def read_examples(sources: Sequence[str]) -> list[Example]:
+def read_examples(sources: Sources) -> list[Example]:
     """Reads every source, in order.
 
     Args:
@@ -63,18 +64,18 @@ def read_examples(sources: Sequence[str]) -> list[Example]:
     Raises:
         DataError: a source cannot be read, or a record in it is no example.
     """
-    if not sources:
+    if not (given := several(sources)):
         raise DataError("no data is given: name at least one file or hub dataset to read")
-    return [example for source in sources for example in _read(source)]
+    return [example for source in given for example in _read(source)]
 
 
-def read_prompts(sources: Sequence[str]) -> list[Example]:
+def read_prompts(sources: Sources) -> list[Example]:
     """Reads text files with one prompt a line, as examples without an answer.
 
     Raises:
         DataError: a file cannot be read, is not UTF-8, or holds no prompt.
     """
-    return [example for source in sources for example in _prompts(source)]
+    return [example for source in several(sources) for example in _prompts(source)]
 
 
 def split(

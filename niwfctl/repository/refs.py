@@ -1,0 +1,72 @@
+"""Branches and tags: listed, made and deleted by git itself."""
+
+from __future__ import annotations
+
+from niwfctl.errors import UnknownName
+from niwfctl.repository.git import Git, Ref
+
+
+class _Refs:
+    """The refs of one kind."""
+
+    command: str  # of git, and what one is called in messages
+    folder: str  # below refs/
+
+    def __init__(self, git: Git) -> None:
+        self._git = git
+
+    def list(self) -> list[Ref]:
+        """All, by name."""
+        return self._git.refs(self.folder)
+
+    def delete(self, name: str) -> str:
+        """Deletes one, unless a branch is not merged; returns what git says of it.
+
+        Raises:
+            UnknownName: there is none of that name; the message lists what there is.
+            UsageError: git refuses.
+        """
+        known = [ref.name for ref in self._git.refs(self.folder)]
+        if name not in known:
+            there = ", ".join(known) or "none yet"
+            raise UnknownName(f"no {self.command} is called {name!r}: there are {there}")
+        return self._git.plain(self.command, "--delete", name)
+
+
+class Branches(_Refs):
+    """The branches of one repository."""
+
+    command, folder = "branch", "heads"
+
+    def text(self) -> str:
+        """The list as git shows it, with the current one marked."""
+        return self._git.plain("branch", "--list", "-v")
+
+    def make(self, name: str, start: str = "HEAD") -> None:
+        """Makes a branch at a revision; it is not checked out.
+
+        Raises:
+            UnknownName: there is no such revision.
+            UsageError: git refuses the name, or has it already.
+        """
+        self._git.plain("branch", "--", name, self._git.resolve(start))
+
+
+class Tags(_Refs):
+    """The tags of one repository."""
+
+    command, folder = "tag", "tags"
+
+    def text(self) -> str:
+        """The list as git shows it, with the first line of each message."""
+        return self._git.plain("tag", "--list", "-n1")
+
+    def make(self, name: str, revision: str = "HEAD", message: str | None = None) -> None:
+        """Tags a revision; with a message the tag is an annotated one.
+
+        Raises:
+            UnknownName: there is no such revision.
+            UsageError: git refuses the name, or has it already.
+        """
+        annotated = ("-m", message) if message else ()
+        self._git.plain("tag", *annotated, "--", name, self._git.resolve(revision))
