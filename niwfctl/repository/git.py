@@ -17,7 +17,7 @@ from niwfstore.atomic import write_atomic
 from niwfctl.errors import GitError, NotARepository, UnknownName, UsageError
 from niwfctl.repository.gitobjects import GitObjects
 from niwfctl.repository.index import rewrite_index, stamp
-from niwfctl.repository.process import as_input, require_git, words
+from niwfctl.repository.process import GitCommand, Repo, as_input, require_git, words
 from niwfctl.repository.reflocks import await_locks
 
 Changes = Mapping[str, bytes | None]
@@ -46,7 +46,8 @@ class Git(GitObjects):
         """
         require_git()
         try:
-            repo = git.Repo(path, search_parent_directories=True)
+            # An absolute path: a leading `~` is a folder's name as well.
+            repo = Repo(path.absolute(), search_parent_directories=True, expand_vars=False)
         except (git.InvalidGitRepositoryError, git.NoSuchPathError) as error:
             raise NotARepository(
                 f"{path} is not inside a niwfctl repository: make one with `niwfctl init`"
@@ -58,7 +59,9 @@ class Git(GitObjects):
     @classmethod
     def init(cls, path: Path) -> Git:
         """Makes a repository at `path`, or joins the one that is rooted there."""
-        return cls(git.Repo.init(path, mkdir=True))
+        path.mkdir(parents=True, exist_ok=True)
+        GitCommand(path).init()
+        return cls.open(path)
 
     @staticmethod
     def require_identity(path: Path) -> None:
@@ -70,8 +73,8 @@ class Git(GitObjects):
         require_git()
         there = next(folder for folder in (path, *path.resolve().parents) if folder.is_dir())
         try:
-            git.Git(there).var("GIT_COMMITTER_IDENT")
-            git.Git(there).var("GIT_AUTHOR_IDENT")
+            GitCommand(there).var("GIT_COMMITTER_IDENT")
+            GitCommand(there).var("GIT_AUTHOR_IDENT")
         except git.GitCommandError as error:
             raise GitError(
                 "git does not know who you are: run `git config --global user.name NAME` and "

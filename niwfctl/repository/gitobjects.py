@@ -106,7 +106,7 @@ class GitObjects(GitProcess):
         files = [scratch / f"blob{number}" for number in range(len(contents))]
         for file, content in zip(files, contents, strict=True):
             file.write_bytes(content)
-        with as_input("".join(f"{file}\n" for file in files)) as paths:
+        with as_input("".join(f"{_quoted(file)}\n" for file in files)) as paths:
             options = ("-w", "--no-filters", "--stdin-paths")
             return self._git("hash-object", *options, istream=paths).split()
 
@@ -114,3 +114,9 @@ class GitObjects(GitProcess):
         return self._run.cat_file(
             "blob", name, stdout_as_string=False, strip_newline_in_stdout=False
         )
+
+
+def _quoted(path: Path) -> str:
+    """A path in one line, as git reads it."""
+    escaped = str(path).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    return f'"{escaped}"'

@@ -14,6 +14,7 @@ from niwfctl.backbone.sites import find_sites
 from niwfctl.config import FILE, BackboneConfig, Config, FieldConfig
 from niwfctl.errors import NotARepository, UsageError
 from niwfctl.repository.git import Git
+from niwfctl.repository.lfs import add_hook
 from niwfctl.repository.objects import object_file, require_folder, storing
 from niwfctl.tensors import as_bytes
 
@@ -75,6 +76,7 @@ def initialize(
         commit = git.commit(changes, f"Begin a field on {model}", [head] if head else [])
         git.sync(commit, changes)
         git.advance(commit, head, "niwfctl init")
+        add_hook(git)
     git.tell_hook("post-commit")
     return git
 

@@ -12,13 +12,15 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from niwfstore import ObjectStore, Pointer, StoreError
+from niwfstore.atomic import write_atomic
 
 from niwfctl.errors import RemoteError
 from niwfctl.repository.git import Git
 from niwfctl.repository.objects import object_file
-from niwfctl.repository.process import progress
+from niwfctl.repository.process import blame_disk, progress
 
 _ABSENT = re.compile(r"does not exist|remote missing object|\b404\b", re.IGNORECASE)
+_HOOK = b'#!/bin/sh\ngit lfs pre-push "$@"\n'  # one of those that `git lfs update` knows as its own
 _NAMED = re.compile(r"[0-9a-f]{64}")
 
 
@@ -48,9 +50,29 @@ def fetch_object(git: Git, remote: str, oid: str) -> bool:
     commit = git.log("HEAD", "%H", "--all", "--diff-filter=AM", "--max-count=1", "--", path)
     fetch = ("lfs", "fetch", remote, commit or "HEAD", "--include", path)
     done = _run(git, *fetch, stdout=progress())
-    if done.returncode and not _ABSENT.search(done.stderr):
+    if done.returncode and not absent(done.stderr):
         raise RemoteError(_unreachable(remote, done.stderr))
     return done.returncode == 0
+
+
+def absent(said: str) -> bool:
+    """Whether git-lfs says that a remote has not what it was asked for."""
+    return _ABSENT.search(said) is not None
+
+
+def named(said: str) -> set[str]:
+    """Ids of the objects that git-lfs speaks of."""
+    return set(_NAMED.findall(said))
+
+
+def add_hook(git: Git) -> None:
+    """Lets plain `git push` carry objects as well, by git-lfs, unless there is a hook already.
+
+    No filter is set: work trees hold pointers.
+    """
+    hook = git.common / "hooks" / "pre-push"
+    if not hook.exists():
+        write_atomic(hook, _HOOK, mode=0o755)
 
 
 def held(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:
@@ -68,8 +90,9 @@ def held(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:
 def lacking(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:
     """Objects that a remote does not have: at least one of them; none if it has all.
 
-    A remote that is a folder is looked into, and what it holds is hashed. Any other is asked by an
-    upload for which there are no bytes here: git-lfs then fails for what the remote would accept.
+    A remote that is a folder is looked into, and what it holds is hashed once. Any other is asked
+    by an upload for which there are no bytes here: git-lfs then fails for what the remote would
+    accept.
 
     Raises:
         RemoteError: the remote cannot be reached, or git-lfs is missing.
@@ -77,7 +100,7 @@ def lacking(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]
     require_lfs()
     folder = _folder(git, remote)
     if folder is not None:
-        return _lacking_in(folder, remote, pointers)
+        return _lacking_in(folder, git, remote, pointers)
     tree = git.make_tree(
         # The empty line makes blobs that no commit has, or git-lfs would leave out what the
         # remote's branches have already.
@@ -87,18 +110,19 @@ def lacking(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]
         done = _run(git, "-c", f"lfs.storage={nothing}", "lfs", "push", remote, tree)
     if not done.returncode:
         return []
-    named = set(_NAMED.findall(done.stderr + done.stdout))
-    found = [pointer for pointer in pointers if pointer.oid in named]
+    found = [p for p in pointers if p.oid in named(done.stderr + done.stdout)]
     if not found:
         raise RemoteError(_unreachable(remote, done.stderr))
     return found
 
 
-def _lacking_in(folder: Path, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:
+def _lacking_in(folder: Path, git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:
     place = next((p for p in (folder / ".git", folder) if (p / "HEAD").is_file()), None)
     if place is None:
         raise RemoteError(_unreachable(remote, f"{folder} is not a git repository"))
-    store = ObjectStore(place / "lfs" / "objects")
+    store = ObjectStore(
+        place / "lfs" / "objects", git.common / "niwf" / "cache" / "remote" / remote
+    )
     return [pointer for pointer in pointers if not _whole(store, pointer)]
 
 
@@ -126,7 +150,7 @@ def _folder(git: Git, remote: str) -> Path | None:
 def _run(
     git: Git, *arguments: str, stdout: int = subprocess.PIPE
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    done = subprocess.run(
         ["git", *arguments],
         cwd=git.worktree,
         stdin=subprocess.DEVNULL,
@@ -136,6 +160,9 @@ def _run(
         check=False,
         env={**os.environ, "GIT_LFS_SKIP_SMUDGE": "1"},
     )
+    if done.returncode:
+        blame_disk(done.stderr)
+    return done
 
 
 def _unreachable(remote: str, words: str) -> str:

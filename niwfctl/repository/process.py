@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -17,18 +17,53 @@ from niwfstore.atomic import make_dirs
 
 from niwfctl.errors import GitError, UsageError
 
-_DISK = {  # as the system and as git say it
-    os.strerror(errno.ENOSPC): errno.ENOSPC,
-    "Out of diskspace": errno.ENOSPC,
-    os.strerror(errno.EROFS): errno.EROFS,
+_DISK = {  # as the system, git and git-lfs say it, in lower case
+    "no space left on device": errno.ENOSPC,
+    "out of diskspace": errno.ENOSPC,
+    "couldn't write '": errno.ENOSPC,  # a ref
+    "failed to write new configuration": errno.ENOSPC,
+    "disk quota exceeded": errno.EDQUOT,
+    "read-only file system": errno.EROFS,
 }
+# What says which repository git is in, or lends it parts of another, as `git rev-parse
+# --local-env-vars` lists it. Configuration (GIT_CONFIG_COUNT and such) stays: it is of no one.
+_OF_ONE_REPOSITORY = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_COMMON_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_SHALLOW_FILE",
+    "GIT_GRAFT_FILE",
+    "GIT_PREFIX",
+    "GIT_INTERNAL_SUPER_PREFIX",
+    "GIT_CONFIG",
+    "GIT_NO_REPLACE_OBJECTS",
+    "GIT_REPLACE_REF_BASE",
+)
 DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
+
+
+class GitCommand(git.Git):
+    """git, run in the folder of that very name: GitPython would take `$HOME` in it for another."""
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self._working_dir = str(folder)
+
+
+class Repo(git.Repo):
+    """GitPython's repository, with which git is found and run."""
+
+    GitCommandWrapperType = GitCommand
 
 
 class GitProcess:
     """git, run in one repository and its main work tree."""
 
-    def __init__(self, repo: git.Repo) -> None:
+    def __init__(self, repo: Repo) -> None:
         self._run = repo.git
         self.worktree = Path(repo.working_tree_dir)
         self.folder = Path(repo.git_dir)
@@ -43,7 +78,7 @@ class GitProcess:
         try:
             return self._git(*arguments)
         except git.GitCommandError as error:
-            _blame_disk(error)
+            blame_disk(str(error.stderr))
             raise UsageError(f"git says: {words(error)}") from error
 
     def ask_hook(self, name: str, env: dict[str, str] | None = None) -> None:
@@ -82,16 +117,21 @@ class GitProcess:
         try:
             yield
         except git.GitCommandError as error:
-            _blame_disk(error)
+            blame_disk(str(error.stderr))
             raise GitError(f"git could not {purpose}: {words(error)}") from error
 
 
 def require_git() -> None:
-    """Asks for git before anything needs it.
+    """Asks for git before anything needs it, in the repository that will be asked for.
+
+    A hook of git has its own repository in the environment, and all that runs in the hook would be
+    in that one, wherever it was told to be. So this process forgets it.
 
     Raises:
-        GitError: it is not installed.
+        GitError: git is not installed.
     """
+    for name in _OF_ONE_REPOSITORY:
+        os.environ.pop(name, None)
     if not shutil.which("git"):
         raise GitError("there is no git on this machine: install git, https://git-scm.com")
 
@@ -99,6 +139,46 @@ def require_git() -> None:
 def progress() -> int:
     """Where git-lfs is to draw its progress: the terminal's error stream, or nowhere."""
     return 2 if os.isatty(2) else subprocess.DEVNULL
+
+
+def transfer(
+    folder: Path, *command: str, given: str = "", env: Mapping[str, str] | None = None
+) -> str | None:
+    """Runs a transfer by git or git-lfs; what it says goes to the error stream as it comes.
+
+    Args:
+        folder: where it runs.
+        given: its input.
+        env: added to the environment.
+
+    Returns:
+        None if it is done; else what it said.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    if command[0] == "lfs":
+        streams = {"stdout": progress(), "stderr": subprocess.PIPE}
+    else:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        command = (*command, "--progress") if os.isatty(2) else command
+    # Reasons are searched for in what is said, so it is to be in one language.
+    env = {**os.environ, "LANGUAGE": "C", "GIT_LFS_SKIP_SMUDGE": "1", **(env or {})}
+    said = b""
+    with (
+        as_input(given) as file,
+        subprocess.Popen(
+            ["git", *DURABLE, *command], cwd=folder, stdin=file, env=env, **streams
+        ) as process,
+    ):
+        stream = process.stderr or process.stdout
+        while part := os.read(stream.fileno(), 1 << 16):
+            os.write(2, part)
+            said += part
+    if not process.returncode:
+        return None
+    blame_disk(said.decode(errors="replace"))
+    return said.decode(errors="replace")
 
 
 @contextmanager
@@ -116,8 +196,9 @@ def words(error: git.GitCommandError) -> str:
     return " ".join(line.strip() for line in text.splitlines()) or f"exit status {error.status}"
 
 
-def _blame_disk(error: git.GitCommandError) -> None:
-    """Raises what git met as the error that it was, where the disk was the reason."""
-    for said, number in _DISK.items():
-        if said in str(error.stderr):
-            raise OSError(number, os.strerror(number)) from error
+def blame_disk(said: str) -> None:
+    """Raises what git met as the error that it was, where this machine's disk was the reason."""
+    here = "\n".join(line for line in said.lower().splitlines() if not line.startswith("remote:"))
+    for reason, number in _DISK.items():
+        if reason in here:
+            raise OSError(number, os.strerror(number))

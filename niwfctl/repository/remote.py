@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-import itertools
-import os
+import logging
+import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niwfstore import Pointer
+from niwfstore import MalformedPointer, Pointer
 
 from niwfctl.config import FILE
 from niwfctl.errors import NotARepository, RemoteError, UnknownName, UsageError
 from niwfctl.repository.git import Git
-from niwfctl.repository.lfs import fetch_object, held, lacking, require_lfs
+from niwfctl.repository.lfs import (
+    absent,
+    add_hook,
+    fetch_object,
+    held,
+    lacking,
+    named,
+    require_lfs,
+)
 from niwfctl.repository.objects import pointed, require_new
-from niwfctl.repository.process import DURABLE, as_input, progress, require_git
+from niwfctl.repository.process import require_git, transfer
 from niwfctl.several import Names, several
 
 if TYPE_CHECKING:
     from niwfctl.repository.merge import Merged
     from niwfctl.repository.repository import Repository
+
+logger = logging.getLogger(__name__)
+
+_BEHIND = re.compile(r"^ ! \[rejected\] .*\((fetch first|non-fast-forward)\)", re.M)
 
 
 class Remotes:
@@ -58,32 +71,43 @@ class Remotes:
         """Pushes refs, the current branch by default; returns how many objects went before them.
 
         Objects travel first, each hashed before it leaves, and the remote must say that it has
-        them: so it never holds a pointer without its object. Before anything travels, the pre-push
-        hook and the remote are asked whether they would take the refs.
+        them: so it never holds a pointer without its object. What it lacks of commits that it has,
+        since it lost it or plain git pushed them, goes as well if these refs hold it. Before
+        anything travels, the pre-push hook and the remote are asked whether they would take the
+        refs.
 
         Raises:
             UnknownName: there is no such remote or ref.
             ObjectError: an object is missing or corrupt here; nothing is pushed.
-            RemoteError: the remote cannot be reached, refuses, or has not what it was sent; no
-                ref has moved there.
+            RemoteError: the remote cannot be reached, refuses, or has not what it was sent.
         """
         self.require(remote)
         refs = several(refs) or [self._branch()]
         for ref in refs:
             self._git.resolve(ref)
+        require_lfs()
         oids = self._outgoing(remote, refs)
+        oids += self._lost(remote, refs, oids)
         for oid in oids:
             self._repository.object_path(oid)
-        no = "the remote or the pre-push hook says no"
-        _run(self._there("push", "--dry-run", "--quiet", remote, *refs), refusal=no)
+        no = f"{remote} or the pre-push hook says no", "nothing was sent"
+        asked = ("push", "--dry-run", "--quiet", remote, *refs)
+        self._run(*asked, refusal=no, env={"GIT_LFS_SKIP_PUSH": "1"})  # objects go below
         if oids:
-            require_lfs()
+            cut = (
+                f"{remote} has not got all objects",
+                "no branch was pushed, and the same command goes on where it stopped",
+            )
             listed = "".join(f"{oid}\n" for oid in oids)
-            _run(self._there("lfs", "push", "--object-id", "--stdin", remote), listed)
+            self._run("lfs", "push", "--object-id", "--stdin", remote, refusal=cut, given=listed)
             self._prove(remote, oids)
         self._git.await_locks()
+        no = (
+            f"{remote} has not taken {', '.join(refs)}",
+            "mend what it says and push again; objects that it has are not sent again",
+        )
         # The hook has been asked.
-        _run(self._there("push", "--no-verify", "--set-upstream", remote, *refs))
+        self._run("push", "--no-verify", "--set-upstream", remote, *refs, refusal=no)
         return len(oids)
 
     def fetch(self, remote: str, everything: bool = False, lazy: bool = False) -> None:
@@ -101,15 +125,35 @@ class Remotes:
         if not lazy:
             require_lfs()
         self._git.await_locks()
-        _run(self._there("fetch", "--tags", remote))
+        no = f"not everything has come from {remote}", "nothing is lost"
+        self._run("fetch", "--tags", remote, refusal=no)
         if not lazy:
-            listed = self._git.plain(
-                "for-each-ref", "--format=%(refname)", f"refs/remotes/{remote}"
+            self._fetch_objects(remote, everything)
+
+    def _fetch_objects(self, remote: str, everything: bool) -> None:
+        listed = self._git.plain("for-each-ref", "--format=%(refname)", f"refs/remotes/{remote}")
+        branches = [ref for ref in listed.split() if not ref.endswith("/HEAD")]
+        what = ["--all"] if everything else branches
+        said = transfer(self._git.worktree, "lfs", "fetch", remote, *what)
+        if said is None:
+            return
+        oids = named(said)
+        if not (oids and absent(said)):
+            raise RemoteError(
+                f"not all objects have come from {remote} (see above): nothing is lost, and the "
+                "same command goes on where it stopped"
             )
-            what = (
-                ["--all"] if everything else [r for r in listed.split() if not r.endswith("/HEAD")]
-            )
-            _run(self._there("lfs", "fetch", remote, *what))
+        names = {
+            name
+            for branch in branches
+            for name, capability in self._repository.atlas(branch).items()
+            if any(ref.oid in oids for ref in capability.objects)
+        }
+        raise RemoteError(
+            f"{remote} has not all objects of {', '.join(sorted(names)) or 'its history'} (see "
+            "above): what it has is here; whoever has the others brings them there with `niwfctl "
+            "push`, and then the same command goes on where it stopped"
+        )
 
     def pull(self, remote: str, lazy: bool = False) -> Merged:
         """Fetches, and merges the remote's branch of the same name.
@@ -156,7 +200,10 @@ class Remotes:
                 troubles.append(str(error))
         if not remotes:
             return None, "there is no remote that could have it"
-        asked = f"no remote has it (asked {', '.join(remotes)})"
+        asked = (
+            f"no remote has it (asked {', '.join(remotes)}): whoever has it brings it there with "
+            f"`git lfs push --all {remotes[0]}`"
+        )
         return None, "; ".join(dict.fromkeys(troubles)) or asked
 
     def _prove(self, remote: str, oids: list[str]) -> None:
@@ -170,13 +217,29 @@ class Remotes:
 
     def _outgoing(self, remote: str, refs: list[str]) -> list[str]:
         """Objects of commits that the remote has not, whatever was known of it before."""
-        command = ["git", *self._there("ls-remote", "--heads", "--tags", remote)]
-        listed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        command = ("git", "ls-remote", "--heads", "--tags", remote)
+        where = self._git.worktree
+        listed = subprocess.run(command, cwd=where, stdout=subprocess.PIPE, text=True, check=False)
         if listed.returncode:
             raise RemoteError(f"{remote} cannot be reached (see above): nothing was sent")
         there = [line.split()[0] for line in listed.stdout.splitlines()]
         found = pointed(self._git, "--ignore-missing", *refs, "--not", *there)
         return list(dict.fromkeys(found.values()))
+
+    def _lost(self, remote: str, refs: list[str], outgoing: list[str]) -> list[str]:
+        """Objects of the refs' newest commits that the remote should have had, and has not."""
+        oids = pointed(self._git, "--no-walk", *refs)
+        texts = self._git.blobs(blob for blob, oid in oids.items() if oid not in outgoing)
+        pointers = []
+        for text in texts.values():
+            with suppress(MalformedPointer):  # changed by hand, which `verify` and `fsck` tell
+                pointers.append(Pointer.parse(text))
+        there = set(held(self._git, remote, pointers))
+        lost = [pointer.oid for pointer in pointers if pointer not in there]
+        for oid in lost:
+            if oid not in self._repository.store:
+                logger.warning("object %s is neither here nor at %s", oid, remote)
+        return [oid for oid in lost if oid in self._repository.store]
 
     def require(self, remote: str) -> None:
         """Asks that a remote is known.
@@ -197,8 +260,22 @@ class Remotes:
             raise UsageError("HEAD is detached: say which branch, or check one out")
         return branch
 
-    def _there(self, *arguments: str) -> list[str]:
-        return ["-C", str(self._git.worktree), *arguments]
+    def _run(
+        self,
+        *command: str,
+        refusal: tuple[str, str],
+        given: str = "",
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Runs a transfer; if it fails, the refusal says what that means, and how things are."""
+        said = transfer(self._git.worktree, *command, given=given, env=env)
+        if said is None:
+            return
+        what, then = refusal
+        if _BEHIND.search(said):
+            what = "the remote has commits that are not here"
+            then += "; get them with `niwfctl pull` on that branch, and push again"
+        raise RemoteError(f"{what} (see above): {then}")
 
 
 def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
@@ -227,8 +304,15 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clone-") as scratch:
             whole = Path(scratch) / folder.name
             # git names the folder it is given, and who asked wants none of a scratch folder's
-            _run(["-C", scratch, "clone", "--origin", "origin", _located(url), folder.name])
-            _check_out(url, Git.open(whole))
+            copy = ("clone", "--origin", "origin", _located(url), folder.name)
+            if transfer(Path(scratch), *copy) is not None:
+                raise RemoteError(
+                    f"{url} cannot be cloned (see above): nothing was made; look whether this is "
+                    "where it is, and whether it can be reached"
+                )
+            git = Git.open(whole)
+            _check_out(url, git)
+            add_hook(git)
             whole.rename(folder)
     repository = Repository.open(folder)
     if not lazy:
@@ -273,28 +357,3 @@ def _is_clone(url: str, folder: Path) -> bool:
 def _located(url: str) -> str:
     """A folder by its absolute path; any other URL as it is."""
     return str(Path(url).resolve()) if Path(url).exists() else url
-
-
-def _run(command: list[str], given: str = "", refusal: str | None = None) -> None:
-    """Runs a transfer by git with its own progress on the terminal.
-
-    Args:
-        given: its input.
-        refusal: what it means that it fails, if nothing has travelled.
-    """
-    with as_input(given) as file:
-        done = subprocess.run(
-            ["git", *DURABLE, *command],
-            stdin=file,
-            stdout=progress(),
-            check=False,
-            env={**os.environ, "GIT_LFS_SKIP_SMUDGE": "1"},
-        )
-    if done.returncode:
-        if refusal:
-            raise RemoteError(f"{refusal} (see above): nothing was sent")
-        what = " ".join(itertools.takewhile(str.isalpha, command[2 if command[0] == "-C" else 0 :]))
-        raise RemoteError(
-            f"`git {what}` failed (see above): nothing is lost, and the same command goes on "
-            "where it stopped"
-        )

@@ -1,4 +1,4 @@
-"""A repository on a read-only disk: what only reads works, what writes is refused in a sentence."""
+"""A read-only or full disk: what only reads works, what writes is refused in one sentence."""
 
 import json
 import shutil
@@ -12,6 +12,11 @@ import pytest
 from niwfctl.repository import Repository
 
 READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && cd / && exec "$@"'
+# $0 is an empty folder, $1 what it is to hold; the rest is run.
+FULL = (
+    'mount -t tmpfs -o size=40m tmpfs "$0" && cp -a "$1"/. "$0" && shift && '
+    '{ cat /dev/zero > "$0/filler"; true; } 2>/dev/null && cd / && exec "$@"'
+)
 PROGRAM = """
 import json, sys, traceback
 from typer.testing import CliRunner
@@ -24,24 +29,27 @@ for command in json.loads(sys.argv[2]):
 """
 
 
-def on_read_only_disk(path: Path, *command: object) -> subprocess.CompletedProcess[str]:
-    """Runs a command where `path` is mounted read-only, for it alone."""
-    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, path]
+def mounted(how: str, path: Path, *command: object) -> subprocess.CompletedProcess[str]:
+    """Runs a command where `path` is mounted in some way, for it alone."""
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", how, path]
     return subprocess.run(
         [str(part) for part in (*unshare, *command)], capture_output=True, text=True, check=False
     )
 
 
-def run_each(path: Path, commands: Sequence[Sequence[str]]) -> list[tuple[int, str, str]]:
+def run_each(
+    path: Path, commands: Sequence[Sequence[str]], how: str = READ_ONLY, *content: Path
+) -> list[tuple[int, str, str]]:
     """(exit code, output, errors) of each command of niwfctl, in one process."""
-    done = on_read_only_disk(path, sys.executable, "-c", PROGRAM, path, json.dumps(commands))
+    program = (sys.executable, "-c", PROGRAM, path, json.dumps(commands))
+    done = mounted(how, path, *content, *program)
     assert "Traceback" not in done.stderr, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture(autouse=True)
 def _can_mount(tmp_path: Path) -> None:
-    if not shutil.which("unshare") or on_read_only_disk(tmp_path, "true").returncode:
+    if not shutil.which("unshare") or mounted(READ_ONLY, tmp_path, "true").returncode:
         pytest.skip("needs a mount of its own: unshare --user --mount is not allowed here")
 
 
@@ -100,3 +108,29 @@ def test_what_writes_is_refused_in_one_sentence(
         message = errors.splitlines()[-1]
         assert (code, output) == (12, ""), (command, code, output, errors)
         assert message.startswith("niwfctl: ") and "cannot be written" in message
+
+
+@pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs")
+def test_a_full_disk_is_told_whoever_meets_it(committed: Repository, tmp_path: Path) -> None:
+    remote = tmp_path / "remote.git"
+    subprocess.run(["git", "init", "-q", "--bare", remote], check=True)
+    committed.git.plain("remote", "add", "origin", str(remote))
+    committed.git.plain("branch", "-M", "main")
+    committed.remotes.push("origin", [])
+    for oid in list(committed.store):
+        committed.store.remove(oid)
+    full = tmp_path / "full"
+    full.mkdir()
+    commands = [
+        ["tag", "new"],
+        ["tag", "-m", "x", "noted"],
+        ["branch", "new"],
+        ["remote", "add", "other", str(tmp_path)],
+        ["verify", "apple"],
+        ["fetch"],
+        ["clone", str(remote), "copy"],
+        ["rm", "apple"],
+    ]
+    answers = run_each(full, commands, FULL, committed.path)
+    for command, (code, _, errors) in zip(commands, answers, strict=True):
+        assert (code, errors.count("the disk is full")) == (12, 1), (command, code, errors)

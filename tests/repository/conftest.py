@@ -1,6 +1,7 @@
 """Many capabilities, cheaply: copies of one training, each with weights of its own."""
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,22 @@ def add(train: Train) -> Add:
         return repository.commit([name], f"Add {name}").commit
 
     return commit
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    """A bare repository in a folder."""
+    path = tmp_path / "remote.git"
+    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", path], check=True)
+    return path
+
+
+@pytest.fixture
+def shared(committed: Repository, remote: Path) -> Repository:
+    """A repository with a remote to push to."""
+    committed.git.plain("branch", "-M", "main")
+    committed.git.plain("remote", "add", "origin", str(remote))
+    return committed
 
 
 @pytest.fixture(scope="session")

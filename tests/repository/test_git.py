@@ -10,7 +10,7 @@ from faults import run_git
 from niwfctl.errors import GitError
 from niwfctl.repository import Repository
 from niwfctl.repository.objects import manifest_file, object_file
-from niwfctl.repository.upkeep import check_all
+from niwfctl.repository.upkeep import check_all, collect
 
 Add = Callable[..., str]
 Harm = Callable[[Path], object]
@@ -179,3 +179,21 @@ def test_a_repository_of_sha256_works(
     assert repository.verify().ok and check_all(repository).damage == ()
     repository.operations.undo()
     assert set(Repository.open(repository.path).atlas()) == {"x"}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("folder", ["a $HOME", "~", "two\nlines", 'a "quote" \\ \t'])
+def test_the_path_of_a_repository_may_hold_any_character(
+    backbone: Path, add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Repository.init(Path(folder), model=str(backbone), dim=8)
+    repository = Repository.open(folder)
+    assert repository.path == tmp_path / folder
+    add(repository, "x")
+    repository.rename("x", "y")
+    repository.rollback("x")
+    assert set(Repository.open(folder).atlas()) == {"x", "y"}
+    assert repository.verify().ok and check_all(repository).damage == ()
+    collect(repository, 0.0, dry_run=False)
+    assert check_all(repository).damage == ()

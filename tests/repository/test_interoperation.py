@@ -126,6 +126,17 @@ def test_what_plain_git_pushes_niwfctl_clones_and_uses(
     works(repository, shared)
 
 
+def test_push_brings_what_the_remote_lost(shared: Repository, url: str, tmp_path: Path) -> None:
+    shared.remotes.push("origin", [])
+    assert shared.remotes.push("origin", []) == 0
+    # git-lfs and dulwich keep an object in the same place
+    there = ObjectStore(tmp_path / "remote.git" / "lfs" / "objects")
+    for ref in shared.capability("apple").objects[:2]:
+        there.remove(ref.oid)
+    assert shared.remotes.push("origin", []) == 2
+    assert set(there) == set(shared.store)
+
+
 def test_what_a_clone_commits_comes_back_by_pull(shared: Repository, url: str, tmp_path) -> None:
     shared.remotes.push("origin", [])
     other = clone(url, tmp_path / "copy", lazy=True)

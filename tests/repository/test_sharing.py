@@ -24,21 +24,6 @@ def git(path: Path, *arguments: str) -> str:
     return subprocess.check_output(["git", "-C", path, *arguments], text=True)
 
 
-@pytest.fixture
-def remote(tmp_path: Path) -> Path:
-    path = tmp_path / "remote.git"
-    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", path], check=True)
-    return path
-
-
-@pytest.fixture
-def shared(committed: Repository, remote: Path) -> Repository:
-    """A repository with a remote to push to."""
-    committed.git.plain("branch", "-M", "main")
-    committed.git.plain("remote", "add", "origin", str(remote))
-    return committed
-
-
 @needs_lfs
 def test_what_plain_git_lfs_pushes_niwfctl_clones(
     shared: Repository, remote: Path, tmp_path: Path
@@ -91,7 +76,6 @@ def test_a_clone_that_stopped_among_its_objects_goes_on(
 
 
 @needs_lfs
-@needs_lfs
 def test_a_clone_calls_its_remote_origin_whatever_git_is_told(
     shared: Repository, remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +88,7 @@ def test_a_clone_calls_its_remote_origin_whatever_git_is_told(
 
 def test_a_clone_that_fails_leaves_nothing(tmp_path: Path, niwfctl: Callable[..., Result]) -> None:
     result = niwfctl("-C", tmp_path, "clone", "nowhere.git", "copy")
-    assert result.exit_code == 14 and "`git clone` failed" in result.stderr
+    assert result.exit_code == 14 and "cannot be cloned" in result.stderr
     assert not list(tmp_path.iterdir())
     subprocess.run(["git", "init", "-q", tmp_path / "empty"], check=True)
     subprocess.run(["git", "init", "-q", tmp_path / "other"], check=True)
@@ -197,11 +181,10 @@ def test_nothing_is_sent_where_the_pre_push_hook_says_no_and_it_is_asked_once(
 def test_nothing_is_sent_where_the_remote_has_moved_on(
     shared: Repository, remote: Path, fresh: Repository
 ) -> None:
-    git(fresh.path, "push", "-q", str(remote), "HEAD:main")
     git(fresh.path, "commit", "-q", "--allow-empty", "-m", "Someone else")
-    git(fresh.path, "push", "-q", str(remote), "HEAD:main")
+    git(fresh.path, "push", "-q", "--no-verify", str(remote), "HEAD:main")
     before = git(remote, "for-each-ref")
-    with pytest.raises(RemoteError, match=r"says no .*nothing was sent"):
+    with pytest.raises(RemoteError, match=r"not here .*nothing was sent; .*`niwfctl pull`"):
         shared.remotes.push("origin", [])
     assert git(remote, "for-each-ref") == before and not (remote / "lfs").exists()
 

@@ -1,0 +1,128 @@
+"""What plain git, an odd environment, hooks and disks do to sharing, and what is then said."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from faults import run_git as git
+from niwfstore import ObjectStore
+
+from niwfctl.errors import ObjectError, RemoteError
+from niwfctl.repository import Repository
+from niwfctl.repository.remote import clone
+
+pytestmark = pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs")
+
+NIWFCTL = "import sys; from niwfctl.cli.main import main; sys.argv[0] = 'niwfctl'; main()"
+
+
+def hook(folder: Path, name: str, script: str) -> None:
+    path = folder / "hooks" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def objects(remote: Path) -> ObjectStore:
+    return ObjectStore(remote / "lfs" / "objects")
+
+
+def test_the_environment_of_another_repository_changes_nothing(
+    shared: Repository, remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    subprocess.run(["git", "init", "-q", other], check=True)
+    git(other, "commit", "-q", "--allow-empty", "-m", "Something else")
+    for name, value in (
+        ("GIT_DIR", other / ".git"),
+        ("GIT_WORK_TREE", other),
+        ("GIT_COMMON_DIR", other / ".git"),
+        ("GIT_INDEX_FILE", other / ".git" / "index"),
+        ("GIT_OBJECT_DIRECTORY", other / ".git" / "objects"),
+    ):
+        monkeypatch.setenv(name, str(value))
+    repository = Repository.open(shared.path)
+    assert repository.path == shared.path and set(repository.atlas()) == {"apple"}
+    assert repository.remotes.push("origin", []) == 4
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    assert clone(str(remote), tmp_path / "copy").verify().ok
+    assert git(remote, "rev-parse", "main") == shared.git.head()
+
+
+def test_a_hook_of_git_pulls_into_the_repository_that_it_goes_to(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    shared.remotes.push("origin", [])
+    site = clone(str(remote), tmp_path / "site").path
+    hook(remote, "post-receive", f'cd {site} && "{sys.executable}" -c "{NIWFCTL}" pull')
+    shared.rename("apple", "apples")
+    shared.remotes.push("origin", [])
+    assert set(Repository.open(site).atlas()) == {"apples"}
+
+
+def test_plain_git_push_carries_objects_from_a_repository_and_from_a_clone(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    git(shared.path, "push", "-q", "origin", "main")
+    assert set(objects(remote)) == set(shared.store)
+    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "second.git"], check=True)
+    copy = clone(str(remote), tmp_path / "copy")
+    git(copy.path, "remote", "add", "second", str(tmp_path / "second.git"))
+    git(copy.path, "push", "-q", "second", "main")
+    assert set(objects(tmp_path / "second.git")) == set(shared.store)
+    assert "Updated Git hooks" in git(copy.path, "lfs", "update")  # it takes ours for its own
+
+
+def test_a_pre_push_hook_that_is_there_stays(fresh: Repository, tmp_path: Path) -> None:
+    joined = tmp_path / "joined"
+    subprocess.run(["git", "init", "-q", joined], check=True)
+    hook(joined / ".git", "pre-push", "exit 3")
+    before = (joined / ".git" / "hooks" / "pre-push").read_text()
+    Repository.init(joined, model=str(fresh.config.backbone.model), dim=8)
+    assert (joined / ".git" / "hooks" / "pre-push").read_text() == before
+
+
+def test_the_hook_of_git_lfs_sends_nothing_before_the_remote_was_asked(
+    shared: Repository, remote: Path
+) -> None:
+    assert (shared.git.common / "hooks" / "pre-push").exists()
+    git(shared.path, "config", "lfs.url", "http://127.0.0.1:1/")  # where whoever sends fails
+    with pytest.raises(RemoteError, match="origin has not got all objects"):
+        shared.remotes.push("origin", [])
+
+
+def test_push_brings_what_plain_git_left_behind(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    git(shared.path, "push", "-q", "--no-verify", "origin", "main")
+    with pytest.raises(RemoteError, match=r"all objects of apple .*`niwfctl push`"):
+        clone(str(remote), tmp_path / "copy")
+    copy = Repository.open(tmp_path / "copy")
+    with pytest.raises(ObjectError, match="brings it there with `git lfs push --all origin`"):
+        copy.load("apple")
+    assert copy.remotes.push("origin", []) == 0  # it cannot help, and hinders nobody
+    assert shared.remotes.push("origin", []) == 4
+    copy.remotes.fetch("origin")
+    assert copy.verify().ok
+
+
+def test_what_a_pre_push_hook_says_is_shown_where_there_is_no_terminal(
+    shared: Repository, remote: Path, capfd: pytest.CaptureFixture
+) -> None:
+    hook(shared.git.common, "pre-push", "echo told; echo warned >&2; exit 1")
+    with pytest.raises(RemoteError, match=r"pre-push hook says no .*nothing was sent"):
+        shared.remotes.push("origin", [])
+    shown = capfd.readouterr()
+    assert not shown.out and "told" in shown.err and "warned" in shown.err
+
+
+def test_a_refusal_of_the_remote_does_not_claim_that_the_same_command_goes_on(
+    shared: Repository, remote: Path
+) -> None:
+    hook(remote, "pre-receive", "exit 1")
+    with pytest.raises(RemoteError, match="origin has not taken main") as refusal:
+        shared.remotes.push("origin", [])
+    assert "goes on" not in str(refusal.value) and not git(remote, "for-each-ref")
+    assert set(objects(remote)) == set(shared.store)
