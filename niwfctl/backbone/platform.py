@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-Platform = dict[str, str | int]
+from niwfctl.records import Platform
 
 
 def current_platform(device: torch.device) -> Platform:
