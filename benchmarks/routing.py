@@ -24,8 +24,8 @@ from torch import Tensor
 
 from niwfctl.field.cell import FREEDOM, SLACK, Cell
 from niwfctl.field.coordinates import CoordinateMap
-from niwfctl.field.region import OCCUPIED_ANCHORS
-from niwfctl.field.routing import BASE, Claim, locked, needed_margin, owners, won
+from niwfctl.field.region import FOLDS, OCCUPIED_ANCHORS
+from niwfctl.field.routing import BASE, Claim, locked, needed_margin, owners, shadowed, won
 
 ROWS, DRAWS = 900, 3
 GENERAL = "instruct"
@@ -67,6 +67,7 @@ class Setting:
     neighbourhoods: bool = True
     whitened: bool = True
     rows: int = ROWS
+    fresh: bool = True  # anchors are looked at by cells that were fitted without them
 
 
 class Field:
@@ -99,12 +100,15 @@ class Field:
         cell = replace(cell, radius=cell.radius * setting.slack / SLACK)
         leads = cell.log_density(self.anchors) - self.scores
         margin = needed_margin(cell, self.anchors, self.scores, setting.max_base_takeover)
+        seen = z[~held_out].double()
+        fresh = setting.density.cross_fit(seen, FOLDS, freedom=None)[1] if setting.fresh else None
         claim = Claim(
             cell,
             0.0,
-            z[~held_out].double()[:OCCUPIED_ANCHORS],
+            seen[:OCCUPIED_ANCHORS],
             margin=0.0 if general else margin,
             general=general,
+            fresh=None if fresh is None else fresh[:OCCUPIED_ANCHORS],
         )
         if setting.neighbourhoods or setting.max_takeover > 0:
             claim, _ = locked(claim, self.claims, setting.max_takeover)
@@ -112,7 +116,7 @@ class Field:
             needed = [float((1e-6 + lead_of(claim, one)).max()) for one in self.claims]
             claim = replace(claim, bias=max([0.0, *needed]))
         taken = [won(claim, one).double().mean().item() for one in self.claims]
-        owned = owners(claim.anchors, self.base, [*self.claims, claim])
+        owned = shadowed(claim, self.claims, self.base)
         self.facts.append(
             {
                 "bias": claim.bias,
@@ -140,7 +144,7 @@ class Field:
 
 def lead_of(claim: Claim, earlier: Claim) -> Tensor:
     """By how much a claim without a bias outbids an earlier one at its anchors."""
-    return replace(claim, bias=0.0).bid(earlier.anchors) - earlier.score(earlier.anchors)
+    return replace(claim, bias=0.0).bid(earlier.anchors) - earlier.own_scores
 
 
 def field(setting: Setting, states: States, order: Sequence[str], draw: int) -> Field:
@@ -247,6 +251,8 @@ COMPARED = {
     "shrunk half-way": replace(KEPT, density=HalfShrunk),
     "one covariance for all": replace(KEPT, density=SharedCovariance),
     "200 prompts a task": replace(KEPT, rows=200),
+    "anchors looked at by the cell fitted to them": replace(KEPT, fresh=False),
+    "the same, 200 prompts a task": replace(KEPT, fresh=False, rows=200),
     "max_takeover 0": replace(KEPT, max_takeover=0.0),
     "max_takeover 0, without neighbourhoods": replace(KEPT, max_takeover=0.0, neighbourhoods=False),
 }

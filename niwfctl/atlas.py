@@ -24,7 +24,11 @@ from niwfctl.training.run import Run
 FORMAT = 2  # 1 knew no compositions and no reused bases
 RESERVED = ("HEAD", "auto", "base")  # a revision, `--reuse auto`, and what answers without any
 _AT = re.compile(r"(?P<name>[^@]+)(?:@(?P<revision>.+))?")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME = re.compile(r"(?!.*\.(lock)?\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAMES = (
+    "use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit and not "
+    "ending in '.' or '.lock'"
+)
 
 
 class ObjectRef(BaseModel):
@@ -200,14 +204,17 @@ class Capability(BaseModel):
 
         Raises:
             FormatError: not JSON, of a newer format, with a wrong or missing entry, or under
-                another name than its file's.
+                another name than its file's, or its file's can name none.
         """
+        name = file.rpartition("/")[2].removesuffix(".json")
+        if not _NAME.fullmatch(name):  # one that became reserved since stays readable
+            raise FormatError(f"{file!r} cannot name a capability: {_NAMES}")
         try:
             plain = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise FormatError(f"{file} is not valid JSON: {error}; {mend(file)}") from error
         capability = validated(cls, file, plain, FORMAT)
-        if file.rpartition("/")[2] != f"{capability.name}.json":
+        if capability.name != name:
             raise FormatError(f"{file} is wrong: it names {capability.name!r}; {mend(file)}")
         if capability.format == FORMAT:
             return capability
@@ -238,12 +245,9 @@ def check_name(name: str) -> str:
     """
     if name in RESERVED:
         raise UsageError(f"{name!r} cannot name a capability: it means something else in commands")
-    if not _NAME.fullmatch(name) or name.endswith((".lock", ".")):
+    if not _NAME.fullmatch(name):
         shown = name if len(name) <= 40 else name[:40] + "…"
-        raise UsageError(
-            f"{shown!r} cannot name a capability: use 1 to 100 letters, digits, '.', '_' or '-', "
-            "beginning with a letter or digit and not ending in '.' or '.lock'"
-        )
+        raise UsageError(f"{shown!r} cannot name a capability: {_NAMES}")
     return name
 
 

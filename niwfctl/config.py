@@ -23,7 +23,7 @@ class BackboneConfig(BaseModel):
 
     model: str = Field(description="`smollm2`, a folder, a GGUF file, or a hub id")
     revision: str | None = Field(None, description="commit of a hub model")
-    identity: str = Field(description="hash of the weight files, or hub commit")
+    identity: str = Field(description="hash of the weight files; in older ones, hub id and commit")
     quant: Literal["none", "nf4"] = "none"
     witness: Witness = Field(description="logits of the probes at `init`")
 
@@ -59,7 +59,7 @@ class RoutingConfig(BaseModel):
 
     max_takeover: float = Field(0.02, ge=0, le=1, description="of each earlier region's anchors")
     max_base_takeover: float = Field(0.05, ge=0, le=1, description="of the base's anchors")
-    max_shadow: float = Field(0.10, ge=0, le=1, description="of a new region's own anchors")
+    max_shadow: float = Field(0.25, ge=0, le=1, description="of a new region's own anchors")
 
 
 class Config(BaseModel):

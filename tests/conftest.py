@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 from tiny import save_tiny, write_data
@@ -15,6 +16,7 @@ from niwfctl.repository import Repository
 from niwfctl.training.run import TrainingOptions
 
 QUICK = TrainingOptions(steps=3, batch_size=4, rank=2, val_split=0.2, lr=0.01)
+HUB_COMMIT = "0123456789" * 4
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,6 +40,17 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("backbone") / "mistral")
 
 
+@pytest.fixture
+def hub_cache(backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What an earlier download of owner/tiny left in the hub's cache; the hub cannot be reached."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    root = tmp_path / "models--owner--tiny"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(HUB_COMMIT)
+    return Path(shutil.copytree(backbone, root / "snapshots" / HUB_COMMIT))
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty alpaca records."""
@@ -47,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def crowd(repository: Repository) -> None:
     """Lets capabilities of the same data lie on top of each other, as most tests have them."""
     config = repository.path / "niwf.toml"
-    config.write_text(config.read_text().replace("max_shadow = 0.1", "max_shadow = 1.0"))
+    config.write_text(config.read_text().replace("max_shadow = 0.25", "max_shadow = 1.0"))
     repository.git.plain("commit", "--quiet", "--all", "--amend", "--no-edit")
 
 

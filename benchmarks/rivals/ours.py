@@ -69,7 +69,8 @@ class Niwfctl(Method):
         margin, general = 0.0, name in BROAD
         if not general:
             margin = needed_margin(region.cell, anchors, scores, Terms(order=0).max_base_takeover)
-        claim = Claim(region.cell, 0.0, region.occupied, margin, general=general)
+        cell, anchors = region.cell, region.occupied
+        claim = Claim(cell, 0.0, anchors, margin, general=general, fresh=region.fresh)
         claim, _ = locked(claim, self.claims, self.setting.max_takeover)
         self.regions[name] = region
         self.claims.append(claim)

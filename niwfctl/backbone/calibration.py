@@ -114,7 +114,8 @@ def _stopping_at(layer: nn.Module) -> Iterator[list[Tensor]]:
         states.append(args[0] if args else kwargs["hidden_states"])
         raise _TapReached
 
-    handle = layer.register_forward_pre_hook(stop, with_kwargs=True)
+    # before any other hook, since one of an adapter asks for the prompts of an active field
+    handle = layer.register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
     try:
         yield states
     except _TapReached:

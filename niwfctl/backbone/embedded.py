@@ -10,6 +10,8 @@ from contextlib import redirect_stderr
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from niwfstore.atomic import fsync_dir
+
 from niwfctl.errors import BackboneError
 
 EMBEDDED = "smollm2"
@@ -56,13 +58,23 @@ def converted(gguf: Path) -> Path:
         scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".tmp-"))
         try:
             _convert(gguf, scratch)
+            _make_durable(scratch)
             os.replace(scratch, target)
+            fsync_dir(target.parent)
         except OSError:
             if not target.is_dir():
                 raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _make_durable(folder: Path) -> None:
+    """So that a power cut after the rename leaves no folder that is there and not whole."""
+    for file in folder.iterdir():
+        with file.open("rb") as content:
+            os.fsync(content.fileno())
+    fsync_dir(folder)
 
 
 def _convert(gguf: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ from niwfstore import write_atomic
 
 from niwfctl.errors import BackboneError
 
-_DEFINING = (
+DEFINING = (
     "*.safetensors",
     "*.gguf",
     "config.json",
@@ -31,7 +31,7 @@ def files_identity(path: Path, cache: Path) -> str:
     Raises:
         BackboneError: there are no weight files.
     """
-    files = [path] if path.is_file() else sorted(f for p in _DEFINING for f in path.glob(p))
+    files = [path] if path.is_file() else sorted(f for p in DEFINING for f in path.glob(p))
     if not any(file.suffix in (".safetensors", ".gguf") for file in files):
         raise BackboneError(
             f"{path} holds no model weights: expected *.safetensors beside a config.json, or a "

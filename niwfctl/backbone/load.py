@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from niwfctl.backbone.embedded import EMBEDDED, cache_folder, converted, embedded_gguf
+from niwfctl.backbone.hub import snapshot
 from niwfctl.backbone.identity import files_identity
 from niwfctl.errors import BackboneError, UsageError
 
@@ -33,14 +34,16 @@ class Source:
     """Where a backbone is loaded from.
 
     Attributes:
-        folder: argument of `from_pretrained`: a folder, or a hub id.
+        folder: argument of `from_pretrained`.
         revision: commit of a hub model, None for files.
-        identity: what the repository pins: `sha256:…` over the files, or `hub:ID@COMMIT`.
+        identity: what a repository pins: `sha256:…` over the files.
+        hub: `hub:ID@COMMIT` of a hub model, which older repositories pin; None for files.
     """
 
     folder: str
     revision: str | None
     identity: str
+    hub: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Backbone:
 
 
 def resolve(model: str, revision: str | None = None) -> Source:
-    """Finds a backbone and says which one it is, without loading it.
+    """Finds a backbone, downloads it if need be, and says which one it is, without loading it.
 
     Args:
         model: `smollm2`, a folder with safetensors, a GGUF file, or a hub id.
@@ -73,8 +76,9 @@ def resolve(model: str, revision: str | None = None) -> Source:
             f"backbone {model!r} does not exist: expected {EMBEDDED!r}, a folder with "
             "safetensors, a GGUF file, or a Hugging Face id such as mistralai/Mistral-7B-v0.1"
         )
-    commit = _hub_commit(model, revision)
-    return Source(model, commit, f"hub:{model}@{commit}")
+    folder, commit = snapshot(model, revision)
+    hub = f"hub:{model}@{commit}"
+    return Source(str(folder), commit, files_identity(folder, hashes), hub)
 
 
 def load(source: Source, quant: str = "none") -> Backbone:
@@ -100,10 +104,8 @@ def load(source: Source, quant: str = "none") -> Backbone:
         )
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source.folder, revision=source.revision)
-            model = AutoModelForCausalLM.from_pretrained(
-                source.folder, revision=source.revision, **options
-            )
+            tokenizer = AutoTokenizer.from_pretrained(source.folder)
+            model = AutoModelForCausalLM.from_pretrained(source.folder, **options)
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BackboneError(f"the backbone {source.folder} cannot be loaded: {reason}") from error
@@ -143,21 +145,3 @@ def _keep_gradients_right(model: PreTrainedModel) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-def _hub_commit(model: str, revision: str | None) -> str:
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    if revision and len(revision) == 40:
-        return revision
-    try:
-        return str(HfApi().model_info(model, revision=revision).sha)
-    except Exception as error:  # the hub's transport has errors of its own, for each version
-        cached = try_to_load_from_cache(model, "config.json", revision=revision)
-        if isinstance(cached, str):  # offline: what an earlier download left behind
-            return Path(cached).parent.name
-        reason = str(error).strip().splitlines()[0]
-    raise BackboneError(
-        f"the backbone {model!r} is neither a folder nor to be had from the Hugging Face hub "
-        f"({reason}): give a path, a hub id, or {EMBEDDED!r}"
-    )

@@ -98,7 +98,8 @@ def perplexity_line(run: Run) -> str:
 
 def show_capability(capability: Capability, indent: str = "") -> None:
     """A capability with everything its manifest says of it."""
-    out.print(f"{indent}[bold]capability {capability.name}[/]  {size(capability.size)}")
+    title = Text(indent).append(f"capability {capability.name}", "bold")
+    put(title.append(f"  {size(capability.size)}"))
     for part in capability.parts:
         regions = ", ".join(entry.id for entry in part.regions)
         out.print(f"{indent}  {part.weight:+g} × {part.of}, region {regions}", markup=False)
@@ -187,7 +188,8 @@ def show_committed(
         entry = capability.regions[-1]  # what came; an extension keeps earlier ones
         out.print(
             f"  {capability.name}: region {entry.id}, radius {entry.radius:.2f}, {entry.anchors} "
-            f"anchors, {len(entry.bases)} bases, {size(sum(ref.size for ref in entry.objects))}"
+            f"anchors, {len(entry.bases)} bases, {size(sum(ref.size for ref in entry.objects))}",
+            markup=False,
         )
         out.print(f"  routing: {routing_line(entry)}", markup=False)
 

@@ -15,6 +15,8 @@ from niwfctl.field.generator import Generator
 
 SAMPLED_ANCHORS = 256
 OCCUPIED_ANCHORS = 512
+FOLDS = 20  # of the cells that have not seen a coordinate: with 5 it looks farther off than it is
+LEAST_FOLDED = 10  # coordinates; of fewer none can be spared to look at them afresh
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Region:
         layers: the adapted layers of the backbone, in the generator's order.
         sampled: anchors drawn from the cell, float32 [n, dim]; they witness the field.
         occupied: coordinates seen in training, float32 [m, dim]; they lock routing.
+        fresh: log-densities at `occupied` of cells that were fitted without them, float64 [m]; None
+            where they were too few, and in old regions.
         snapshot: gates at `sampled` then `occupied`, float32 [n + m, layers, bases].
     """
 
@@ -39,6 +43,7 @@ class Region:
     layers: tuple[int, ...]
     sampled: Tensor
     occupied: Tensor
+    fresh: Tensor | None
     snapshot: Tensor
 
     @classmethod
@@ -63,10 +68,14 @@ class Region:
         generator = generator.requires_grad_(False)
         cell = Cell.fit(coordinates, held_out)
         picked = torch.randperm(len(coordinates), generator=torch.Generator().manual_seed(seed))
-        occupied = coordinates.float()[picked[:OCCUPIED_ANCHORS]]
+        picked = picked[:OCCUPIED_ANCHORS]
+        occupied, fresh = coordinates.float()[picked], None
+        if len(coordinates) >= LEAST_FOLDED:
+            folds = min(FOLDS, len(coordinates))
+            fresh = Cell.cross_fit(coordinates, folds, freedom=None)[1][picked]
         sampled = cell.sample(SAMPLED_ANCHORS, seed).float()
         snapshot = generator(torch.cat([sampled, occupied]))
-        return cls(cell, generator, bases, scale, layers, sampled, occupied, snapshot)
+        return cls(cell, generator, bases, scale, layers, sampled, occupied, fresh, snapshot)
 
     @property
     def anchors(self) -> Tensor:
@@ -115,10 +124,13 @@ class Region:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the bases, which are objects of their own."""
+        anchors = {"sampled": self.sampled, "occupied": self.occupied}
+        if self.fresh is not None:
+            anchors["fresh"] = self.fresh
         parts: dict[str, Mapping[str, Tensor]] = {
             "cell": self.cell.tensors(),
             "generator": self.generator.state_dict(),
-            "anchors": {"sampled": self.sampled, "occupied": self.occupied},
+            "anchors": anchors,
         }
         named = {f"{part}.{k}": v for part, tensors in parts.items() for k, v in tensors.items()}
         return named | {"snapshot": self.snapshot}
@@ -145,5 +157,6 @@ class Region:
             layers,
             tensors["anchors.sampled"],
             tensors["anchors.occupied"],
+            tensors.get("anchors.fresh"),
             tensors["snapshot"],
         )

@@ -35,6 +35,9 @@ class Claim:
         disputed: anchors of earlier claims, float64 [k, dim] or None: what lies nearer to one of
             these than to any of its own anchors stays with its owner.
         general: it also gets what the base's own cell would have won.
+        fresh: log-densities at its anchors of cells that were fitted without them, float64 [n]: how
+            new prompts of its kind look to its cell. None: as they look to the cell that was fitted
+            to them, which is too good where they are few for the dimensions.
     """
 
     cell: Cell
@@ -43,6 +46,7 @@ class Claim:
     margin: float = 0.0
     disputed: Tensor | None = None
     general: bool = False
+    fresh: Tensor | None = None
 
     def score(self, z: Tensor) -> Tensor:
         """log N(z; μ, Σ) − b at z [..., dim], whether its cell holds z or not; float64 [...]."""
@@ -57,7 +61,7 @@ class Claim:
     @cached_property
     def own_scores(self) -> Tensor:
         """The score at its own anchors, float64 [n]: every later claim is held against it."""
-        return self.score(self.anchors)
+        return self.score(self.anchors) if self.fresh is None else self.fresh - self.bias
 
     def ceded(self, z: Tensor) -> Tensor:
         """Whether z [..., dim] lies in the neighbourhood of a disputed anchor; bool [...]."""
@@ -91,16 +95,21 @@ class Claims:
         self._margins = torch.tensor([claim.margin for claim in claims], dtype=torch.float64)
         self._general = next((i for i, claim in enumerate(claims) if claim.general), None)
 
-    def bids(self, z: Tensor) -> Tensor:
+    def bids(self, z: Tensor, last: Tensor | None = None) -> Tensor:
         """Bids of the base and of every claim at z [n, dim]; float64 [n, 1 + claims].
 
         The first general claim bids for the base, which then makes no bid.
+
+        Args:
+            last: log-densities of the last claim at z, in place of those of its cell; float64 [n].
         """
         floor = self._base.log_density(z)
         ground = torch.where(self._base.contains(z), floor, -math.inf)[:, None]
         if self._cells is None:
             return ground
         density, held = self._cells.ask(z)
+        if last is not None:
+            density[:, -1] = last
         held &= density - floor[:, None] > self._margins
         for index, claim in self._ceding:
             if held[:, index].any():
@@ -115,6 +124,15 @@ class Claims:
 def owners(z: Tensor, base: Cell, claims: Sequence[Claim]) -> Tensor:
     """Index of the claim that owns each coordinate, BASE for the base; int64 [n]."""
     return Claims(base, claims).bids(z).argmax(-1) - 1  # all −∞: the first, which is the base
+
+
+def shadowed(claim: Claim, earlier: Sequence[Claim], base: Cell) -> Tensor:
+    """Who owns a claim's anchors, each as if it were new; int64 [n].
+
+    An index of `earlier`, its length for the claim itself, BASE for the base.
+    """
+    bids = Claims(base, [*earlier, claim]).bids(claim.anchors, claim.fresh)
+    return bids.argmax(-1) - 1
 
 
 def nearest(z: Tensor, claims: Sequence[Claim]) -> Tensor:
@@ -191,12 +209,6 @@ def lead(cell: Cell, earlier: Claim) -> Tensor:
 def won(later: Claim, earlier: Claim) -> Tensor:
     """At which anchors of an earlier claim a later one outbids it; bool [n]."""
     return (lead(later.cell, earlier) > later.bias) & ~later.ceded(earlier.anchors)
-
-
-def takeover(later: Claim, earlier: Claim) -> tuple[int, int]:
-    """(anchors of the earlier claim that the later one wins, all its anchors)."""
-    lost = won(later, earlier)
-    return int(lost.sum()), len(lost)
 
 
 def upper_bound(hits: int, trials: int, confidence: float = 0.95) -> float:

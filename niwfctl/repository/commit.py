@@ -19,7 +19,7 @@ from niwfctl.field.region import Region
 from niwfctl.repository.objects import storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
-from niwfctl.repository.regions import load_basis
+from niwfctl.repository.regions import load_basis, pins
 from niwfctl.repository.routing import require_light, settled
 from niwfctl.tensors import as_bytes
 from niwfctl.training import checkpoint
@@ -133,13 +133,13 @@ def seal(repository: Repository, run: Run, region: Region, probe: Tensor) -> Reg
     """
     own = region.bases[len(run.reused) :]
     stored = [repository.store.put_tensors(as_bytes(basis.tensors())) for basis in own]
-    whole = repository.store.put_tensors(as_bytes(region.tensors() | {"probe": probe}))
+    reused = (ObjectRef(oid=one.oid, size=one.size) for one in run.reused)
+    bases = (*reused, *map(ObjectRef.of, stored))
+    pinned = pins(bases, region.scale, region.layers)
+    tensors = region.tensors() | pinned | {"probe": probe}
     return RegionEntry(
-        region=ObjectRef.of(whole),
-        bases=(
-            *(ObjectRef(oid=one.oid, size=one.size) for one in run.reused),
-            *map(ObjectRef.of, stored),
-        ),
+        region=ObjectRef.of(repository.store.put_tensors(as_bytes(tensors))),
+        bases=bases,
         scale=region.scale,
         layers=region.layers,
         radius=float(region.cell.radius),

@@ -161,7 +161,7 @@ def _known_as(backbone: str) -> str:
 
 def _layout(repository: Repository) -> Layout:
     source = pinned_source(repository)
-    return Layout.of(AutoConfig.from_pretrained(source.folder, revision=source.revision))
+    return Layout.of(AutoConfig.from_pretrained(source.folder))
 
 
 def _freezing(model: Model, name: str, change: FrozenSum, examples: Sequence[Example]) -> Freezing:

@@ -320,11 +320,11 @@ class Git(GitObjects):
     def _stage(self, blobs: Mapping[str, str | None], index: dict[str, str]) -> None:
         """Puts blobs into an index; None takes the path out."""
         lines = "".join(
-            f"100644 {blob}\t{path}\n" if blob else f"0 {self._no_object}\t{path}\n"
+            f"100644 {blob}\t{path}\0" if blob else f"0 {self._no_object}\t{path}\0"
             for path, blob in blobs.items()
         )
         with as_input(lines) as info:
-            self._git("update-index", "--add", "--index-info", istream=info, env=index)
+            self._git("update-index", "--add", "-z", "--index-info", istream=info, env=index)
 
     @cached_property
     def _no_object(self) -> str:

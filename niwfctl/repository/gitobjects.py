@@ -70,6 +70,21 @@ class GitObjects(GitProcess):
             start = end + 1
         return found
 
+    def small_blobs(self, ids: Iterable[str], limit: int) -> dict[str, bytes]:
+        """Contents by id of those objects that are blobs of fewer bytes than `limit`.
+
+        Raises:
+            GitError: one is missing or damaged.
+        """
+        with as_input("".join(f"{one}\n" for one in ids)) as questions:
+            answer = self._run.cat_file("--batch-check", "--buffer", istream=questions)
+        small = []
+        for line in answer.splitlines():
+            one, kind, *size = line.split()
+            if kind == "missing" or (kind == "blob" and int(size[0]) < limit):
+                small.append(one)
+        return self.blobs(small)
+
     def _unreadable(self, blob: str) -> GitError:
         file = self.common / "objects" / blob[:2] / blob[2:]
         return GitError(

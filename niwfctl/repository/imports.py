@@ -14,7 +14,6 @@ from torch import Tensor
 from niwfctl.atlas import Capability
 from niwfctl.backbone.adapter import ActiveField
 from niwfctl.backbone.batch import batched
-from niwfctl.backbone.calibration import pooled
 from niwfctl.backbone.embedded import EMBEDDED, UPSTREAM
 from niwfctl.backbone.probe import witnessed
 from niwfctl.backbone.scoring import Scorer
@@ -124,12 +123,7 @@ def _region(model: Model, adapter: Adapter, rows: Rows, options: TrainingOptions
 
 def _coordinates(model: Model, prompts: Sequence[list[int]], options: TrainingOptions) -> Tensor:
     """z of each prompt, float32 [prompts, dim]."""
-    tap = model.adapter.layers[0]
-    states = [
-        pooled(model.backbone.model, tap, batch, model.skip)
-        for batch in batched(prompts, options.batch_size)
-    ]
-    return model.adapter.coordinates.to("cpu")(torch.cat(states))
+    return torch.cat([model.read(batch) for batch in batched(prompts, options.batch_size)])
 
 
 def _measured(

@@ -41,7 +41,8 @@ class Merged:
 
     Attributes:
         commit: where the branch is now.
-        kind: `up to date`, `fast-forward`, `merge`, or `settled` (HEAD with itself: only routing).
+        kind: `up to date`, `fast-forward`, `merge`, or `settled` (HEAD, by that name or its
+            branch's, with itself: only routing).
         added, changed, removed: names of capabilities, against our side before.
         biases: routing biases in nats (before, after) that the merge had to set anew, by name.
         takeovers: which regions would have won more of an earlier one than they may.
@@ -79,7 +80,8 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
     if base in (ours, theirs):
         _renames(resolution, [], before, after)  # nothing was changed on both sides
     if base == theirs:
-        return _settle(repository, ours) if ours == theirs else Merged(ours, *_UP_TO_DATE)
+        own = revision in ("HEAD", git.branch())  # another of the same commit asks for nothing new
+        return _settle(repository, ours) if own else Merged(ours, *_UP_TO_DATE)
     if base == ours:
         git.move(ours, theirs, f"niwfctl merge {revision}: fast-forward")
         return _report(theirs, "fast-forward", before, after)
@@ -104,7 +106,7 @@ def _settle(repository: Repository, head: str) -> Merged:
 
 def _routed(repository: Repository, union: Atlas) -> tuple[Atlas, dict]:
     """The atlas with its routing settled, and what a report says of that."""
-    from niwfctl.repository.routing import excesses, settled
+    from niwfctl.repository.routing import audited, settled
 
     atlas = settled(repository, union)
     biases = {
@@ -112,7 +114,7 @@ def _routed(repository: Repository, union: Atlas) -> tuple[Atlas, dict]:
         for name in union
         if union[name].bias != atlas[name].bias
     }
-    return atlas, {"biases": biases, "takeovers": tuple(excesses(repository, union))}
+    return atlas, {"biases": biases, "takeovers": audited(repository, union).excesses}
 
 
 def united(

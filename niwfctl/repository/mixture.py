@@ -16,7 +16,7 @@ from torch import Tensor
 from niwfctl.atlas import Capability, RegionEntry
 from niwfctl.field.cell import Cell
 from niwfctl.field.routing import Claim, Claims, nearest
-from niwfctl.repository.routing import Stake, claim_of
+from niwfctl.repository.routing import Stake, claims_among
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -99,6 +99,11 @@ class Routes:
         """Bids of the base and of every claim at z [n, dim]; float64 [n, 1 + claims]."""
         return self._claims.bids(z.cpu())
 
+    def owners(self, z: Tensor) -> list[str | None]:
+        """Owners of the prompts at z [n, dim]; None for the base."""
+        self.shares(z)
+        return self.names
+
     def shares(self, z: Tensor) -> Tensor:
         """1 for the owner of each prompt, 0 for all others; float32 [n, claims]."""
         owner = self.bids(z).argmax(-1)  # the base comes first
@@ -109,7 +114,7 @@ class Routes:
 def _of_regions(repository: Repository, entries: tuple[RegionEntry, ...]) -> Mixture:
     if len(entries) == 1:
         return Mixture(entries, _all_of_it)
-    claims = [claim_of(repository, entry) for entry in entries]
+    claims = claims_among(repository, entries)
     return Mixture(entries, lambda z: _one_of(nearest(z, claims), len(entries)))
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from niwfctl.atlas import ObjectRef, RegionEntry
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
-from niwfctl.backbone.batch import batched, pad, prompt_mask
+from niwfctl.backbone.batch import batched
 from niwfctl.backbone.blend import Blend
+from niwfctl.backbone.calibration import pooled
 from niwfctl.backbone.generation import Row, Wishes, answer
 from niwfctl.backbone.load import Source, load, resolve
 from niwfctl.backbone.prompts import Tokens, encode, prompt_tokens
@@ -137,12 +138,12 @@ class Model:
         ]
 
     def owners(self, examples: Sequence[Example], batch_size: int = 8) -> list[str | None]:
-        """The capability that owns each example's prompt, None where the base does."""
-        routes, found = self.route(), []
-        for batch in batched(examples, batch_size):
-            self._read([prompt_tokens(self.backbone.tokenizer, one.messages) for one in batch])
-            found += routes.names
-        return found
+        """The capability that owns each example's prompt, None where the base does.
+
+        Raises:
+            DataError: the template refuses a prompt, or it is longer than the backbone can read.
+        """
+        return self.route().owners(self.coordinates(examples, batch_size))
 
     def region(self, entry: RegionEntry) -> Region:
         """A committed region on the model's device; it stays resident."""
@@ -238,11 +239,9 @@ class Model:
         """Answers rows in one batch, each as if alone, with what is active."""
         answer(self.backbone, self.adapter, rows)
 
-    @torch.no_grad()
     def coordinate(self, prompt: str) -> Tensor:
         """z of a prompt, float32 [dim]."""
-        self._read([prompt_tokens(self.backbone.tokenizer, [Message("user", prompt)])])
-        return self.adapter.z[0].cpu()
+        return self.read([prompt_tokens(self.backbone.tokenizer, [Message("user", prompt)])])[0]
 
     def coordinates(
         self,
@@ -262,10 +261,17 @@ class Model:
         for batch in batched(examples, batch_size):
             rows = [prompt_tokens(self.backbone.tokenizer, one.messages) for one in batch]
             self._require_readable(batch, rows)
-            self._read(rows)
-            found.append(self.adapter.z.cpu())
+            found.append(self.read(rows))
             progress(sum(map(len, found)), len(examples))
         return torch.cat(found)
+
+    def read(self, rows: Sequence[list[int]]) -> Tensor:
+        """z of prompts as one batch, float32 [rows, dim]: what a whole pass reads, bit for bit.
+
+        No layer from the tap layer on computes anything, whatever is active.
+        """
+        states = pooled(self.backbone.model, self.adapter.layers[0], rows, self.skip)
+        return self.adapter.coordinates(states.to(self.device)).cpu()
 
     def score(
         self,
@@ -319,14 +325,6 @@ class Model:
                     f"{self.longest}: shorten it"
                 )
 
-    @torch.no_grad()
-    def _read(self, rows: Sequence[list[int]]) -> None:
-        """Lets the adapter see prompts, and nothing else."""
-        tokens = pad(rows).to(self.device)
-        mask = prompt_mask([len(row) for row in rows], tokens.shape[1], self.skip)
-        with self.adapter.prompts(mask.to(tokens.device)):
-            self.backbone.model.get_decoder()(tokens, use_cache=False)
-
 
 def pinned_source(repository: Repository) -> Source:
     """Where the backbone that the repository pins is.
@@ -338,7 +336,7 @@ def pinned_source(repository: Repository) -> Source:
     """
     pinned = repository.config.backbone
     source = resolve(os.environ.get("NIWFCTL_BACKBONE") or pinned.model, pinned.revision)
-    if source.identity != pinned.identity:
+    if pinned.identity not in (source.identity, source.hub):
         raise BackboneError(
             f"{source.folder} is not the backbone this repository pins (it is {source.identity}, "
             f"pinned is {pinned.identity}): put the pinned one back, or say where it is with "

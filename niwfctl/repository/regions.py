@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
 _CELL = {"mean", "factor", "radius"}
 _REGION = {"anchors.occupied", "probe", *(f"cell.{key}" for key in _CELL)}
 _COORDINATES = {"map.mean", "map.projection", "probe", *(f"base.{key}" for key in _CELL)}
+
+
+def pins(bases: Sequence[ObjectRef], scale: float, layers: Sequence[int]) -> dict[str, Tensor]:
+    """What a region's object says of how its bases act, so that no manifest can say otherwise.
+
+    Returns:
+        `pinned.bases` uint8 [bases, 32], their sha256; `pinned.scale` float64 scalar;
+        `pinned.layers` int64 [layers].
+    """
+    digests = [list(bytes.fromhex(ref.oid)) for ref in bases]
+    return {
+        "pinned.bases": torch.tensor(digests, dtype=torch.uint8),
+        "pinned.scale": torch.tensor(scale, dtype=torch.float64),
+        "pinned.layers": torch.tensor(layers, dtype=torch.int64),
+    }
 
 
 def load_region(
@@ -76,10 +92,13 @@ def read_region(repository: Repository, entry: RegionEntry) -> dict[str, Tensor]
     """Tensors of a region's own object, without those of its bases.
 
     Raises:
-        ObjectError: it is missing or corrupt, or no region.
+        ObjectError: it is missing or corrupt, no region, or one that the manifest says other things
+            of than were sealed; objects of before that was sealed say nothing of it.
     """
     tensors = read_object(repository, entry.region)
-    if not tensors.keys() >= _REGION:
+    sealed = {key: value for key, value in tensors.items() if key.startswith("pinned.")}
+    stated = pins(entry.bases, entry.scale, entry.layers)
+    if not tensors.keys() >= _REGION or (sealed and not _equal(sealed, stated)):
         raise _misfit(entry)
     return tensors
 
@@ -119,6 +138,10 @@ def _fits_together(region: Region) -> bool:
         and (region.generator.layers, region.generator.bases) == gates
         and region.snapshot.shape[1:] == gates
     )
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def _misfit(entry: RegionEntry) -> ObjectError:

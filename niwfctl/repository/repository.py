@@ -252,7 +252,7 @@ class Repository(Exchange, Inspection):
 
         Args:
             name: of the capability; None for the whole atlas.
-            to: revision; by default the last one in which the capability was different.
+            to: revision; by default the one before the capability became what it is.
             dry_run: only say what would be.
 
         Returns:

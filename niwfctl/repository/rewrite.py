@@ -9,6 +9,7 @@ from niwfctl.atlas import Atlas, Capability, there
 from niwfctl.errors import ObjectError, UnknownName, UsageError
 from niwfctl.repository.checkout import activate, active
 from niwfctl.repository.names import require_free
+from niwfctl.repository.objects import manifest_file
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import require_same_field
@@ -73,7 +74,7 @@ def rollback(
 
     Args:
         name: of the capability; None for the whole atlas.
-        revision: where to take it from; by default the last commit in which it was different.
+        revision: where to take it from; by default the one before it became what it is.
 
     Returns:
         Id of the commit, None with `dry_run`; and the atlas it has, or would have.
@@ -84,7 +85,7 @@ def rollback(
     """
     if name is None and revision is None:
         raise UsageError("say what to bring back: a capability, `--to REV`, or both")
-    commit = repository.git.resolve(revision) if revision else _before(repository, name)
+    commit = repository.git.resolve(revision) if revision else version_before(repository, name)
     then = repository.atlas(commit)
     require_same_field(repository, commit, revision or commit[:12])
     if name is not None and name not in then:
@@ -103,17 +104,34 @@ def rollback(
     return _recorded(repository, brought_back, message), after
 
 
-def _before(repository: Repository, name: str) -> str:
-    """The newest commit in which a capability was, and was not what it is now."""
-    now: Capability | None = repository.atlas().get(name)
-    for commit in repository.history.log():
-        then = repository.atlas(commit.id).get(name)
-        if then is not None and (now is None or then.unrouted != now.unrouted):
-            return commit.id
+def version_before(repository: Repository, name: str) -> str:
+    """The commit that has a capability as it was before it became what HEAD has.
+
+    Of a merge's parents, the first that has the capability is where it comes from: so neither a
+    branch that was merged since, nor its dates, bring back what was replaced before it.
+
+    Raises:
+        UnknownName: there is no earlier version of it.
+    """
+    now, commit = _version(repository, "HEAD", name), repository.git.resolve("HEAD")
+    listed = repository.git.log(commit, "%H %P")
+    parents = {line.split()[0]: line.split()[1:] for line in listed.splitlines()}
+    while above := parents[commit]:
+        versions = {parent: _version(repository, parent, name) for parent in above}
+        commit = next((parent for parent in above if versions[parent]), above[0])
+        if versions[commit] not in (None, now):
+            return commit
     there(repository.atlas(), name)
     raise UnknownName(
         f"{name!r} has no earlier version in this history: see `niwfctl log`, and give --to"
     )
+
+
+def _version(repository: Repository, revision: str, name: str) -> Capability | None:
+    """A capability as a revision has it, apart from its routing."""
+    file = manifest_file(name)
+    content = repository.git.blob(revision, file)
+    return None if content is None else Capability.parse(content, file).unrouted
 
 
 def _settled(repository: Repository, atlas: Atlas) -> Atlas:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import Atlas, Capability, RegionEntry, Routing, Takeover
+from niwfctl.atlas import Atlas, Capability, RegionEntry, Routing, Takeover, Terms
 from niwfctl.errors import Shadowed
 from niwfctl.field.cell import Cell
 from niwfctl.field.routing import (
@@ -21,8 +21,7 @@ from niwfctl.field.routing import (
     Claim,
     locked,
     needed_margin,
-    owners,
-    takeover,
+    shadowed,
     upper_bound,
     won,
 )
@@ -65,6 +64,20 @@ class Excess:
         )
 
 
+@dataclass(frozen=True)
+class Audit:
+    """What was counted of the routing lock.
+
+    Attributes:
+        excesses: where it does not hold.
+        most: name of the capability of which later regions together win the largest share of a
+            region's anchors, and that share; None where no region comes after another.
+    """
+
+    excesses: tuple[Excess, ...]
+    most: tuple[str, float] | None
+
+
 def stakes(repository: Repository, atlas: Atlas) -> list[Stake]:
     """All regions that are routed to, earliest first.
 
@@ -101,7 +114,27 @@ def claim_of(repository: Repository, entry: RegionEntry) -> Claim:
     tensors = read_region(repository, entry)
     cell = {key: tensors[f"cell.{key}"] for key in ("mean", "factor", "radius")}
     bias, margin = (entry.routing.bias, entry.routing.margin) if entry.routing else (0.0, 0.0)
-    return Claim(Cell.from_tensors(cell), bias, tensors["anchors.occupied"].double(), margin)
+    anchors, fresh = tensors["anchors.occupied"].double(), tensors.get("anchors.fresh")
+    return Claim(Cell.from_tensors(cell), bias, anchors, margin, fresh=fresh)
+
+
+def claims_among(repository: Repository, entries: Sequence[RegionEntry]) -> list[Claim]:
+    """Claims of the regions of one capability, each held back against earlier ones of these alone.
+
+    Their biases are a function of these regions and their terms: no commit, merge or removal of
+    another capability changes which of them acts.
+
+    Raises:
+        ObjectError: an object is missing or corrupt.
+    """
+    claims = [claim_of(repository, entry) for entry in entries]
+    done: list[int] = []
+    for index in sorted(range(len(entries)), key=lambda index: _place(entries[index])):
+        terms = entries[index].terms or Terms(order=0)
+        earlier = [claims[i] for i in done if entries[i].id not in terms.supersedes]
+        claims[index], _ = locked(claims[index], earlier, terms.max_takeover)
+        done.append(index)
+    return claims
 
 
 def settled(repository: Repository, atlas: Atlas, only: Sequence[str] | None = None) -> Atlas:
@@ -145,27 +178,33 @@ def require_light(atlas: Atlas, names: Sequence[str], max_shadow: float) -> None
                 raise Shadowed(name, shadow, max_shadow)
 
 
-def excesses(repository: Repository, atlas: Atlas) -> list[Excess]:
-    """Where the routing lock does not hold; empty when it does.
-
-    Figures in manifests are not trusted: takeover is counted anew from cells and anchors.
+def audited(repository: Repository, atlas: Atlas) -> Audit:
+    """Counts takeover anew from cells and anchors: figures in manifests are not trusted.
 
     Raises:
         ObjectError: an object is missing or corrupt.
     """
     base, found, earlier = _base(repository), [], []
+    lost: dict[int, Tensor] = {}
     for stake in stakes(repository, atlas):
         terms = stake.entry.terms
-        for other in earlier:
+        for index, other in enumerate(earlier):
             if other.entry.id not in terms.supersedes:
-                count = takeover(stake.claim, other.claim)
+                hits = won(stake.claim, other.claim)
+                count = (int(hits.sum()), len(hits))
                 found.append(Excess(stake.name, other.name, *count, terms.max_takeover))
+                lost[index] = hits | lost.get(index, False)
         of_base = _of_base(stake.claim, base)
         if of_base and not terms.general:
             count = (of_base.won, of_base.anchors)
             found.append(Excess(stake.name, "the base", *count, terms.max_base_takeover))
         earlier.append(stake)
-    return [one for one in found if one.won > one.allowed * one.anchors + 1e-9]
+    shares = {index: float(hits.double().mean()) for index, hits in lost.items()}
+    worst = max(shares, key=shares.__getitem__, default=None)
+    return Audit(
+        tuple(one for one in found if one.won > one.allowed * one.anchors + 1e-9),
+        None if worst is None else (earlier[worst].name, shares[worst]),
+    )
 
 
 def _routed(atlas: Atlas) -> list[tuple[str, RegionEntry]]:
@@ -175,7 +214,12 @@ def _routed(atlas: Atlas) -> list[tuple[str, RegionEntry]]:
         for entry in capability.regions
         if entry.terms and not entry.terms.manual
     ]
-    return sorted(regions, key=lambda one: (one[1].terms.order, one[1].region.oid, one[0]))
+    return sorted(regions, key=lambda one: (*_place(one[1]), one[0]))
+
+
+def _place(entry: RegionEntry) -> tuple[int, str]:
+    """Where a region comes in the order of commits; the same on both sides of a merge."""
+    return entry.terms.order if entry.terms else -1, entry.region.oid
 
 
 def _settle(stake: Stake, earlier: Sequence[Stake], base: dict[str, Tensor]) -> Stake:
@@ -219,7 +263,7 @@ def _of_base(claim: Claim, base: dict[str, Tensor]) -> Takeover | None:
 
 def _shadow(claim: Claim, earlier: Sequence[Stake], base: Cell) -> dict[str, float]:
     """Shares of a claim's anchors that others own, by region id, or `base`."""
-    owned = owners(claim.anchors, base, [*(one.claim for one in earlier), claim])
+    owned = shadowed(claim, [one.claim for one in earlier], base)
     return {
         "base" if index == BASE else earlier[index].entry.id: float(
             (owned == index).double().mean()

@@ -12,10 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niwfstore import MalformedPointer, MissingObject, Pointer
+from niwfstore import MissingObject, Pointer
 
 from niwfctl.errors import FormatError, GitError, ObjectError, UsageError
-from niwfctl.repository.objects import QUARANTINE, object_file, obtain, pointed
+from niwfctl.repository.objects import (
+    QUARANTINE,
+    object_file,
+    obtain,
+    pointed,
+    pointer_problem,
+    read_pointers,
+)
 from niwfctl.training.run import read_run
 
 if TYPE_CHECKING:
@@ -93,9 +100,10 @@ def _reused(repository: Repository) -> Iterator[str]:
     return (one.oid for run in runs for one in run.reused)
 
 
-def _pointer_blobs(repository: Repository, *options: str) -> dict[str, str]:
+def _pointer_blobs(repository: Repository, *options: str, damaged: bool = False) -> dict[str, str]:
     """Object id by blob of its pointer, of all that git can reach."""
-    return pointed(repository.git, *options, "--all", "--reflog", "--indexed-objects", "HEAD")
+    reached = (*options, "--all", "--reflog", "--indexed-objects", "HEAD")
+    return pointed(repository.git, *reached, damaged=damaged)
 
 
 def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collected:
@@ -157,39 +165,23 @@ def check_all(repository: Repository) -> Checked:
     except GitError as error:
         damage.append(Damage("git", str(error)))
     try:
-        blobs = _pointer_blobs(repository, "--missing=allow-any")
+        blobs = _pointer_blobs(repository, "--missing=allow-any", damaged=True)
     except UsageError as error:  # git cannot go on at a damaged commit or folder
         return Checked(0, (*damage, Damage("git", str(error))))
-    pointers, unreadable = _pointers(repository, blobs)
-    holder, broken = _checked_objects(repository, dict.fromkeys(pointers.values()))
-    damage += unreadable + broken
+    pointers = read_pointers(repository.git, blobs)
+    whole = dict.fromkeys(found for found in pointers.values() if isinstance(found, Pointer))
+    damage += (
+        Damage(object_file(blobs[blob]), str(found))
+        for blob, found in pointers.items()
+        if isinstance(found, Exception)
+    )
+    holder, broken = _checked_objects(repository, whole)
+    damage += broken
     for commit in repository.git.plain("rev-list", "--all", "HEAD").splitlines():
         damage += _commit_damage(repository, commit, pointers)
     elsewhere = tuple((pointer.oid, remote) for pointer, remote in holder.items())
-    here = {pointer.oid for pointer in pointers.values()} & set(repository.store)
+    here = {pointer.oid for pointer in whole} & set(repository.store)
     return Checked(len(here), tuple(damage), elsewhere)
-
-
-def _pointers(
-    repository: Repository, blobs: Mapping[str, str]
-) -> tuple[dict[str, Pointer], list[Damage]]:
-    """Pointers by blob, and what is wrong with those that cannot be read."""
-    found, damage = {}, []
-    texts = _texts(repository, blobs)
-    for blob, oid in blobs.items():
-        try:
-            found[blob] = Pointer.parse(texts.get(blob) or repository.git.blobs([blob])[blob])
-        except (MalformedPointer, GitError) as error:
-            damage.append(Damage(object_file(oid), str(error)))
-    return found, damage
-
-
-def _texts(repository: Repository, blobs: Iterable[str]) -> dict[str, bytes]:
-    """Contents of blobs; none where one cannot be read, so that each has to be tried."""
-    try:
-        return repository.git.blobs(blobs)
-    except GitError:
-        return {}
 
 
 def _checked_objects(
@@ -214,9 +206,9 @@ def _checked_objects(
 
 
 def _commit_damage(
-    repository: Repository, commit: str, pointers: dict[str, Pointer]
+    repository: Repository, commit: str, pointers: Mapping[str, Pointer | Exception]
 ) -> Iterator[Damage]:
-    """Whether every object of a commit has its pointer there, or no remote would carry it."""
+    """Whether every object of a commit has its pointer there."""
     try:
         atlas = repository.atlas(commit)
         files = repository.git.files(commit, "objects")
@@ -225,7 +217,5 @@ def _commit_damage(
         return
     for capability in atlas.values():
         for ref in capability.objects:
-            blob = files.get(object_file(ref.oid), "")
-            if pointers.get(blob) != Pointer(ref.oid, ref.size):
-                what = f"its object {ref.oid} has no such pointer"
-                yield Damage(f"{capability.name} at {commit[:12]}", what)
+            if problem := pointer_problem(ref, files, pointers):
+                yield Damage(f"{capability.name} at {commit[:12]}", problem)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import torch
-from niwfstore import MalformedPointer, Pointer
 from torch import Tensor
 
-from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry
+from niwfctl.atlas import Atlas, Capability, RegionEntry
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, probe
 from niwfctl.errors import NiwfError, ObjectError, UnknownName
 from niwfctl.records import Witness
 from niwfctl.repository.model import Model, pinned_source
-from niwfctl.repository.objects import object_file, obtain
+from niwfctl.repository.objects import object_file, obtain, pointer_problem, read_pointers
 from niwfctl.repository.regions import load_region, read_coordinates, read_region
-from niwfctl.repository.routing import excesses
+from niwfctl.repository.routing import audited
 from niwfctl.repository.signature import Signature, signature, tag_signature
 
 if TYPE_CHECKING:
@@ -68,11 +68,22 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
             raise UnknownName(f"no capability is called {name!r} at {revision}")
     chosen = [atlas[name] for name in names or sorted(atlas)]
     signed = signature(repository.git, commit)
-    checks = [_backbone(repository), _coordinates(repository), _signed("commit", signed)]
+    hashed = cache(partial(_problem, repository))  # bases are shared
+    checks = [_backbone(repository), _coordinates(repository, hashed), _signed("commit", signed)]
     if of_tag := tag_signature(repository.git, revision):
         checks.append(_signed("tag", of_tag))
+    files = repository.git.files(commit, "objects")
+    needed = {object_file(ref.oid) for capability in chosen for ref in capability.objects}
+    blobs = (blob for path, blob in files.items() if path in needed)
+    pointers = read_pointers(repository.git, blobs)
     for capability in chosen:
-        checks += _objects_and_anchors(repository, commit, capability)
+        problems = [
+            problem
+            for ref in capability.objects
+            for problem in (hashed(ref.oid, ref.size), pointer_problem(ref, files, pointers))
+            if problem
+        ]
+        checks += _objects_and_anchors(repository, capability, problems)
     if not names and all(check.ok for check in checks):
         checks.append(_routing(repository, atlas))
     if deep and all(check.ok for check in checks):
@@ -93,9 +104,9 @@ def _backbone(repository: Repository) -> Check:
     return Check("backbone", "identity", True, f"{pinned.model} is {source.identity}")
 
 
-def _coordinates(repository: Repository) -> Check:
+def _coordinates(repository: Repository, hashed: Callable[[str, int | None], str | None]) -> Check:
     oid = repository.config.field.coordinates
-    problem = _problem(repository, oid, None)
+    problem = hashed(oid, None)
     if not problem:
         try:
             read_coordinates(repository)
@@ -105,14 +116,8 @@ def _coordinates(repository: Repository) -> Check:
 
 
 def _objects_and_anchors(
-    repository: Repository, commit: str, capability: Capability
+    repository: Repository, capability: Capability, problems: list[str]
 ) -> Iterator[Check]:
-    problems = [
-        problem
-        for ref in capability.objects
-        for problem in (_problem(repository, ref.oid, ref.size), _pointer(repository, commit, ref))
-        if problem
-    ]
     detail = f"{len(capability.objects)} objects hashed, {capability.size:,} bytes"
     yield Check(capability.name, "objects", not problems, "; ".join(problems) or detail)
     if not problems:
@@ -121,11 +126,15 @@ def _objects_and_anchors(
 
 
 def _routing(repository: Repository, atlas: Atlas) -> Check:
-    problems = [str(excess) for excess in excesses(repository, atlas)]
+    found = audited(repository, atlas)
     detail = "no region takes over more of an earlier one than it may"
-    if problems:
-        detail = f"{'; '.join(problems)}: settle it with `niwfctl merge HEAD`"
-    return Check("atlas", "routing", not problems, detail)
+    if found.most:
+        name, share = found.most
+        detail += f"; all later ones together win at most {share:.1%} of one, of {name}"
+    if found.excesses:
+        said = "; ".join(map(str, found.excesses))
+        detail = f"{said}: settle it with `niwfctl merge HEAD`"
+    return Check("atlas", "routing", not found.excesses, detail)
 
 
 def _problem(repository: Repository, oid: str, size: int | None) -> str | None:
@@ -134,19 +143,6 @@ def _problem(repository: Repository, oid: str, size: int | None) -> str | None:
     except ObjectError as error:
         return str(error)
     return None
-
-
-def _pointer(repository: Repository, commit: str, ref: ObjectRef) -> str | None:
-    """A manifest's object must have its pointer in the commit, or no remote would carry it."""
-    path = object_file(ref.oid)
-    text = repository.git.blob(commit, path)
-    if text is None:
-        return f"{path} is missing from commit {commit[:12]}"
-    try:
-        right = Pointer.parse(text) == Pointer(ref.oid, ref.size)
-    except MalformedPointer as error:
-        return f"{path} is {error}"
-    return None if right else f"{path} points to something else than its manifest says"
 
 
 def _anchors(repository: Repository, name: str, entry: RegionEntry) -> Check:

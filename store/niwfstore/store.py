@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -37,7 +38,6 @@ class ObjectStore:
         """
         self.root = root
         self._memory = cache / "verified.json" if cache else None
-        self._verified: dict[str, list[int]] = self._recall()
 
     def path(self, oid: str) -> Path:
         """Where the object is, or would be.
@@ -198,21 +198,36 @@ class ObjectStore:
         if found != oid:
             raise CorruptObject(oid, f"its content hashes to {found}")
 
-    def _recall(self) -> dict[str, list[int]]:
-        # Only a memory: if it cannot be read, objects are hashed again.
-        try:
-            known = json.loads(self._memory.read_bytes()) if self._memory else {}
-        except (OSError, ValueError):
-            return {}
-        return known if isinstance(known, dict) else {}
+    @cached_property
+    def _verified(self) -> dict[str, list[int]]:
+        """Stamps by object id, from a file to which every process adds lines.
+
+        Only a memory: what cannot be read of it, as after a crash, is hashed again.
+        """
+        known: dict[str, list[int]] = {}
+        lines: list[bytes] = []
+        if self._memory:
+            with suppress(OSError):
+                lines = self._memory.read_bytes().split(b"\n")
+        for line in lines:
+            with suppress(ValueError, TypeError):
+                known.update(json.loads(line))
+        if len(lines) > 100 + 2 * len(known):
+            self._shorten(known)
+        return known
 
     def _remember(self, oid: str, stamp: list[int]) -> None:
+        if self._verified.get(oid) == stamp:
+            return
         self._verified[oid] = stamp
         if self._memory:
-            with (
-                suppress(OSError),  # a read-only disk still lets objects be read
-                temporary_file(self._memory.parent) as (file, temporary),
-            ):
-                file.write(json.dumps(self._verified).encode())
-                file.flush()
-                os.replace(temporary, self._memory)  # not durable: it can be made again
+            with suppress(OSError):  # a read-only disk still lets objects be read
+                make_dirs(self._memory.parent)
+                with self._memory.open("ab", buffering=0) as file:  # one write, a line of its own
+                    file.write(b"\n" + json.dumps({oid: stamp}).encode())
+
+    def _shorten(self, known: dict[str, list[int]]) -> None:
+        with suppress(OSError), temporary_file(self._memory.parent) as (file, temporary):
+            file.write(json.dumps(known).encode())
+            file.flush()
+            os.replace(temporary, self._memory)  # not durable: it can be made again

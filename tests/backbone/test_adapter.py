@@ -149,3 +149,19 @@ def test_a_detached_model_is_freed_as_soon_as_nothing_refers_to_it() -> None:
         assert left() is None
     finally:
         gc.enable()
+
+
+def test_a_pass_that_raises_leaves_no_activations() -> None:
+    adapter, active, *_ = make_adapter("mistral")
+    adapter.active = active
+    read: list[weakref.ref] = []
+
+    def fail(module: torch.nn.Module, args: tuple) -> None:
+        read.append(weakref.ref(args[0]))
+        raise MemoryError
+
+    attention = adapter.model.get_decoder().layers[2].self_attn
+    attention.k_proj.register_forward_pre_hook(fail)  # q_proj has begun their product
+    with pytest.raises(MemoryError):
+        logits(adapter, torch.randint(0, 97, (2, 9)))
+    assert read[0]() is None

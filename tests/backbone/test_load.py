@@ -8,13 +8,14 @@ from shutil import copytree
 import huggingface_hub.constants
 import pytest
 import torch
+from conftest import HUB_COMMIT
 from tiny import SIZES, tiny_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, MistralConfig
 
 from niwfctl.backbone import embedded
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
-from niwfctl.backbone.load import Source, load, resolve
+from niwfctl.backbone.load import load, resolve
 from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import BackboneError, UsageError
@@ -142,11 +143,26 @@ def test_a_hub_that_cannot_be_reached_is_said_with_the_way_out(monkeypatch) -> N
     sentence(error)
 
 
-def test_a_hub_model_that_cannot_be_loaded_is_named(monkeypatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    commit = "0" * 40
-    with pytest.raises(BackboneError, match="someone/something cannot be loaded") as error:
-        load(Source("someone/something", commit, f"hub:someone/something@{commit}"))
+@pytest.mark.parametrize("revision", [None, "main", HUB_COMMIT])
+def test_a_hub_model_is_known_by_its_files_and_loaded_from_the_cache(
+    hub_cache: Path, backbone: Path, revision: str | None
+) -> None:
+    source = resolve("owner/tiny", revision)
+    assert source.identity == resolve(str(backbone)).identity
+    assert (source.revision, source.hub) == (HUB_COMMIT, f"hub:owner/tiny@{HUB_COMMIT}")
+    assert load(source).identity == source.identity
+
+
+def test_a_changed_file_in_the_hubs_cache_is_noticed(hub_cache: Path) -> None:
+    before = resolve("owner/tiny").identity
+    weights = hub_cache / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert resolve("owner/tiny").identity != before
+
+
+def test_a_hub_model_of_another_commit_is_not_to_be_had_offline(hub_cache: Path) -> None:
+    with pytest.raises(BackboneError, match="neither a folder nor to be had") as error:
+        resolve("owner/tiny", "f" * 40)
     sentence(error)
 
 

@@ -125,6 +125,24 @@ def test_a_field_that_is_not_the_snapshots_is_found(
     assert f"anchor 7 in layer {entry.layers[1]}" in failed["detail"]
 
 
+@pytest.mark.parametrize("what", ["scale", "bases", "layers"])
+def test_a_manifest_that_has_sealed_bases_act_otherwise_is_found(
+    niwfctl: Command, refused: Refused, committed: Repository, what: str
+) -> None:
+    from niwfctl.repository.record import record
+
+    capability = committed.capability("apple")
+    (entry,) = capability.regions
+    value = getattr(entry, what)
+    other = 4 * value if what == "scale" else value[::-1]
+    entries = (entry.model_copy(update={what: other}),)
+    forged = capability.model_copy(update={"regions": entries})
+    record(committed, lambda atlas: atlas | {"apple": forged}, "Forge")
+    (failed,) = failed_checks(niwfctl, committed)
+    assert failed["check"] == "anchors" and "do not belong together" in failed["detail"]
+    refused(committed, ["export", "apple", "out"], 8, "do not belong together")
+
+
 @pytest.mark.parametrize("file", ["niwf.toml", manifest_file("apple")])
 def test_a_repository_of_a_newer_format(refused: Refused, committed: Repository, file: str) -> None:
     path = committed.path / file

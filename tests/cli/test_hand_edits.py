@@ -11,6 +11,7 @@ import pytest
 from niwfstore import Pointer
 from typer.testing import Result
 
+from niwfctl.cli.show import show_capability
 from niwfctl.repository import Repository
 from niwfctl.repository.objects import object_file
 
@@ -104,6 +105,25 @@ def test_a_manifest_with_a_wrong_entry_is_refused_by_every_command(
     commit(committed, edited(committed, edit))
     for command in COMMANDS:
         refused(committed, command, 11, MANIFEST)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "x[red]", "-x", "x.lock", "x" * 101])
+def test_a_manifest_under_a_name_that_none_may_have_is_refused(
+    refused: Refused, committed: Repository, name: str
+) -> None:
+    text = edited(committed, lambda all, region: all.update(name=name))
+    (committed.path / f"capabilities/{name}.json").write_text(text)
+    committed.git.plain("add", "capabilities")
+    committed.git.plain("commit", "-qm", "By hand")
+    for command in (["status"], ["show", "apple"], ["verify"]):
+        refused(committed, command, 11, "cannot name a capability")
+
+
+def test_show_prints_a_name_as_it_is(
+    committed: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_capability(committed.capability("apple").model_copy(update={"name": "x[red]"}))
+    assert capsys.readouterr().out.startswith("capability x[red]  ")
 
 
 @pytest.mark.parametrize("edit", MISFIT.values(), ids=MISFIT)
@@ -206,7 +226,7 @@ def pointer_of(repository: Repository) -> Path:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("nonsense", "not a Git LFS pointer"), (None, "missing from commit"), ("5", "something else")],
+    [("nonsense", "not a Git LFS pointer"), (None, "is missing"), ("5", "something else")],
     ids=["nonsense", "removed", "another size"],
 )
 def test_a_pointer_edited_by_hand_is_found_by_verify(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from niwfctl.field.cell import Cell
 from niwfctl.field.routing import (
@@ -17,6 +18,7 @@ from niwfctl.field.routing import (
     needed_bias,
     needed_margin,
     owners,
+    shadowed,
     upper_bound,
     won,
 )
@@ -97,6 +99,55 @@ def test_a_locked_claim_takes_over_no_more_than_it_may_and_disputes_few_anchors(
         assert (
             len(indices) <= max(DISPUTABLE * size, 1) and not won(found, one)[list(indices)].any()
         )
+
+
+WIDE = 64  # dimensions, in which few coordinates look closer to the cell fitted to them than others
+
+
+@pytest.fixture(params=range(3))
+def neighbours(request: pytest.FixtureRequest) -> tuple[Claim, Claim, Tensor, Tensor]:
+    """Two claims that overlap, and new coordinates of the kind of each, [4000, WIDE]."""
+    random = torch.Generator().manual_seed(request.param)
+    made = []
+    for shift, spread in ((0.0, 1.0), (0.15, 1.2)):
+        z = torch.randn(4400, WIDE, generator=random, dtype=torch.float64) * spread + shift
+        fresh = Cell.cross_fit(z[:150], 20, freedom=None)[1]
+        made.append((Claim(Cell.fit(z[:150], z[150:170]), 0.0, z[:150], fresh=fresh), z[400:]))
+    (old, of_old), (new, of_new) = made
+    return old, new, of_old, of_new
+
+
+def test_the_bound_on_takeover_holds_for_new_prompts_of_the_earlier_kind(
+    neighbours: tuple[Claim, Claim, Tensor, Tensor],
+) -> None:
+    old, new, of_old, _ = neighbours
+
+    def stated_and_true(old: Claim) -> tuple[float, float]:
+        later, _ = locked(new, [old], 0.02)
+        hits = won(later, old)
+        base = replace(old.cell, mean=old.cell.mean + 1e3)
+        true = (owners(of_old, base, [old, later]) == 1).double().mean()
+        return upper_bound(int(hits.sum()), len(hits)), float(true)
+
+    stated, true = stated_and_true(old)
+    assert true <= stated
+    stated, true = stated_and_true(replace(old, fresh=None))
+    assert true > stated  # it would not, if anchors were looked at by the cell fitted to them
+
+
+def test_the_shadow_tells_how_many_new_prompts_others_own(
+    neighbours: tuple[Claim, Claim, Tensor, Tensor],
+) -> None:
+    old, new, _, of_new = neighbours
+    later, _ = locked(new, [old], 0.02)
+    base = replace(old.cell, mean=old.cell.mean + 1e3)
+    true = float((owners(of_new, base, [old, later]) != 1).double().mean())
+
+    def told(claim: Claim) -> float:
+        return float((shadowed(claim, [old], base) != 1).double().mean())
+
+    assert abs(told(later) - true) < 0.1
+    assert true - told(replace(later, fresh=None)) > 0.3
 
 
 def test_the_loss_counts_each_of_its_own_anchors_as_if_it_were_new() -> None:

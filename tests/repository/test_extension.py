@@ -9,6 +9,7 @@ from tiny import write_data
 
 from niwfctl.errors import TrainingInterrupted, UnknownName, UsageError
 from niwfctl.repository import Repository
+from niwfctl.repository.mixture import of_capability
 from niwfctl.repository.regions import load_region
 from niwfctl.training.data import read_examples
 from niwfctl.training.run import TrainingOptions
@@ -55,6 +56,22 @@ def test_of_several_regions_the_one_that_owns_the_prompt_answers_it(
         if owner[place] == 1:
             assert active is model.field((old, new)[place])
     assert model.generate("Say apple 3.", max_new_tokens=2) is not None
+
+
+def test_which_region_answers_does_not_change_with_the_routing_of_others(
+    committed: Repository, pears: Path
+) -> None:
+    committed.train("apple", [pears], options(mode="extend"))
+    committed.commit(["apple"], "Pears, too")
+    before = committed.capability("apple")
+    old, new = before.regions
+    routing = new.routing.model_copy(update={"bias": new.routing.bias + 40.0})  # as a merge may
+    after = before.model_copy(
+        update={"regions": (old, new.model_copy(update={"routing": routing}))}
+    )
+    z = torch.cat([load_region(committed, one).anchors for one in (old, new)]).float()
+    shares = [of_capability(committed, one).shares(z) for one in (before, after)]
+    assert torch.equal(*shares) and 0 < shares[0][:, 1].mean() < 1
 
 
 def test_a_revision_replaces_the_capability_at_head_and_history_keeps_the_old(

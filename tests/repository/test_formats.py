@@ -4,6 +4,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from conftest import HUB_COMMIT
 
 from niwfctl.repository import Repository
 
@@ -47,3 +48,20 @@ def test_a_repository_of_format_2_opens_answers_and_verifies(opened: Repository)
         assert isinstance(model.generate("Say apple.", max_new_tokens=2), str)
     model.route()
     assert isinstance(model.generate("Say pear.", max_new_tokens=2), str)
+
+
+def test_on_a_hub_model_a_copy_of_its_files_will_do_and_older_ones_pin_its_commit(
+    hub_cache: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = Repository.init(tmp_path / "field", model="owner/tiny", dim=8)
+    pinned = repository.config.backbone
+    assert (pinned.model, pinned.revision) == ("owner/tiny", HUB_COMMIT)
+    assert pinned.identity.startswith("sha256:") and repository.verify().ok
+    config = repository.path / "niwf.toml"
+    older = config.read_text().replace(pinned.identity, f"hub:owner/tiny@{HUB_COMMIT}")
+    config.write_text(older)
+    repository.git.plain("commit", "--quiet", "--all", "-m", "As before")
+    assert Repository.open(repository.path).verify().ok
+    repository.git.plain("reset", "--quiet", "--hard", "HEAD~1")
+    monkeypatch.setenv("NIWFCTL_BACKBONE", str(backbone))
+    assert Repository.open(repository.path).verify(deep=True).ok

@@ -112,6 +112,22 @@ def test_what_the_reflog_holds_stays_and_what_nothing_holds_goes(left: Repositor
     assert not needed & set(left.store) and not check_all(left).damage
 
 
+def test_what_history_holds_stays_though_its_pointers_lie_elsewhere_too(
+    committed: Repository,
+) -> None:
+    needed = {ref.oid for ref in committed.capability("apple").objects}
+    path = committed.path
+    (path / "backup").mkdir()  # git comes to it first
+    for number, oid in enumerate(sorted(needed)):
+        pointer = path / "objects" / f"{oid}.safetensors"
+        (path / "backup" / f"{number}.txt").write_bytes(pointer.read_bytes())
+    run_git(path, "add", "backup")
+    run_git(path, "commit", "-q", "-m", "Copies of pointers")
+    committed.remove("apple")
+    assert collect(committed, 0.0, False).objects == ()
+    assert needed <= set(committed.store) and not check_all(committed).damage
+
+
 def age(path: Path, days: float) -> None:
     then = time.time() - days * 86400
     os.utime(path, (then, then))

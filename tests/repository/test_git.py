@@ -57,6 +57,18 @@ def test_a_branch_name_may_hold_line_separators(committed: Repository) -> None:
     assert "a\u2028b" in [ref.name for ref in committed.git.refs("heads")]
 
 
+def test_a_path_with_any_characters_is_committed_and_put_into_the_index_as_it_is(
+    committed: Repository,
+) -> None:
+    git, path = committed.git, 'objects/"a\n\tß\\"'
+    new = git.commit({path: b"x"}, "Odd", [git.head()])
+    assert path in git.files(new, "objects")
+    git.sync(new, [path])
+    git.advance(new, git.head(), "odd")
+    assert (committed.path / path).read_bytes() == b"x"
+    assert run_git(committed.path, "status", "--porcelain") == ""
+
+
 def in_the_beginning(file: Path) -> None:
     file.write_bytes(b"xx" + file.read_bytes()[2:])
 

@@ -260,6 +260,16 @@ def test_a_plain_git_merge_gives_what_ours_gives(diverged: Repository, evidence:
     assert diverged.verify().ok and check_all(diverged).damage == ()
 
 
+def test_only_merging_head_by_its_own_name_settles_the_routing(diverged: Repository) -> None:
+    diverged.git.plain("merge", "--quiet", "side")
+    diverged.git.plain("branch", "there")
+    head = diverged.git.head()
+    for same in ("there", head):
+        assert diverged.merge(same).kind == "up to date"
+        assert diverged.git.head() == head
+    assert diverged.merge("main").kind == "settled"
+
+
 def test_verify_tells_what_a_plain_git_merge_left_to_decide(diverged: Repository, add: Add) -> None:
     on(diverged, "twin", "side")
     add(diverged, "twin", 0.2)  # shares its bases with `right`
@@ -268,7 +278,7 @@ def test_verify_tells_what_a_plain_git_merge_left_to_decide(diverged: Repository
     diverged.git.plain("merge", "--quiet", "twin")
     report = diverged.verify(["twin"])
     (failed,) = [check for check in report.checks if not check.ok]
-    assert failed.subject == "twin" and "is missing from commit" in failed.detail
+    assert failed.subject == "twin" and "is missing from the commit" in failed.detail
     on(diverged, "without", "without~1")
     diverged.merge("twin")
     assert sorted(diverged.atlas()) == ["base", "twin"]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from conftest import QUICK
+from histories import revise
+from typer.testing import Result
 
 from niwfctl.errors import (
     Busy,
@@ -17,6 +19,8 @@ from niwfctl.errors import (
     UsageError,
 )
 from niwfctl.repository import Repository
+from niwfctl.repository.merge import Resolution
+from niwfctl.repository.rewrite import version_before
 from niwfctl.repository.upkeep import collect
 
 Add = Callable[..., str]
@@ -48,6 +52,46 @@ def two(fresh: Repository, add: Add) -> Repository:
     add(fresh, "x", 0.1)
     add(fresh, "y", 0.2)
     return fresh
+
+
+def test_a_merged_branch_that_lacks_later_versions_does_not_change_what_the_one_before_is(
+    two: Repository, add: Add, niwfctl: Callable[..., Result]
+) -> None:
+    two.git.plain("branch", "-M", "main")
+    two.git.plain("branch", "side")
+    second, third = revise(two, "x", 2), revise(two, "x", 3)
+    before = two.capability(f"x@{second}")
+    two.git.checkout("side")
+    add(two, "later", 0.3)
+    two.git.checkout("main")
+    two.merge("side")
+    assert two.capability("x").unrouted == two.capability(f"x@{third}").unrouted
+    shown = niwfctl("-C", two.path, "rollback", "x")
+    assert f"as of {second[:12]}" in shown.stdout
+    assert two.capability("x").unrouted == before.unrouted
+
+
+def test_the_version_before_one_that_a_merge_brought_is_on_the_branch_it_came_from(
+    two: Repository, add: Add
+) -> None:
+    two.git.plain("branch", "-M", "main")
+    two.git.plain("checkout", "--quiet", "-b", "side")
+    added = add(two, "new", 0.3)
+    revise(two, "new", 2)
+    two.git.checkout("main")
+    revise(two, "x", 2)
+    two.merge("side")
+    assert version_before(two, "new") == added
+
+
+def test_the_version_before_a_merge_took_theirs_is_ours(two: Repository) -> None:
+    two.git.plain("branch", "-M", "main")
+    two.git.plain("checkout", "--quiet", "-b", "side")
+    revise(two, "x", 2)
+    two.git.checkout("main")
+    ours = revise(two, "x", 3)
+    two.merge("side", Resolution(side="theirs"))
+    assert version_before(two, "x") == ours
 
 
 def test_everything_is_rolled_back_to_the_very_tree_it_was(two: Repository, add: Add) -> None:

@@ -16,7 +16,7 @@ from typer.testing import Result
 from niwfctl.backbone.batch import pad, prompt_mask
 from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.errors import Shadowed
-from niwfctl.field.routing import owners, upper_bound
+from niwfctl.field.routing import owners, upper_bound, won
 from niwfctl.records import Message
 from niwfctl.repository import Repository
 from niwfctl.repository.commit import RoutingOptions
@@ -228,6 +228,20 @@ def test_verify_tells_when_plain_git_merge_broke_the_lock_and_merging_head_settl
     done = niwfctl("-C", repository.path, "merge", "HEAD")
     assert done.exit_code == 0 and "bias 0 →" in done.stdout
     assert Repository.open(repository.path).verify().ok
+
+
+def test_verify_tells_what_all_later_regions_win_together(crowd: Crowd) -> None:
+    repository = crowd("first", 0.0)
+    (check,) = [check for check in repository.verify().checks if check.check == "routing"]
+    assert "together" not in check.detail
+    for name in "ab":
+        crowd(name, 0.2, max_takeover=0.2, accept_shadow=True)
+    first, *later = stakes(repository, repository.atlas())
+    hits = torch.stack([won(one.claim, first.claim) for one in later])
+    share = hits.any(0).double().mean().item()
+    assert hits.double().mean(1).max() < share
+    (check,) = [check for check in repository.verify().checks if check.check == "routing"]
+    assert f"together win at most {share:.1%} of one, of first" in check.detail
 
 
 def test_what_is_rolled_back_among_others_leaves_the_routing_lock_whole(crowd: Crowd) -> None:

@@ -51,6 +51,19 @@ def test_what_plain_git_lfs_pushes_niwfctl_clones(
 
 
 @needs_lfs
+def test_clones_that_only_pull_stay_at_the_remotes_commit_whatever_its_routing(
+    shared: Repository, remote: Path, tmp_path: Path, add: Callable[..., str]
+) -> None:
+    add(shared, "banana", 0.1)
+    shared.remove("apple")  # and what was settled beside it would be settled otherwise now
+    shared.remotes.push("origin", [])
+    for name in ("one", "two"):
+        repository = clone(str(remote), tmp_path / name)
+        assert repository.remotes.pull("origin").kind == "up to date"
+        assert repository.git.head() == shared.git.head()
+
+
+@needs_lfs
 def test_a_lazy_clone_gets_objects_when_they_are_needed(
     shared: Repository, remote: Path, tmp_path: Path
 ) -> None:

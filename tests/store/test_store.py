@@ -226,6 +226,74 @@ def test_a_broken_memory_only_costs_a_hash(tmp_path: Path) -> None:
     assert ObjectStore(tmp_path, tmp_path).get(oid).is_file()
 
 
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Notes what is hashed from now on."""
+    names, digest = [], hashlib.file_digest
+
+    def noting(file, kind: str):
+        names.append(Path(file.name).name)
+        return digest(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", noting)
+    return names
+
+
+def several(store: ObjectStore, number: int) -> list[str]:
+    each = (TENSORS | {"c": TensorBytes("U8", (2,), bytes([n, 7]))} for n in range(number))
+    return [store.put_tensors(tensors).oid for tensors in each]
+
+
+def test_what_was_hashed_is_remembered_by_every_process_whatever_others_remember(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = [ObjectStore(tmp_path, tmp_path / "cache") for _ in range(2)]
+    oids = several(stores[0], 6)
+    (tmp_path / "cache" / "verified.json").unlink()
+    stores = [ObjectStore(tmp_path, tmp_path / "cache") for _ in range(2)]
+    for number, oid in enumerate(oids):
+        stores[number % 2].get(oid)
+    names = hashed(monkeypatch)
+    for oid in oids:
+        ObjectStore(tmp_path, tmp_path / "cache").get(oid)
+    assert not names
+
+
+def test_a_line_of_the_memory_that_a_kill_cut_short_costs_one_hash(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = several(store, 3)
+    memory = tmp_path / "cache" / "verified.json"
+    *whole, last = memory.read_bytes().split(b"\n")
+    memory.write_bytes(b"\n".join([*whole, last[:-9]]))
+    names = hashed(monkeypatch)
+    for _ in range(2):
+        for oid in (first, second, third):
+            ObjectStore(store.root, tmp_path / "cache").get(oid)
+    assert names == [third]
+
+
+def test_the_memory_grows_by_what_is_new_alone(store: ObjectStore, tmp_path: Path) -> None:
+    oids = several(store, 100)
+    memory = tmp_path / "cache" / "verified.json"
+    before = memory.read_bytes()
+    for oid in oids:
+        store.verify(oid)
+    assert memory.read_bytes() == before
+    store.put_tensors(TENSORS)
+    assert memory.read_bytes().startswith(before)
+    assert len(memory.read_bytes()) < len(before) * 1.1
+
+
+def test_the_memory_is_shortened_once_most_of_it_is_out_of_date(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = tmp_path / "cache" / "verified.json"
+    oids = [store.put_tensors(TENSORS).oid for _ in range(150)]
+    names = hashed(monkeypatch)
+    ObjectStore(store.root, tmp_path / "cache").get(oids[0])
+    assert not names and len(memory.read_bytes()) < 200
+
+
 @given(oid=st.binary(min_size=32, max_size=32).map(bytes.hex), size=st.integers(0, 2**60))
 def test_a_pointer_survives_its_text(oid: str, size: int) -> None:
     assert Pointer.parse(Pointer(oid, size).text()) == Pointer(oid, size)

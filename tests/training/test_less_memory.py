@@ -1,5 +1,6 @@
 """Gradient checkpointing and 8-bit moments: less memory, the same training."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,12 @@ def kept_for_the_gradient(trainer: Trainer) -> int:
     return sum(kept.values())
 
 
+def activations() -> set[int]:
+    """Those that are alive and part of a graph."""
+    tensors = (one for one in gc.get_objects() if issubclass(type(one), Tensor))
+    return {id(one) for one in tensors if one.grad_fn is not None and one.dim() == 3}
+
+
 def test_checkpointed_layers_give_the_same_training_bit_for_bit(
     fresh: Repository, data: Path
 ) -> None:
@@ -55,6 +62,19 @@ def test_checkpointed_layers_keep_less(fresh: Repository, data: Path) -> None:
     sparing = QUICK.model_copy(update={"gradient_checkpointing": True})
     plain = kept_for_the_gradient(trainer_of(fresh, data, QUICK))
     assert kept_for_the_gradient(trainer_of(fresh, data, sparing)) < plain / 2
+
+
+@pytest.mark.parametrize("quant", ["none", "nf4"])
+@pytest.mark.parametrize("sparing", [False, True])
+def test_no_activation_outlives_its_step(
+    tmp_path: Path, backbone: Path, data: Path, quant: str, sparing: bool
+) -> None:
+    repository = Repository.init(tmp_path / quant, model=str(backbone), quant=quant, dim=8)
+    options = QUICK.model_copy(update={"gradient_checkpointing": sparing})
+    trainer = trainer_of(repository, data, options)
+    before = activations()
+    trainer.step()
+    assert activations() <= before
 
 
 def test_8_bit_moments_train_and_resume_to_the_same_bits(

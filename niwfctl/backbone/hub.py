@@ -1,0 +1,40 @@
+"""Backbones of the Hugging Face hub, as folders of its cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from niwfctl.backbone.embedded import EMBEDDED
+from niwfctl.backbone.identity import DEFINING
+from niwfctl.errors import BackboneError
+
+_BESIDE = ("*.safetensors.index.json", "generation_config.json", "special_tokens_map.json")
+_TWICE = ("consolidated*", "original/*")  # the same weights for other libraries
+
+
+def snapshot(model: str, revision: str | None = None) -> tuple[Path, str]:
+    """(folder, commit) of a hub model, downloaded unless it is in the cache.
+
+    Args:
+        model: hub id.
+        revision: branch, tag or commit; without the hub, what an earlier download left is taken.
+
+    Raises:
+        BackboneError: it is neither there nor to be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            model,
+            revision=revision,
+            allow_patterns=[*DEFINING, *_BESIDE],
+            ignore_patterns=list(_TWICE),
+        )
+    except Exception as error:  # the hub's transport has errors of its own, for each version
+        reason = str(error).strip().splitlines()[0]
+        raise BackboneError(
+            f"the backbone {model!r} is neither a folder nor to be had from the Hugging Face hub "
+            f"({reason}): give a path, a hub id, or {EMBEDDED!r}"
+        ) from error
+    return Path(folder), Path(folder).name
