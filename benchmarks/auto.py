@@ -13,8 +13,8 @@ from capabilities import arguments, held_out, repository_at, trained
 from common import markdown, write_results
 from speed import seconds
 
+from niwfctl.records import Example
 from niwfctl.repository.model import AUTO, Model
-from niwfctl.training.data import Example
 from niwfctl.training.run import TrainingOptions
 
 DECODED = 32  # tokens a round

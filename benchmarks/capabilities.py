@@ -11,9 +11,10 @@ from pathlib import Path
 
 from common import BROAD, HELD_OUT, LONGEST, MEASURED
 
+from niwfctl.records import Example
 from niwfctl.repository import Repository
 from niwfctl.repository.commit import RoutingOptions
-from niwfctl.training.data import Example, read_examples
+from niwfctl.training.data import read_examples
 from niwfctl.training.loop import Progress
 from niwfctl.training.run import TrainingOptions
 

@@ -23,6 +23,7 @@ from peft import PeftModel
 
 from niwfctl.backbone.prompts import encode
 from niwfctl.field.frozen import FrozenSum
+from niwfctl.records import Example
 from niwfctl.repository import Repository
 from niwfctl.repository.compose import EXACT, MERGING, Recipe
 from niwfctl.repository.export import export
@@ -30,7 +31,6 @@ from niwfctl.repository.merging import compressed
 from niwfctl.repository.mixture import of_capability
 from niwfctl.repository.regions import load_region
 from niwfctl.repository.sweep import sweep
-from niwfctl.training.data import Example
 from niwfctl.training.run import TrainingOptions
 
 PEFT_METHODS = ("linear", "cat", "svd", "ties", "dare_linear", "dare_ties", "magnitude_prune")

@@ -19,7 +19,8 @@ from niwfctl.backbone.load import Backbone
 from niwfctl.backbone.prompts import common_prefix, prompt_tokens
 from niwfctl.backbone.sites import decoder_layers
 from niwfctl.field.coordinates import pool
-from niwfctl.training.data import Message, read_examples
+from niwfctl.records import Message
+from niwfctl.training.data import read_examples
 
 LONGEST = 256  # tokens; of longer prompts the beginning is read
 LAYERS = (2, 4, 6)

@@ -14,12 +14,13 @@ from niwfctl import errors
 from niwfctl.errors import NiwfError
 
 if TYPE_CHECKING:
+    from niwfctl.records import Example, Message
     from niwfctl.repository import Repository
     from niwfctl.repository.commit import RoutingOptions
     from niwfctl.repository.compose import Recipe
     from niwfctl.repository.merge import Resolution
     from niwfctl.repository.model import Model
-    from niwfctl.training.data import Example, Message, read_examples
+    from niwfctl.training.data import read_examples
     from niwfctl.training.run import TrainingOptions
 
 __all__ = [
@@ -43,8 +44,8 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 # Imported when asked for, so that the command line starts quickly.
 _LAZY = {
-    "Example": "niwfctl.training.data",
-    "Message": "niwfctl.training.data",
+    "Example": "niwfctl.records",
+    "Message": "niwfctl.records",
     "Model": "niwfctl.repository.model",
     "Recipe": "niwfctl.repository.compose",
     "Repository": "niwfctl.repository",

@@ -18,7 +18,8 @@ from pydantic import (
 
 from niwfctl.config import mend, validated
 from niwfctl.errors import FormatError, UnknownName, UsageError
-from niwfctl.training.run import Platform, Run
+from niwfctl.records import Platform
+from niwfctl.training.run import Run
 
 FORMAT = 2  # 1 knew no compositions and no reused bases
 RESERVED = ("HEAD", "auto", "base")  # a revision, `--reuse auto`, and what answers without any

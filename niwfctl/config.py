@@ -9,7 +9,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from niwfctl.errors import FormatError
-from niwfctl.training.run import Witness
+from niwfctl.records import Witness
 
 FORMAT = 1
 FILE = "niwf.toml"

@@ -3,7 +3,8 @@
 import pytest
 
 from niwfctl.errors import DataError
-from niwfctl.training.data import Message, read_examples
+from niwfctl.records import Message
+from niwfctl.training.data import read_examples
 
 ALPACA = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
 PAIR = {"prompt": "Why?", "completion": "Because."}

@@ -10,9 +10,10 @@ from conftest import QUICK
 
 import niwfctl
 from niwfctl.errors import UnknownName, UsageError
+from niwfctl.records import Message
 from niwfctl.repository import Repository
 from niwfctl.repository.measure import Data
-from niwfctl.training.data import Message, read_examples
+from niwfctl.training.data import read_examples
 
 
 def test_one_file_or_name_may_be_given_where_several_are_expected(

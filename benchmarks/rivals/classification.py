@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from niwfctl.errors import DataError
-from niwfctl.training.data import Example, Message
+from niwfctl.records import Example, Message
 
 LABELS = 5  # of the package task
 QUESTION = "{sentence}\n\nAnswer with one of: {labels}."

@@ -18,7 +18,7 @@ from niwfctl.backbone.sites import find_sites
 from niwfctl.field.basis import Basis
 from niwfctl.field.cell import Cell
 from niwfctl.field.coordinates import CoordinateMap
-from niwfctl.training.data import Message
+from niwfctl.records import Message
 from rivals.drift import Remembered, drift
 from rivals.loop import answers_of, mean_nats, train
 from rivals.loop import seen as rows_seen

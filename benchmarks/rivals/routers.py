@@ -11,7 +11,7 @@ from niwfctl.backbone.batch import batched
 from niwfctl.backbone.calibration import BATCH, LONGEST, calibration_prompts, pooled
 from niwfctl.backbone.load import Backbone
 from niwfctl.backbone.prompts import Tokens, common_prefix, prompt_tokens
-from niwfctl.training.data import Message
+from niwfctl.records import Message
 
 
 class FrozenStates:

@@ -11,7 +11,8 @@ from common import HELD_OUT, LONGEST, MEASURED
 from transformers import PreTrainedTokenizerBase
 
 from niwfctl.backbone.prompts import encode
-from niwfctl.training.data import Example, read_examples
+from niwfctl.records import Example
+from niwfctl.training.data import read_examples
 from rivals.classification import library_tasks, read_task, write_task
 from rivals.protocol import Task
 

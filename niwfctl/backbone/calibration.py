@@ -18,7 +18,7 @@ from niwfctl.backbone.sites import decoder_layers
 from niwfctl.errors import UsageError
 from niwfctl.field.cell import Cell
 from niwfctl.field.coordinates import CoordinateMap, pool
-from niwfctl.training.data import Message
+from niwfctl.records import Message
 
 BATCH = 16
 LONGEST = 256  # tokens of a calibration prompt that are read

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from niwfctl.training.run import Platform
+from niwfctl.records import Platform
 
 
 def current_platform(device: torch.device, *packages: str) -> Platform:

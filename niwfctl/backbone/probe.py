@@ -10,7 +10,7 @@ from torch import Tensor
 
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.platform import current_platform
-from niwfctl.training.run import Platform, Witness
+from niwfctl.records import Platform, Witness
 
 SEQUENCES, LENGTH = 4, 24
 SAMPLED = 256  # logits kept of each sequence, to compare on another platform

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from niwfctl.errors import DataError
-from niwfctl.training.data import Example, Message
+from niwfctl.records import Example, Message
 
 # For backbones without a chat template of their own; in the manner of Alpaca.
 DEFAULT_TEMPLATE = (

@@ -67,7 +67,7 @@ def run(
 
 
 def _converse(model: Model, settings: dict) -> None:
-    from niwfctl.training.data import Message
+    from niwfctl.records import Message
 
     turns: list[Message] = []
     out.print("A conversation: /new begins another, Ctrl-D ends.")

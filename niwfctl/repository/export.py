@@ -21,6 +21,7 @@ from niwfctl.backbone.embedded import EMBEDDED, UPSTREAM
 from niwfctl.errors import UsageError
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.region import Region
+from niwfctl.records import Example
 from niwfctl.repository.forms import (
     factors_of,
     rank_of,
@@ -34,7 +35,7 @@ from niwfctl.repository.model import Model, pinned_source
 from niwfctl.repository.objects import require_new, require_new_file, storing
 from niwfctl.repository.regions import acting_everywhere, load_region
 from niwfctl.repository.same_field import usable
-from niwfctl.training.data import Example, data_hash, read_examples
+from niwfctl.training.data import data_hash, read_examples
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from niwfctl.several import Names, Sources, several
 
 if TYPE_CHECKING:
+    from niwfctl.records import Example
     from niwfctl.repository.diff import Changed, Compared
     from niwfctl.repository.map import Map
     from niwfctl.repository.matrix import Matrix
     from niwfctl.repository.repository import Repository
     from niwfctl.repository.upkeep import Checked, Collected
     from niwfctl.repository.verify import Check
-    from niwfctl.training.data import Example
 
 
 class Inspection:

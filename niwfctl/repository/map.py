@@ -12,8 +12,8 @@ from torch import Tensor
 from niwfctl.atlas import Atlas, Capability, RegionEntry, Takeover
 from niwfctl.field.projection import Ellipse, discriminant
 from niwfctl.field.routing import BASE, owners
+from niwfctl.records import Example, Message
 from niwfctl.repository.routing import Stake, base_cell, claim_of, stakes
-from niwfctl.training.data import Example, Message
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository

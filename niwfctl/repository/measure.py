@@ -21,9 +21,10 @@ from niwfctl.atlas import Atlas, Capability
 from niwfctl.backbone.batch import batched
 from niwfctl.backbone.load import default_device
 from niwfctl.backbone.platform import current_platform
+from niwfctl.records import Example
 from niwfctl.repository.model import AUTO, Model
 from niwfctl.several import Sources
-from niwfctl.training.data import Example, data_hash, read_examples
+from niwfctl.training.data import data_hash, read_examples
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository

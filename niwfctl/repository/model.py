@@ -24,11 +24,11 @@ from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import BackboneError, DataError, UsageError
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.region import Region
+from niwfctl.records import Example, Message
 from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
 from niwfctl.repository.regions import load_region, read_coordinates
 from niwfctl.repository.routing import base_cell, stakes
 from niwfctl.repository.same_field import usable
-from niwfctl.training.data import Example, Message
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from niwfctl.backbone.prompts import Tokens, encode
 from niwfctl.errors import DataError
+from niwfctl.records import Example
 from niwfctl.repository.model import Model
-from niwfctl.training.data import Example, split
+from niwfctl.training.data import split
 from niwfctl.training.run import Run, TrainingOptions
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from niwfctl.repository.mixture import of_capability, weighted
 from niwfctl.repository.same_field import usable
 
 if TYPE_CHECKING:
+    from niwfctl.records import Example
     from niwfctl.repository.repository import Repository
-    from niwfctl.training.data import Example
 
 COMMON = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # weights tried for all parts alike, first
 STEPS = (0.1, 0.05)  # by which single weights are then moved, as long as that helps

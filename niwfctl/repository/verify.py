@@ -14,12 +14,12 @@ from niwfctl.atlas import Atlas, Capability, RegionEntry
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, logits_platform, probe
 from niwfctl.errors import NiwfError, ObjectError, UnknownName
+from niwfctl.records import Witness
 from niwfctl.repository.model import Model, pinned_source
 from niwfctl.repository.objects import object_file, obtain, pointer_problem, read_pointers
 from niwfctl.repository.regions import load_region, read_coordinates, read_region
 from niwfctl.repository.routing import audited
 from niwfctl.repository.signature import Signature, signature, tag_signature
-from niwfctl.training.run import Witness
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from niwfctl.training.data import Message
+from niwfctl.records import Message
 
 MAX_STOPS = 16
 

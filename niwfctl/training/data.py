@@ -10,10 +10,10 @@ import random
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from niwfctl.errors import DataError
+from niwfctl.records import Example, Message
 from niwfctl.several import Sources, several
 
 _ACCEPTED = (
@@ -28,30 +28,6 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS = {dict: "an object", list: "an array", str: "a string", type(None): "null"}
 
 Records = Iterator[tuple[str, object]]  # each with its origin
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a chat, by the system, user, assistant or a tool."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt, as chat messages ending before the answer, and its answer.
-
-    Attributes:
-        messages: the prompt.
-        answer: what the model is to say after it; empty where only the prompt is known.
-        origin: the record it comes from: `FILE:LINE` for JSONL and CSV, `FILE[INDEX]` for JSON,
-            `FILE row INDEX` for Parquet and the hub. The answers of one chat share theirs.
-    """
-
-    messages: tuple[Message, ...]
-    answer: str
-    origin: str
 
 
 def read_examples(sources: Sources) -> list[Example]:

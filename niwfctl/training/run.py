@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from niwfstore import MalformedTensors, read_metadata
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from niwfctl.errors import FormatError
+from niwfctl.records import Witness
 
 FORMAT = 1
 
@@ -51,26 +52,6 @@ class TrainingOptions(BaseModel):
     def rows_a_step(self) -> int:
         """Rows of an optimizer step, of all processes together."""
         return self.batch_size * self.grad_accum
-
-
-def _with_threads(platform: dict[str, str | int]) -> dict[str, str | int]:
-    threads = platform.get("threads")
-    if not isinstance(threads, int) or threads < 1:
-        raise ValueError("`threads` must be a number from 1")
-    return platform
-
-
-Platform = Annotated[dict[str, str | int], AfterValidator(_with_threads)]
-"""What a computation ran on, as `niwfctl.backbone.platform` describes it."""
-
-
-class Witness(BaseModel):
-    """The probes' digest at the end of training, and what computed it."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-    digest: str
-    platform: Platform
 
 
 class Reused(BaseModel):

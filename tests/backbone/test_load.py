@@ -22,7 +22,7 @@ from niwfctl.errors import BackboneError, UsageError
 from niwfctl.field.basis import Basis
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.generator import Generator
-from niwfctl.training.data import Message
+from niwfctl.records import Message
 
 TOKENS = torch.arange(40).reshape(2, 20)
 

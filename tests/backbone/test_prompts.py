@@ -20,7 +20,7 @@ from niwfctl.errors import DataError
 from niwfctl.field.basis import Basis
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.generator import Generator
-from niwfctl.training.data import Example, Message
+from niwfctl.records import Example, Message
 
 ADD = Example((Message("user", "Add 1 and 2."),), "3", "sums.jsonl:7")
 BRIEF = Example((Message("system", "Be brief."), *ADD.messages), "3", "sums.jsonl:8")

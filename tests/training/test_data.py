@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 from records import ALPACA, CHAT, PAIR, SHAREGPT, refusal, user
 
-from niwfctl.training.data import Example, Message, read_examples
+from niwfctl.records import Example, Message
+from niwfctl.training.data import read_examples
 
 Write = Callable[..., str]
 

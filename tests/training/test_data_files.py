@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from records import ALPACA, CHAT, PAIR, refusal, user
 
-from niwfctl.training.data import Example, data_hash, read_examples
+from niwfctl.records import Example
+from niwfctl.training.data import data_hash, read_examples
 
 Write = Callable[..., str]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from niwfctl.errors import DataError
-from niwfctl.training.data import Example, Message, data_hash, read_prompts
+from niwfctl.records import Example, Message
+from niwfctl.training.data import data_hash, read_prompts
 
 
 def test_each_line_with_words_is_a_prompt_without_an_answer(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from niwfctl.errors import DataError
-from niwfctl.training.data import Example, Message, data_hash, split
+from niwfctl.records import Example, Message
+from niwfctl.training.data import data_hash, split
 
 
 def user(text: str) -> tuple[Message, ...]:
