@@ -26,8 +26,10 @@ app = typer.Typer()
 def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Show the active capability, uncommitted trainings, and what differs from HEAD."""
     from niwfctl.repository import Repository
+    from niwfctl.repository.underway import under_way, way_out
 
     repository = Repository.open(ctx.obj)
+    begun = under_way(repository.git.folder)
     atlas, waiting, changes = repository.atlas(), repository.uncommitted(), repository.changes()
     if as_json:
         emit_json(
@@ -38,11 +40,14 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
                 "capabilities": sorted(atlas),
                 "uncommitted": [run_json(run) for run in waiting],
                 "changes": changes,
+                "under_way": begun,
             }
         )
         return
     branch = repository.git.branch()
     out.print(f"On branch {branch}" if branch else f"HEAD detached at {repository.git.head()[:12]}")
+    if begun:
+        out.print(f"A `git {begun}` is under way: {way_out(begun)}", style="red", markup=False)
     active = repository.active
     gone = "" if active is None or active.split("@")[0] in atlas or "@" in active else " (not here)"
     out.print(f"Active: {active or 'the bare backbone'}{gone}", markup=False)
@@ -52,10 +57,11 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
         for run in waiting:
             out.print(f"  {run_line(run)}", style="green" if run.finished else "red", markup=False)
     if changes:
-        out.print("\nFiles that differ from HEAD (`git restore --staged --worktree FILE` undoes):")
+        undoes = "" if begun else " (`git restore --staged --worktree FILE` undoes)"
+        out.print(f"\nFiles that differ from HEAD{undoes}:")
         for line in changes:
             out.print(f"  {line}", style="red", markup=False)
-    if not waiting and not changes:
+    if not (waiting or changes or begun):
         out.print("Nothing to commit.")
 
 

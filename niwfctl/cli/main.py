@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from niwfctl import __version__
-from niwfctl.cli.output import err
-from niwfctl.errors import MemoryFull, NiwfError
+from niwfctl.cli.output import StandardOutput, err, out
+from niwfctl.errors import MemoryFull, NiwfError, StorageError
 from niwfctl.repository.objects import storing
 
 MODULES = {  # and their commands, in the order in which help lists them
@@ -67,10 +67,19 @@ class _Commands(TyperGroup):
         super().__init__(**settings)
         self.commands = _Lazy()
 
+    def make_context(self, *arguments: object, **settings: object) -> typer.Context:
+        try:
+            return super().make_context(*arguments, **settings)
+        except StorageError as error:  # help and the version are reports, too
+            self._say(error)
+
     def invoke(self, ctx: typer.Context) -> object:
         try:
             with storing():
-                return super().invoke(ctx)
+                try:
+                    return super().invoke(ctx)
+                finally:
+                    sys.stdout.flush()  # here, where an error of it is told
         except NiwfError as error:
             self._tell(ctx, error)
         except (MemoryError, RuntimeError) as error:
@@ -84,6 +93,10 @@ class _Commands(TyperGroup):
     def _tell(self, ctx: typer.Context, error: NiwfError) -> NoReturn:
         if ctx.params.get("debug"):
             raise error
+        self._say(error)
+
+    @staticmethod
+    def _say(error: NiwfError) -> NoReturn:
         err.print("niwfctl:", *str(error).splitlines(), markup=False)
         raise typer.Exit(error.exit_code) from error
 
@@ -109,7 +122,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"niwfctl {__version__}")
+        out.print(f"niwfctl {__version__}", markup=False)
         raise typer.Exit
 
 
@@ -135,4 +148,5 @@ def settings(
 
 def main() -> None:
     """Entry point of `niwfctl`."""
+    StandardOutput.take()
     app(prog_name="niwfctl")

@@ -2,18 +2,62 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from niwfctl.errors import UsageError
+from niwfctl.errors import StorageError, UsageError
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+class StandardOutput(io.TextIOWrapper):
+    """Standard output that writes `?` for what its encoding lacks, and whose errors are its own.
+
+    So nobody takes an error of the report for one of the work that it reports.
+    """
+
+    @classmethod
+    def take(cls) -> None:
+        """Puts one in the place of Python's, which is None where the descriptor is closed."""
+        if sys.stdout is None:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 1)  # to write there is an error still
+            sys.stdout = sys.__stdout__ = os.fdopen(1, "w")
+        was = sys.stdout
+        settings = {"line_buffering": was.line_buffering, "write_through": was.write_through}
+        sys.stdout = cls(was.buffer, was.encoding, "replace", **settings)
+
+    def write(self, text: str) -> int:
+        """Writes text; raises StorageError, or BrokenPipeError where nobody reads any more."""
+        with self._reporting():
+            return super().write(text)
+
+    def flush(self) -> None:
+        """Writes what is held back; raises as `write`."""
+        with self._reporting():
+            super().flush()
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # where the rest may go
+            raise StorageError(
+                f"the report could not be written to standard output ({error.strerror}), though "
+                "all else that the command does is done"
+            ) from error
 
 
 def put(text: Text) -> None:
@@ -25,7 +69,8 @@ def put(text: Text) -> None:
 
 
 def emit_json(value: object) -> None:
-    """Writes one JSON document to standard output; docs/json.md describes each."""
+    """Writes one JSON document to standard output, in UTF-8; docs/json.md describes each."""
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # `\udc80` is JSON, too
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 

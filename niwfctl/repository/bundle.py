@@ -49,13 +49,18 @@ def create(repository: Repository, file: Path, targets: Names = ()) -> list[str]
         Names of the capabilities in it.
 
     Raises:
-        UsageError: it is not the name of a file in a folder that is there, or two of the
-            capabilities have one name.
+        UsageError: it is not the name of a file in a folder that is there, two of the
+            capabilities have one name, or the repository is a shallow clone.
         UnknownName: there is no such revision or capability.
         ObjectError: an object is missing or corrupt.
     """
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise UsageError(f"{file} cannot be written: give a file in a folder that is there")
+    if repository.git.plain("rev-parse", "--is-shallow-repository") == "true":
+        raise UsageError(
+            "this is a shallow clone, and a bundle of it could only be applied where the history "
+            "is that it lacks: get that with `git fetch --unshallow`, then create the bundle"
+        )
     commit = _chosen(repository, several(targets))
     names = sorted(repository.atlas(commit))
     with storing(), tempfile.TemporaryDirectory(dir=file.absolute().parent) as scratch:
@@ -117,14 +122,18 @@ def _chosen(repository: Repository, targets: Sequence[str]) -> str:
 def _alone(repository: Repository, chosen: Atlas) -> str:
     """A commit of some capabilities only, on the one in which the field began.
 
-    So whoever applies it gets these and no others, and whoever shares the field can merge it.
+    So whoever applies it gets these and no others, and whoever shares the field can merge it. A
+    history that was cut short begins with capabilities: then the commit stands for itself, without
+    them.
     """
     from niwfctl.repository.routing import settled
 
     head = repository.git.resolve("HEAD")
     began = repository.git.log(head, "%H", "--diff-filter=A", "--", FILE).split()[-1]
     message = f"{', '.join(sorted(chosen))} of {head[:12]}"
-    return repository.git.commit(changed_files({}, settled(repository, chosen)), message, [began])
+    others = repository.atlas(began)
+    files = changed_files(others, settled(repository, chosen))
+    return repository.git.commit(files, message, [] if others else [began], onto=began)
 
 
 def _write_history(repository: Repository, commit: str, file: Path) -> None:

@@ -21,6 +21,7 @@ from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.regions import load_basis, pins
 from niwfctl.repository.routing import require_light, settled
+from niwfctl.repository.underway import require_ready
 from niwfctl.tensors import as_bytes
 from niwfctl.training import checkpoint
 from niwfctl.training.run import Run
@@ -62,7 +63,7 @@ def commit(
     """Does what `Repository.commit` says. Order: objects, git objects, work tree, branch."""
     if not message.strip():
         raise UsageError("an empty commit message: say what was trained")
-    repository.git.require_identity(repository.path)
+    require_ready(repository)
     with storing(), repository.writing():
         runs = _trained(repository, names)
         sealed = [_sealed(repository, run) for run in runs]

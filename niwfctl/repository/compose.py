@@ -14,6 +14,7 @@ from niwfctl.repository.objects import storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import usable
+from niwfctl.repository.underway import require_ready
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +70,7 @@ def compose(
     """Does what `Repository.compose` says."""
     require_free(repository, name)
     parts = parts_of(repository, sources, _checked(recipe, len(sources)))
-    repository.git.require_identity(repository.path)
+    require_ready(repository)
     merged = None if recipe.method in EXACT else _merged(repository, name, parts, recipe)
     message = message or _message(name, sources, recipe, merged)
     with storing(), repository.writing(), repository.operations.recording(command_line()):

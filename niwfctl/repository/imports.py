@@ -26,6 +26,7 @@ from niwfctl.repository.model import Model
 from niwfctl.repository.names import require_free
 from niwfctl.repository.objects import storing
 from niwfctl.repository.runs import Rows, encoded, new_run
+from niwfctl.repository.underway import require_ready
 from niwfctl.training.data import data_hash, read_examples, read_prompts
 from niwfctl.training.loop import Progress
 from niwfctl.training.run import ImportedAdapter, TrainingOptions
@@ -66,7 +67,7 @@ def import_adapter(
     message = f"Import {name}" if message is None else message
     if not message.strip():
         raise UsageError("an empty commit message: say what is imported with -m")
-    repository.git.require_identity(repository.path)
+    require_ready(repository)
     config = read_config(folder)
     if bool(data) == bool(prompts):
         raise UsageError("say what the adapter is for: give --data FILE, or --prompts FILE")

@@ -12,6 +12,7 @@ from niwfctl.repository.objects import OURS, storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import changed_files, record
 from niwfctl.repository.same_field import require_same_field
+from niwfctl.repository.underway import require_ready
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -61,7 +62,7 @@ def merge(
     repository: Repository, revision: str, resolution: Resolution, message: str | None
 ) -> Merged:
     """Does what `Repository.merge` says."""
-    repository.git.require_identity(repository.path)
+    require_ready(repository)
     with storing(), repository.writing(), repository.operations.recording(command_line()):
         merged = _merge(repository, revision, resolution, message or f"Merge {revision}")
     if merged.kind != "up to date":

@@ -18,6 +18,7 @@ from niwfstore import write_atomic
 
 from niwfctl.errors import NiwfError, UsageError
 from niwfctl.repository.lock import lock
+from niwfctl.repository.underway import require_ended
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -114,7 +115,8 @@ class Operations:
 
         Raises:
             NiwfError: there is nothing to take back.
-            UsageError: the repository has moved on by other means.
+            UsageError: the repository has moved on by other means, or git is in the middle of
+                something.
             Busy: another process is committing, or trains what would be taken back.
         """
         with ExitStack() as locks:
@@ -123,6 +125,7 @@ class Operations:
             if not done:
                 raise NiwfError("there is nothing to undo: no operation is remembered here")
             last = done[-1]
+            require_ended(self._repository)
             if last.added:  # they may be under way
                 locks.enter_context(self._repository.trainings.training())
             self._check(last)

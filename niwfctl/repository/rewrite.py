@@ -13,6 +13,7 @@ from niwfctl.repository.objects import manifest_file
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import require_same_field
+from niwfctl.repository.underway import require_ready
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -145,7 +146,7 @@ def _settled(repository: Repository, atlas: Atlas) -> Atlas:
 
 
 def _recorded(repository: Repository, change, message: str) -> str:
-    repository.git.require_identity(repository.path)
+    require_ready(repository)
     with repository.writing(), repository.operations.recording(command_line()):
         commit = record(repository, change, message)
     repository.git.tell_hook("post-commit")

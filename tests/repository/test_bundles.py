@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from faults import ended, run_git, start
+from histories import cut
 from typer.testing import Result
 
 from niwfctl.errors import FormatError, ObjectError
@@ -207,6 +208,38 @@ def test_a_bundle_of_one_capability_brings_no_other(
     assert fresh.verify().ok and not check_all(fresh).damage
     assert apply(committed, tmp_path / "pear.niwf").added == ()
     assert sorted(committed.atlas()) == ["apple", "pear"]
+
+
+def test_a_bundle_of_one_capability_brings_no_other_where_history_begins_with_all(
+    fresh: Repository, committed: Repository, tmp_path: Path, add: Callable[..., str]
+) -> None:
+    add(committed, "secret", 0.3)
+    secret = committed.capability("secret").unrouted
+    cut(committed)
+    create(committed, tmp_path / "apple.niwf", ["apple"])
+    shared = committed.capability("apple").objects
+    with tarfile.open(tmp_path / "apple.niwf") as archive:
+        names = archive.getnames()
+    for ref in secret.objects:
+        assert ref in shared or f"objects/{ref.oid}" not in names
+    assert apply(fresh, tmp_path / "apple.niwf").added == ("apple",)
+    assert sorted(fresh.atlas()) == ["apple"]
+    merged = fresh.git.resolve("HEAD^2")
+    assert fresh.git.files(merged, "capabilities").keys() == {"capabilities/apple.json"}
+    assert fresh.verify().ok and not check_all(fresh).damage
+
+
+def test_a_shallow_clone_makes_no_bundle_and_says_what_it_lacks(
+    committed: Repository, tmp_path: Path, niwfctl: Callable[..., Result]
+) -> None:
+    committed.rename("apple", "pear")
+    url = committed.path.as_uri()
+    run_git(tmp_path, "-c", "protocol.file.allow=always", "clone", "-q", "--depth=1", url, "copy")
+    for targets in ([], ["pear"]):
+        command = ("bundle", "create", tmp_path / "b.niwf", *targets)
+        refused = niwfctl("-C", tmp_path / "copy", *command)
+        assert refused.exit_code == 2 and "git fetch --unshallow" in refused.stderr
+        assert not (tmp_path / "b.niwf").exists()
 
 
 def test_a_truncated_bundle_is_refused(fresh: Repository, bundle: Path) -> None:
