@@ -206,7 +206,9 @@ class FieldAdapter:
         self._pass = Pass(prompt=mask)
         try:
             yield
-        finally:
+        finally:  # a pass that raised has left its activations with groups
+            for group in [*self._shared, *(self._pass.single or ())]:
+                group.forget()
             self._pass = Pass(z=self._pass.z)
 
     def repeated(self) -> AbstractContextManager[None]:
@@ -290,15 +292,20 @@ class _SharedProduct:
                 return frozen(states).add_(now.single[index].change(place, states))
             if self.input is not states:
                 self._read(now, states)
-            change = linear(self.parts[place], now.active.factors.up[name])
-            if last:  # nothing is kept alive beyond its use
-                self.input, self.parts = None, ()
+            part = self.parts[place]
+            if last:  # nothing is kept alive beyond its use, even where the product raises
+                self.forget()
+            change = linear(part, now.active.factors.up[name])
             output = frozen(states)
             if torch.is_grad_enabled():
                 return output + change.to(output.dtype)
             return output.add_(change)
 
         return forward
+
+    def forget(self) -> None:
+        """Keeps nothing of the last product."""
+        self.input, self.parts = None, ()
 
     def _read(self, now: Pass, states: Tensor) -> None:
         down = now.active.factors.down[self.index]
