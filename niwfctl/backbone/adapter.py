@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from typing import Protocol
 
 import torch
@@ -184,12 +184,13 @@ class FieldAdapter:
         self.coordinates = coordinates.to(model.device)
         self.active: ActiveField | Chooses | None = None
         self._pass = Pass()
+        self._own: dict[nn.Module, Callable] = {}  # each wrapped module's forward
         self._shared = [_SharedProduct(self, *pair) for pair in enumerate(self.groups)]
         tap = decoder_layers(model)[self.layers[0]]
         self._handle = tap.register_forward_pre_hook(self._read_coordinate, with_kwargs=True)
         for shared, group in zip(self._shared, self.groups, strict=True):
             for place, module in enumerate(linears(model, group)):
-                module.forward = shared.adding(place, module.forward)
+                self.wrap(module, partial(shared.adding, place))
 
     @property
     def z(self) -> Tensor | None:
@@ -226,15 +227,22 @@ class FieldAdapter:
 
         return block()
 
+    def wrap(self, module: nn.Module, around: Callable[[Callable], Callable]) -> None:
+        """Puts another forward in place of a module's own until `detach`; the last one stays.
+
+        Args:
+            around: makes it of the module's own.
+        """
+        module.forward = around(self._own.setdefault(module, module.forward))
+
     def detach(self) -> None:
         """Takes the field out: the model is as it was, and freed once nothing refers to it."""
         self._handle.remove()
-        for module in linears(self.model, self.sites):
-            own = module.forward.__wrapped__
+        for module, own in self._own.items():
             del module.forward  # or the module would refer to itself
             if module.forward != own:
                 module.forward = own
-        self._shared = []  # which refer to this
+        self._own, self._shared = {}, []  # which refer to this
 
     def _read_coordinate(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         now = self._pass
