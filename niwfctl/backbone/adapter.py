@@ -52,12 +52,35 @@ class Factors:
             {name: torch.cat([basis.up[name] for basis in bases], dim=1) for name in sites},
         )
 
+    @classmethod
+    def join(cls, groups: Sequence[SiteGroup], parts: Sequence[Factors]) -> Factors:
+        """What `stack` makes of the bases of all parts, in their order."""
+        downs = zip(*(part.down for part in parts), strict=True)
+        return cls(
+            [_site_by_site(group, of_group) for group, of_group in zip(groups, downs, strict=True)],
+            {name: torch.cat([part.up[name] for part in parts], dim=1) for name in parts[0].up},
+        )
+
+    @cached_property
+    def decoding(self) -> Factors:
+        """The same for passes of a single token, made when the first such pass comes.
+
+        On a CPU, bf16 products of a single token spend 18 µs or more on dispatch where float32
+        ones take 4 in all.
+        """
+        return self.for_single_rows() if self.down[0].device.type == "cpu" else self
+
     def for_single_rows(self) -> Factors:
         """A float32 copy whose transposes lie in one piece: products take half as long."""
         return Factors(
             [_in_columns(down) for down in self.down],
             {name: _in_columns(up) for name, up in self.up.items()},
         )
+
+
+def _site_by_site(group: SiteGroup, downs: Sequence[Tensor]) -> Tensor:
+    parts = zip(*(down.chunk(len(group)) for down in downs), strict=True)
+    return torch.cat([part for of_site in parts for part in of_site])
 
 
 def _in_columns(factor: Tensor) -> Tensor:
@@ -96,8 +119,8 @@ class ActiveField:
 
     @classmethod
     def of_region(cls, groups: Sequence[SiteGroup], region: Region) -> ActiveField:
-        """The field of a sealed region."""
-        return cls.of(groups, region.bases, region.gates, region.scale)
+        """The field of a sealed region, of which it keeps the generator alone."""
+        return cls.of(groups, region.bases, region.generator, region.scale)
 
     @classmethod
     def of_frozen(
@@ -111,16 +134,6 @@ class ActiveField:
     def at(self, z: Tensor) -> ActiveField:
         """What acts on prompts at z: this field, wherever they lie."""
         return self
-
-    @cached_property
-    def decoding(self) -> Factors:
-        """The bases for passes of a single token, made when the first such pass comes.
-
-        On a CPU, bf16 products of a single token spend 18 µs or more on dispatch where float32
-        ones take 4 in all.
-        """
-        on_cpu = self.factors.down[0].device.type == "cpu"
-        return self.factors.for_single_rows() if on_cpu else self.factors
 
     def row_gates(self, z: Tensor) -> Tensor:
         """Scaled gates, float32 [layers, batch, 1, Σ ranks]."""
@@ -265,7 +278,7 @@ class FieldAdapter:
             now.gates = now.active.row_gates(now.z)
 
     def _single(self, active: ActiveField, gates: Tensor, dtype: torch.dtype) -> list[SingleToken]:
-        factors, tokens = active.decoding, active.tokens
+        factors, tokens = active.factors.decoding, active.tokens
         if tokens is None or tokens.gates.shape != gates.shape:
             groups = [
                 (shared.layer, down, [factors.up[name] for name in shared.names])
