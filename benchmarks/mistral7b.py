@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, MistralConfig
 from niwfctl.backbone.load import resolve
 from niwfctl.repository import Repository
 from niwfctl.repository.commit import RoutingOptions
+from niwfctl.repository.regions import load_region
 from niwfctl.training.run import TrainingOptions
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -102,7 +103,7 @@ def evidence(repository: Repository, machine: Machine) -> dict[str, torch.Tensor
     """Gates, a change of weights, and logits of the first capability (G1)."""
     model = repository.load("first")
     (entry,) = repository.capability("first").regions
-    region = model.region(entry)
+    region = load_region(repository, entry, model.device)
     random = torch.Generator().manual_seed(0)
     z = torch.randn(1000, region.cell.dim, generator=random).to(model.device)
     tokens = torch.randint(0, 256, (2, 32), generator=random).to(model.device)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from common import BROAD
 from torch import Tensor
 
 from niwfctl.atlas import Terms
-from niwfctl.backbone.adapter import ActiveField, FieldAdapter
+from niwfctl.backbone.adapter import ActiveField, Factors, FieldAdapter
 from niwfctl.backbone.batch import batched, pad, prompt_mask
 from niwfctl.backbone.blend import Blend
 from niwfctl.backbone.calibration import calibrate, default_dim, pooled
@@ -146,10 +147,8 @@ class Niwfctl(Method):
         return self._resident[task]
 
     def _field(self, task: str) -> ActiveField:
-        return ActiveField.of_region(self.adapter.groups, self._placed(task))
-
-    def _placed(self, task: str) -> Region:
-        return self.regions[task].on(self.model.device)
+        region = self.regions[task].on(self.model.device)
+        return ActiveField.of_region(self.adapter.groups, region)
 
     def _routed(self) -> Blend:
         names = list(self.regions)
@@ -158,12 +157,12 @@ class Niwfctl(Method):
             owner = owners(z, self.base, self.claims)
             return torch.nn.functional.one_hot(owner - BASE, 1 + len(names)).float()[:, 1:]
 
-        return Blend(
-            self.adapter.groups,
-            shares,
-            lambda index: self._placed(names[index]),
-            lambda index: self._acting(names[index]),
-        )
+        @lru_cache(1)
+        def factors(used: tuple[int, ...]) -> Factors:
+            parts = [self._acting(names[index]).factors for index in used]
+            return Factors.join(self.adapter.groups, parts)
+
+        return Blend(shares, lambda index: self._acting(names[index]), factors)
 
     def _prompts(self, rows: Sequence[Tokens]) -> Tensor:
         width = pad([row.prompt + row.answer for row in rows]).shape[1]

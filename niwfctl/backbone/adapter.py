@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from typing import Protocol
 
 import torch
@@ -52,12 +52,35 @@ class Factors:
             {name: torch.cat([basis.up[name] for basis in bases], dim=1) for name in sites},
         )
 
+    @classmethod
+    def join(cls, groups: Sequence[SiteGroup], parts: Sequence[Factors]) -> Factors:
+        """What `stack` makes of the bases of all parts, in their order."""
+        downs = zip(*(part.down for part in parts), strict=True)
+        return cls(
+            [_site_by_site(group, of_group) for group, of_group in zip(groups, downs, strict=True)],
+            {name: torch.cat([part.up[name] for part in parts], dim=1) for name in parts[0].up},
+        )
+
+    @cached_property
+    def decoding(self) -> Factors:
+        """The same for passes of a single token, made when the first such pass comes.
+
+        On a CPU, bf16 products of a single token spend 18 µs or more on dispatch where float32
+        ones take 4 in all.
+        """
+        return self.for_single_rows() if self.down[0].device.type == "cpu" else self
+
     def for_single_rows(self) -> Factors:
         """A float32 copy whose transposes lie in one piece: products take half as long."""
         return Factors(
             [_in_columns(down) for down in self.down],
             {name: _in_columns(up) for name, up in self.up.items()},
         )
+
+
+def _site_by_site(group: SiteGroup, downs: Sequence[Tensor]) -> Tensor:
+    parts = zip(*(down.chunk(len(group)) for down in downs), strict=True)
+    return torch.cat([part for of_site in parts for part in of_site])
 
 
 def _in_columns(factor: Tensor) -> Tensor:
@@ -96,8 +119,8 @@ class ActiveField:
 
     @classmethod
     def of_region(cls, groups: Sequence[SiteGroup], region: Region) -> ActiveField:
-        """The field of a sealed region."""
-        return cls.of(groups, region.bases, region.gates, region.scale)
+        """The field of a sealed region, of which it keeps the generator alone."""
+        return cls.of(groups, region.bases, region.generator, region.scale)
 
     @classmethod
     def of_frozen(
@@ -111,16 +134,6 @@ class ActiveField:
     def at(self, z: Tensor) -> ActiveField:
         """What acts on prompts at z: this field, wherever they lie."""
         return self
-
-    @cached_property
-    def decoding(self) -> Factors:
-        """The bases for passes of a single token, made when the first such pass comes.
-
-        On a CPU, bf16 products of a single token spend 18 µs or more on dispatch where float32
-        ones take 4 in all.
-        """
-        on_cpu = self.factors.down[0].device.type == "cpu"
-        return self.factors.for_single_rows() if on_cpu else self.factors
 
     def row_gates(self, z: Tensor) -> Tensor:
         """Scaled gates, float32 [layers, batch, 1, Σ ranks]."""
@@ -184,12 +197,13 @@ class FieldAdapter:
         self.coordinates = coordinates.to(model.device)
         self.active: ActiveField | Chooses | None = None
         self._pass = Pass()
+        self._own: dict[nn.Module, Callable] = {}  # each wrapped module's forward
         self._shared = [_SharedProduct(self, *pair) for pair in enumerate(self.groups)]
         tap = decoder_layers(model)[self.layers[0]]
         self._handle = tap.register_forward_pre_hook(self._read_coordinate, with_kwargs=True)
         for shared, group in zip(self._shared, self.groups, strict=True):
             for place, module in enumerate(linears(model, group)):
-                module.forward = shared.adding(place, module.forward)
+                self.wrap(module, partial(shared.adding, place))
 
     @property
     def z(self) -> Tensor | None:
@@ -206,7 +220,9 @@ class FieldAdapter:
         self._pass = Pass(prompt=mask)
         try:
             yield
-        finally:
+        finally:  # a pass that raised has left its activations with groups
+            for group in [*self._shared, *(self._pass.single or ())]:
+                group.forget()
             self._pass = Pass(z=self._pass.z)
 
     def repeated(self) -> AbstractContextManager[None]:
@@ -224,15 +240,22 @@ class FieldAdapter:
 
         return block()
 
+    def wrap(self, module: nn.Module, around: Callable[[Callable], Callable]) -> None:
+        """Puts another forward in place of a module's own until `detach`; the last one stays.
+
+        Args:
+            around: makes it of the module's own.
+        """
+        module.forward = around(self._own.setdefault(module, module.forward))
+
     def detach(self) -> None:
         """Takes the field out: the model is as it was, and freed once nothing refers to it."""
         self._handle.remove()
-        for module in linears(self.model, self.sites):
-            own = module.forward.__wrapped__
+        for module, own in self._own.items():
             del module.forward  # or the module would refer to itself
             if module.forward != own:
                 module.forward = own
-        self._shared = []  # which refer to this
+        self._own, self._shared = {}, []  # which refer to this
 
     def _read_coordinate(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         now = self._pass
@@ -255,7 +278,7 @@ class FieldAdapter:
             now.gates = now.active.row_gates(now.z)
 
     def _single(self, active: ActiveField, gates: Tensor, dtype: torch.dtype) -> list[SingleToken]:
-        factors, tokens = active.decoding, active.tokens
+        factors, tokens = active.factors.decoding, active.tokens
         if tokens is None or tokens.gates.shape != gates.shape:
             groups = [
                 (shared.layer, down, [factors.up[name] for name in shared.names])
@@ -290,15 +313,20 @@ class _SharedProduct:
                 return frozen(states).add_(now.single[index].change(place, states))
             if self.input is not states:
                 self._read(now, states)
-            change = linear(self.parts[place], now.active.factors.up[name])
-            if last:  # nothing is kept alive beyond its use
-                self.input, self.parts = None, ()
+            part = self.parts[place]
+            if last:  # nothing is kept alive beyond its use, even where the product raises
+                self.forget()
+            change = linear(part, now.active.factors.up[name])
             output = frozen(states)
             if torch.is_grad_enabled():
                 return output + change.to(output.dtype)
             return output.add_(change)
 
         return forward
+
+    def forget(self) -> None:
+        """Keeps nothing of the last product."""
+        self.input, self.parts = None, ()
 
     def _read(self, now: Pass, states: Tensor) -> None:
         down = now.active.factors.down[self.index]

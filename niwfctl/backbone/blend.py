@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from niwfctl.backbone.adapter import ActiveField, Factors
-from niwfctl.backbone.sites import SiteGroup
-from niwfctl.field.region import Region
 
 
 class Blend:
@@ -21,20 +19,17 @@ class Blend:
 
     def __init__(
         self,
-        groups: Sequence[SiteGroup],
         shares: Callable[[Tensor], Tensor],
-        regions: Callable[[int], Region],
         fields: Callable[[int], ActiveField],
+        factors: Callable[[tuple[int, ...]], Factors],
     ) -> None:
         """
         Args:
-            groups: the adapted sites.
             shares: z [batch, dim] → float32 [batch, regions], on the CPU.
-            regions, fields: a region by its column of the shares; asked for when one first acts.
+            fields: of a region, by its column of the shares; asked for when it acts.
+            factors: of several of them, joined.
         """
-        self._groups, self._shares = groups, shares
-        self._regions, self._fields = regions, fields
-        self._stacked: tuple[list[int], Factors] | None = None
+        self._shares, self._fields, self._factors = shares, fields, factors
 
     def at(self, z: Tensor) -> ActiveField | None:
         """The field for a batch of prompts, None for the bare backbone.
@@ -51,14 +46,12 @@ class Blend:
         return self._blended(used, shares[:, used])
 
     def _blended(self, used: list[int], shares: Tensor) -> ActiveField:
-        regions = [self._regions(index) for index in used]
+        fields = [self._fields(index) for index in used]
 
         def gates(z: Tensor) -> Tensor:
             weights = shares.to(z.device).T[..., None, None]
-            own = zip(regions, weights, strict=True)
-            return torch.cat([region.gates(z) * (region.scale * w) for region, w in own], dim=-1)
+            own = zip(fields, weights, strict=True)
+            return torch.cat([field.gates(z) * (field.scale * w) for field, w in own], dim=-1)
 
-        bases = [basis for region in regions for basis in region.bases]
-        if self._stacked is None or self._stacked[0] != used:
-            self._stacked = used, Factors.stack(self._groups, bases)
-        return ActiveField(gates, tuple(b.rank for b in bases), 1.0, self._stacked[1])
+        ranks = tuple(rank for field in fields for rank in field.ranks)
+        return ActiveField(gates, ranks, 1.0, self._factors(tuple(used)))

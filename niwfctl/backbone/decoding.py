@@ -82,6 +82,10 @@ class SingleToken:
             self._read(states)
         return self._changes[place]
 
+    def forget(self) -> None:
+        """Keeps no states alive."""
+        self._seen = None
+
     def _read(self, states: Tensor) -> None:
         self._states.copy_(states)
         torch.mm(self._rows, self._down, out=self._low)

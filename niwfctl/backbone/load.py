@@ -128,6 +128,7 @@ def quiet() -> Iterator[None]:
     """Keeps notices and progress bars of the libraries off the terminal; errors still raise."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     verbosity = transformers.logging.get_verbosity()
+    showed_progress = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -136,7 +137,8 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         transformers.logging.set_verbosity(verbosity)
-        transformers.logging.enable_progress_bar()
+        if showed_progress:
+            transformers.logging.enable_progress_bar()
 
 
 def _keep_gradients_right(model: PreTrainedModel) -> None:

@@ -25,6 +25,13 @@ def serve(
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Longest chat answer where a request does not say.")
     ] = 1024,
+    max_answer_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Refuse requests for longer answers (default: the context's)."),
+    ] = None,
+    max_queue: Annotated[
+        int, typer.Option(min=1, help="Refuse requests (429) while so many are unanswered.")
+    ] = 256,
     api_key: Annotated[
         str | None,
         typer.Option(envvar="NIWFCTL_API_KEY", help="What requests must bear.", show_envvar=True),
@@ -55,6 +62,8 @@ def serve(
             max_batch=max_batch,
             batch_wait=batch_wait_ms / 1000,
             max_tokens=max_tokens,
+            max_queue=max_queue,
+            max_answer_tokens=max_answer_tokens,
         )
     err.print(f"serving {repository.path} at {server.url(listening)} (Ctrl-C ends it)")
     server.serve(engine, listening, api_key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import ObjectRef, RegionEntry
-from niwfctl.backbone.adapter import ActiveField, FieldAdapter
+from niwfctl.atlas import ObjectRef, RegionEntry, named
+from niwfctl.backbone.adapter import ActiveField, Factors, FieldAdapter
 from niwfctl.backbone.batch import batched
 from niwfctl.backbone.blend import Blend
 from niwfctl.backbone.calibration import pooled
@@ -23,7 +24,7 @@ from niwfctl.backbone.scoring import Score, Scorer
 from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import BackboneError, DataError, UsageError
 from niwfctl.field.coordinates import CoordinateMap
-from niwfctl.field.region import Region
+from niwfctl.recent import Recent
 from niwfctl.records import Example, Message
 from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
 from niwfctl.repository.regions import load_region, read_coordinates
@@ -35,12 +36,16 @@ if TYPE_CHECKING:
 
 
 AUTO, EACH = "--auto", "--each"  # no capability can be called so
+RESIDENT = 64  # regions, and capabilities by name, that `use_each` and `route` keep in memory
+ALIKE = 4  # sets of regions that acted together in one batch, kept for batches like it
+_COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Model:
     """A backbone in which one capability, or none, is active.
 
-    Capabilities stay resident once used, so that going back to one is instant.
+    Capabilities stay resident once `use` made them active, so that going back to one is instant.
+    Of the regions that only batches of many capabilities asked for, the last `RESIDENT` stay.
 
     Attributes:
         adapter: the field inside the model, for those who call the model themselves.
@@ -67,8 +72,10 @@ class Model:
         self.active: str | None = None
         self.routes: Routes | None = None
         self._resident: dict[str | None, ActiveField | Blend | None] = {}
-        self._regions: dict[tuple[ObjectRef, ...], Region] = {}
-        self._fields: dict[tuple[ObjectRef, ...], ActiveField] = {}
+        self._mixtures: Recent[str, Mixture] = Recent(RESIDENT)
+        self._routes: Recent[str, tuple[Mixture, Routes]] = Recent(ALIKE)
+        self._fields: Recent[tuple[ObjectRef, ...], ActiveField] = Recent(RESIDENT)
+        self._joined: Recent[tuple[ObjectRef, ...], Factors] = Recent(ALIKE)
 
     def use(self, capability: str | None) -> None:
         """Makes a capability active; one that is resident takes no more than a lookup.
@@ -118,10 +125,9 @@ class Model:
         if mixture.whole:
             return self.field(mixture.entries[0])
         return Blend(
-            self.adapter.groups,
             mixture.shares,
-            lambda index: self.region(mixture.entries[index]),
             lambda index: self.field(mixture.entries[index]),
+            lambda used: self._factors([mixture.entries[index] for index in used]),
         )
 
     def bids(self, prompt: str) -> list[tuple[str | None, float | None]]:
@@ -145,30 +151,49 @@ class Model:
         """
         return self.route().owners(self.coordinates(examples, batch_size))
 
-    def region(self, entry: RegionEntry) -> Region:
-        """A committed region on the model's device; it stays resident."""
-        if entry.objects not in self._regions:
-            self._regions[entry.objects] = load_region(self._repository, entry, self.device)
-        return self._regions[entry.objects]
-
     def field(self, entry: RegionEntry) -> ActiveField:
-        """The field of a committed region, ready to act."""
-        if entry.objects not in self._fields:
-            region = self.region(entry)
-            self._fields[entry.objects] = ActiveField.of_region(self.adapter.groups, region)
-        return self._fields[entry.objects]
+        """The field of a committed region, ready to act.
+
+        Raises:
+            ObjectError: an object is missing or corrupt.
+        """
+
+        def load() -> ActiveField:
+            region = load_region(self._repository, entry, self.device)
+            return ActiveField.of_region(self.adapter.groups, region)
+
+        return self._fields.get(entry.objects, load)
+
+    def _factors(self, entries: Sequence[RegionEntry]) -> Factors:
+        """Of several regions, for one pass."""
+        objects = tuple(ref for entry in entries for ref in entry.objects)
+        return self._joined.get(
+            objects,
+            lambda: Factors.join(
+                self.adapter.groups, [self.field(entry).factors for entry in entries]
+            ),
+        )
 
     def _mixture(self, capability: str | None) -> Mixture:
         if capability is None:
             return BARE
         if capability == AUTO:
             return self._routed("HEAD")
-        repository = self._repository
-        return of_capability(repository, usable(repository, capability))
+        if not _COMMIT.fullmatch(named(capability)[1]):  # it may mean another tomorrow
+            return self._made(capability)
+        return self._mixtures.get(capability, lambda: self._made(capability))
+
+    def _made(self, capability: str) -> Mixture:
+        return of_capability(self._repository, usable(self._repository, capability))
 
     def _routed(self, revision: str) -> Mixture:
-        there = stakes(self._repository, self._repository.atlas(revision))
-        mixture, self.routes = of_owners(there, base_cell(self._repository))
+        repository = self._repository
+        mixture, self.routes = self._routes.get(
+            repository.git.resolve(revision),
+            lambda: of_owners(
+                stakes(repository, repository.atlas(revision)), base_cell(repository)
+            ),
+        )
         return mixture
 
     def generate(

@@ -12,8 +12,9 @@ from torch import Tensor
 from niwfctl.atlas import ObjectRef, RegionEntry, check_name, there
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.errors import DataError, UsageError
+from niwfctl.field.region import Region
 from niwfctl.repository.model import Model
-from niwfctl.repository.regions import load_basis
+from niwfctl.repository.regions import load_basis, load_region
 from niwfctl.repository.runs import Rows, encoded, new_run
 from niwfctl.training import checkpoint
 from niwfctl.training.data import data_hash, read_examples
@@ -180,6 +181,10 @@ def _related(
         for name, capability in repository.atlas().items()
         for entry in capability.regions
     }
-    regions = {id: model.region(entry) for id, (_, entry) in candidates.items()}
+
+    def region_of(id: str) -> Region:
+        return load_region(repository, candidates[id][1], model.device)
+
     scorer = Scorer(model.adapter, model.skip)
-    return [candidates[id] for id in related(scorer, rows.training, regions, batch_size)]
+    chosen = related(scorer, rows.training, list(candidates), region_of, batch_size)
+    return [candidates[id] for id in chosen]

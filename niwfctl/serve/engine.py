@@ -64,6 +64,8 @@ class Engine:
         max_batch: int,
         batch_wait: float,
         max_tokens: int,
+        max_queue: int = 256,
+        max_answer_tokens: int | None = None,
     ) -> None:
         """
         Args:
@@ -72,9 +74,13 @@ class Engine:
             max_batch: rows of a batch at most.
             batch_wait: seconds for which a batch waits for more rows.
             max_tokens: of an answer, where a request does not say.
+            max_queue: requests at most that wait or are being answered.
+            max_answer_tokens: of an answer, whatever a request says; None: what the context holds.
         """
         self._repository, self._model = repository, model
         self._max_batch, self._batch_wait, self._max_tokens = max_batch, batch_wait, max_tokens
+        self._max_queue = max_queue
+        self._max_answer = max_answer_tokens or model.longest
         self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._unanswered: set[Job] = set()
         self._closed = False
@@ -122,13 +128,16 @@ class Engine:
 
         Raises:
             UnknownName: no capability is called so.
-            ApiError: with its answer the prompt is longer than the backbone can read.
+            ApiError: with its answer the prompt is longer than the backbone can read, or the answer
+                than the server gives.
             DataError: the chat template refuses it.
         """
         capability = self.resolve(asked.model)
         tokens, skip = self._read(asked)
         room = self._model.longest - len(tokens)
-        wanted = asked.longest or max(1, min(asked.usual or self._max_tokens, room))
+        wanted = asked.longest or max(
+            1, min(asked.usual or self._max_tokens, room, self._max_answer)
+        )
         if wanted > room:
             raise ApiError(
                 400,
@@ -136,6 +145,14 @@ class Engine:
                 f"more than the {self._model.longest} this backbone can read: shorten one of them",
                 param="messages" if isinstance(asked, ChatRequest) else "prompt",
                 code="context_length_exceeded",
+            )
+        if wanted > self._max_answer:
+            raise ApiError(
+                400,
+                f"{wanted} tokens are more than the {self._max_answer} that this server answers "
+                "with: ask for fewer",
+                param="max_tokens",
+                code="invalid_value",
             )
         wishes = Wishes(wanted, asked.temperature, asked.top_p, asked.seed, tuple(asked.stop))
         return Job(
@@ -150,6 +167,13 @@ class Engine:
         """
         if self._closed:
             raise _closing()
+        if len(self._unanswered) >= self._max_queue:
+            raise ApiError(
+                429,
+                f"{self._max_queue} requests wait already: ask again later",
+                "rate_limit_error",
+                code="rate_limit_exceeded",
+            )
         self._unanswered.add(job)
         self._queue.put_nowait(job)
         try:

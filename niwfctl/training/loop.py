@@ -79,6 +79,7 @@ class Trainer:
         self.reused = list(reused)
         self.bases, self.generator = _initial(adapter, run)
         self.coordinates = torch.full((len(training), adapter.coordinates.dim), math.nan)
+        self._orders: dict[int, list[int]] = {}  # of the epochs of the last step
         self._outcome: dict[str, Tensor] = {}
         self.optimizer = OPTIMIZERS[self.options.optimizer](
             [
@@ -178,15 +179,17 @@ class Trainer:
         run, options = self.run, self.options
         rows = self.rows_of(run.step)
         answers = sum(len(self.training[index].answer) for index in rows)
-        total = torch.zeros((), dtype=torch.float64)
-        seen = torch.zeros_like(self.coordinates[rows])
-        for places in batched(self.processes.share(range(len(rows))), options.batch_size):
-            self.adapter.active = self._field()
+        own = self.processes.share(range(len(rows)))
+        losses, coordinates = [], []  # left on the device, which need not be waited for
+        self.adapter.active = self._field()
+        for places in batched(own, options.batch_size):
             loss, _ = self.scorer.loss([self.training[rows[place]] for place in places])
             (loss / answers).backward()
-            total += loss.item()
-            seen[list(places)] = self.adapter.z.cpu()
-        total = float(self.processes.sum(total))
+            losses.append(loss.detach())
+            coordinates.append(self.adapter.z)
+        total = float(self.processes.sum(torch.stack(losses).cpu().double().sum()))
+        seen = torch.zeros_like(self.coordinates[rows])
+        seen[list(own)] = torch.cat(coordinates).cpu()
         self.coordinates[rows] = self.processes.sum(seen)
         parameters = self.parameters()
         self._add_up_gradients(parameters)
@@ -211,13 +214,13 @@ class Trainer:
         """The rows of a step: each epoch is a new order, which depends on the seed alone."""
         size, count = self.options.rows_a_step, len(self.training)
         places = range(step * size, (step + 1) * size)
-        orders = {
-            epoch: torch.randperm(
-                count, generator=torch.Generator().manual_seed(self.options.seed + epoch)
-            ).tolist()
-            for epoch in {place // count for place in places}
-        }
-        return [orders[place // count][place % count] for place in places]
+        epochs = {place // count for place in places}
+        self._orders = {epoch: self._orders.get(epoch) or self._order(epoch) for epoch in epochs}
+        return [self._orders[place // count][place % count] for place in places]
+
+    def _order(self, epoch: int) -> list[int]:
+        random = torch.Generator().manual_seed(self.options.seed + epoch)
+        return torch.randperm(len(self.training), generator=random).tolist()
 
     def _measure(self, pause_if_asked: Callable[[], None]) -> None:
         self.adapter.active = self._sealed()

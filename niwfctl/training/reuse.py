@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,11 @@ LEAST_GAIN = 0.02  # of the loss: less is noise on so few rows
 
 
 def related(
-    scorer: Scorer, rows: Sequence[Tokens], regions: Mapping[str, Region], batch_size: int
+    scorer: Scorer,
+    rows: Sequence[Tokens],
+    names: Sequence[str],
+    region_of: Callable[[str], Region],
+    batch_size: int,
 ) -> list[str]:
     """Names of the regions whose bases are worth gating, the best first; often none.
 
@@ -31,20 +35,22 @@ def related(
     Args:
         scorer: of the model; what is active in its adapter is left as it was.
         rows: some of the rows to learn from.
-        regions: the candidates, on the model's device.
+        names: of the candidates.
+        region_of: loads one onto the model's device; few of them are held at a time.
     """
     adapter, rows = scorer.adapter, rows[:PROBED_ROWS]
     before = adapter.active
     try:
         promise: dict[str, float] = {}
-        for names in batched(list(regions), TOGETHER):
-            promise |= _promises(scorer, rows, {name: regions[name] for name in names}, batch_size)
-        finalists = sorted(regions, key=lambda name: (-promise[name], name))[:FINALISTS]
+        for group in batched(names, TOGETHER):
+            promise |= _promises(scorer, rows, {one: region_of(one) for one in group}, batch_size)
+            adapter.active = None  # before others are loaded
+        finalists = sorted(names, key=lambda name: (-promise[name], name))[:FINALISTS]
         adapter.active = None
         bare = _loss(scorer, rows, batch_size)
         losses = {}
         for name in finalists:
-            adapter.active = ActiveField.of_region(adapter.groups, regions[name])
+            adapter.active = ActiveField.of_region(adapter.groups, region_of(name))
             losses[name] = _loss(scorer, rows, batch_size)
     finally:
         adapter.active = before

@@ -9,6 +9,7 @@ from tiny import CONFIGS, tiny_model
 from torch import Tensor
 
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
+from niwfctl.backbone.recompute import recompute_layers
 from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import BackboneError
 from niwfctl.field.basis import Basis
@@ -125,11 +126,29 @@ def test_each_batch_of_prompts_decodes_with_its_own_gates_whatever_came_before()
 def test_detaching_leaves_the_model_as_it_was() -> None:
     adapter, active, *_ = make_adapter("llama")
     adapter.active = active
+    recompute_layers(adapter)
     adapter.detach()
     tokens = torch.randint(0, 97, (2, 9))
     with torch.no_grad():
         assert torch.equal(adapter.model(tokens).logits, tiny_model("llama")(tokens).logits)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in adapter.model.modules())
+    assert not any("forward" in vars(m) for m in adapter.model.modules())
+
+
+def test_layers_are_recomputed_once_however_often_it_is_asked_for() -> None:
+    adapter, active, *_ = make_adapter("llama")
+    adapter.active = active
+    layer = adapter.model.get_decoder().layers[3]
+    recompute_layers(adapter)
+    recompute_layers(adapter)
+    ran: list[int] = []
+    layer.mlp.register_forward_pre_hook(lambda *_: ran.append(1))
+    tokens = torch.randint(0, 97, (2, 9))
+    states = adapter.model.get_input_embeddings()(tokens).requires_grad_()
+    with adapter.prompts(torch.ones_like(tokens, dtype=torch.bool)):
+        loss = adapter.model(inputs_embeds=states).logits.sum()
+    loss.backward()
+    assert len(ran) == 2
 
 
 @pytest.mark.parametrize("tap", [-1, 0, 4])
@@ -138,10 +157,15 @@ def test_a_tap_layer_out_of_range_is_refused_with_the_range(tap: int) -> None:
         find_sites(tiny_model(), tap)
 
 
-def test_a_detached_model_is_freed_as_soon_as_nothing_refers_to_it() -> None:
+@pytest.mark.parametrize("recomputing", [False, True])
+def test_a_detached_model_is_freed_as_soon_as_nothing_refers_to_it(recomputing: bool) -> None:
     model = tiny_model()
     sites = find_sites(model, 2)
-    FieldAdapter(model, sites, CoordinateMap.fit(torch.randn(50, 64), 4)).detach()
+    adapter = FieldAdapter(model, sites, CoordinateMap.fit(torch.randn(50, 64), 4))
+    if recomputing:
+        recompute_layers(adapter)
+    adapter.detach()
+    del adapter
     left = weakref.ref(model)
     gc.disable()
     try:
@@ -164,4 +188,5 @@ def test_a_pass_that_raises_leaves_no_activations() -> None:
     attention.k_proj.register_forward_pre_hook(fail)  # q_proj has begun their product
     with pytest.raises(MemoryError):
         logits(adapter, torch.randint(0, 97, (2, 9)))
+    gc.collect()  # the traceback held frames
     assert read[0]() is None

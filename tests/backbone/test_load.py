@@ -11,7 +11,7 @@ import torch
 from conftest import HUB_COMMIT
 from tiny import SIZES, tiny_tokenizer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, MistralConfig
+from transformers import AutoModelForCausalLM, MistralConfig, logging
 
 from niwfctl.backbone import embedded
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
@@ -106,6 +106,18 @@ def test_an_evaluation_pass_changes_no_gradient(wide: Path, quant: str) -> None:
     after = gradients()
     assert any(gradient.any() for gradient in before)
     assert all(torch.equal(*pair) for pair in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_loading_leaves_progress_bars_as_the_user_has_them(backbone: Path, shown: bool) -> None:
+    control = (logging.disable_progress_bar, logging.enable_progress_bar)
+    before = logging.is_progress_bar_enabled()
+    try:
+        control[shown]()
+        load(resolve(str(backbone)), "none")
+        assert logging.is_progress_bar_enabled() == shown
+    finally:
+        control[before]()
 
 
 def test_an_unknown_quantization_is_refused_with_the_known_ones(backbone: Path) -> None:

@@ -1,15 +1,35 @@
 """The loaded backbone: what it reads, and what it keeps."""
 
-import torch
+import weakref
+from pathlib import Path
 
+import pytest
+import torch
+from conftest import QUICK
+from tiny import write_data
+
+from niwfctl.backbone.adapter import Factors
 from niwfctl.backbone.batch import pad, prompt_mask
+from niwfctl.backbone.generation import Row, Wishes
 from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.backbone.sites import decoder_layers
+from niwfctl.field.region import Region
+from niwfctl.recent import Recent
 from niwfctl.repository import Repository
-from niwfctl.repository.model import Model
+from niwfctl.repository.git import Git
+from niwfctl.repository.model import AUTO, Model
+from niwfctl.repository.regions import load_region
 from niwfctl.training.data import Message
 
 PROMPTS = ["Say apple 3.", "?", "zzz qqq plum 5."]
+
+
+@pytest.fixture
+def two(committed: Repository, tmp_path: Path) -> Repository:
+    """A repository with `apple` and `pear`."""
+    committed.train("pear", [write_data(tmp_path / "pear.jsonl", word="pear")], QUICK)
+    committed.commit(["pear"], "Pears")
+    return committed
 
 
 def tokens_of(model: Model) -> list[list[int]]:
@@ -33,3 +53,86 @@ def test_coordinates_are_read_without_computing_the_layers_above(committed: Repo
         layer.register_forward_hook(lambda *_, index=index: ran.append(index))
     model.coordinate(PROMPTS[0])
     assert ran == list(range(tap))
+
+
+def test_a_batch_of_known_capabilities_reads_nothing_again(
+    two: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, head = two.load(None), two.git.resolve("HEAD")
+    names = [f"apple@{head}", f"pear@{head}", AUTO, None]
+    rows = tokens_of(model)[:1] * len(names)
+
+    def answers() -> list[str]:
+        model.use_each(names)
+        batch = [Row(model.backbone.tokenizer, row, model.skip, Wishes(5)) for row in rows]
+        model.answer(batch)
+        return [row.text for row in batch]
+
+    first, active = answers(), model.adapter.active
+    factors = active.at(model.adapter.z).factors
+    monkeypatch.setattr(Repository, "object_path", None)
+    monkeypatch.setattr(Git, "blob", None)
+    assert answers() == first
+    assert model.adapter.active.at(model.adapter.z).factors is factors
+
+
+def test_the_owner_of_a_prompt_is_one_of_what_is_committed_now(two: Repository) -> None:
+    model = two.load(None)
+    assert set(model.route().claimants) == {"apple", "pear"}
+    two.remove("pear")
+    assert set(model.route().claimants) == {"apple"}
+
+
+def test_joined_fields_are_what_stacking_their_bases_gives_bit_for_bit(two: Repository) -> None:
+    model = two.load(None)
+    entries = [two.capability(name).regions[0] for name in ("apple", "pear")]
+    bases = [basis for entry in entries for basis in load_region(two, entry).bases]
+    stacked = Factors.stack(model.adapter.groups, bases)
+    joined = Factors.join(model.adapter.groups, [model.field(one).factors for one in entries])
+    assert all(map(torch.equal, joined.down, stacked.down))
+    assert all(torch.equal(joined.up[name], up) for name, up in stacked.up.items())
+
+
+def test_of_a_resident_region_only_the_stacked_bases_are_held(
+    committed: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[weakref.ref] = []
+
+    def load(*arguments: object) -> Region:
+        region = load_region(*arguments)
+        loaded.extend(weakref.ref(one) for basis in region.bases for one in basis.down.values())
+        return region
+
+    monkeypatch.setattr("niwfctl.repository.model.load_region", load)
+    model = committed.load("apple")
+    assert model.adapter.active and loaded
+    assert not any(one() is not None for one in loaded)
+
+
+def test_regions_that_may_be_reused_are_loaded_a_few_at_a_time(
+    two: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref] = []
+    most = 0
+
+    def load(*arguments: object) -> Region:
+        nonlocal most
+        region = load_region(*arguments)
+        held.extend(weakref.ref(one) for one in region.bases[0].down.values())
+        most = max(most, sum(one() is not None for one in held))
+        return region
+
+    monkeypatch.setattr("niwfctl.repository.train.load_region", load)
+    monkeypatch.setattr("niwfctl.training.reuse.TOGETHER", 1)
+    data = write_data(tmp_path / "quince.jsonl", word="quince")
+    two.train("quince", [data], QUICK.model_copy(update={"reuse": ("auto",)}))
+    sites = len(two.load(None).adapter.sites)
+    assert len(held) == 4 * sites and most == sites  # two to probe, and again as finalists
+
+
+def test_the_regions_asked_for_longest_ago_make_room() -> None:
+    made: list[int] = []
+    recent: Recent[int, int] = Recent(2)
+    for key in (1, 2, 1, 3, 1, 2):
+        assert recent.get(key, lambda key=key: made.append(key) or key) == key
+    assert made == [1, 2, 3, 2]

@@ -62,8 +62,10 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def serving(repository: Repository, model: Model, api_key: str | None = None) -> Iterator[Served]:
-    engine = Recording(repository, model, max_batch=8, batch_wait=0.02, max_tokens=64)
+def serving(
+    repository: Repository, model: Model, api_key: str | None = None, **limits: int
+) -> Iterator[Served]:
+    engine = Recording(repository, model, max_batch=8, batch_wait=0.02, max_tokens=64, **limits)
     listening = listen("127.0.0.1", 0)
     server = Server(engine, create_app(engine, api_key))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
