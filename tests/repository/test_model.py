@@ -5,9 +5,9 @@ import torch
 from niwfctl.backbone.batch import pad, prompt_mask
 from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.backbone.sites import decoder_layers
+from niwfctl.records import Message
 from niwfctl.repository import Repository
 from niwfctl.repository.model import Model
-from niwfctl.training.data import Message
 
 PROMPTS = ["Say apple 3.", "?", "zzz qqq plum 5."]
 
