@@ -15,11 +15,11 @@ from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.backbone.sites import decoder_layers
 from niwfctl.field.region import Region
 from niwfctl.recent import Recent
+from niwfctl.records import Message
 from niwfctl.repository import Repository
 from niwfctl.repository.git import Git
 from niwfctl.repository.model import AUTO, Model
 from niwfctl.repository.regions import load_region
-from niwfctl.training.data import Message
 
 PROMPTS = ["Say apple 3.", "?", "zzz qqq plum 5."]
 
