@@ -144,7 +144,8 @@ class Git(GitObjects):
     ) -> str:
         """Makes a commit object: the files of `onto` with `changes`. No ref moves.
 
-        The pre-commit hook is asked, and the commit is signed where git is configured so.
+        Hooks are asked as `git commit` asks them, of the files and of the message, which they may
+        change; and the commit is signed where git is configured so.
 
         Args:
             changes: new content by path; None removes the file.
@@ -163,10 +164,21 @@ class Git(GitObjects):
             blobs = dict(zip(kept, self._write_blobs(scratch, list(kept.values())), strict=True))
             self._stage({path: blobs.get(path) for path in changes}, index)
             self.ask_hook("pre-commit", env=index)
+            said = self._agreed(scratch, message, "merge" if len(parents) > 1 else "message", index)
             tree = self._git("write-tree", env=index)
             line = [part for parent in parents for part in ("-p", parent)]
             sign = ["-S"] if self._is_set("commit.gpgSign") else []
-            return self._git("commit-tree", tree, *line, *sign, "-m", message)
+            return self._git("commit-tree", tree, *line, *sign, "-F", str(said))
+
+    def _agreed(self, scratch: Path, message: str, source: str, index: dict[str, str]) -> Path:
+        """A file with the message that the hooks make of one."""
+        file = scratch / "COMMIT_EDITMSG"
+        file.write_text(message.removesuffix("\n") + "\n", "utf-8", "surrogateescape")
+        self.ask_hook("prepare-commit-msg", str(file), source, env=index)
+        self.ask_hook("commit-msg", str(file), env=index)
+        if not file.read_bytes().strip():
+            raise GitError("a hook left the commit without a message: let it leave one")
+        return file
 
     def sync(self, commit: str, paths: Iterable[str]) -> None:
         """Makes the work tree and the index hold `paths` as `commit` has them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, check_name
@@ -9,6 +10,29 @@ from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
+
+# Windows takes such a file for a device, whatever follows the dot, and cannot check it out.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?", re.I)
+
+
+def require_file_name(name: str, atlas: Atlas) -> None:
+    """Asks that a new capability's manifest can be a file beside the others on every system.
+
+    Raises:
+        UsageError: it is no name, is a device on Windows, or differs from another in case only.
+    """
+    check_name(name)
+    if _DEVICE.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot name a capability: no file can be called so on Windows, and a clone "
+            "there would fail; choose another name"
+        )
+    for other in atlas:
+        if other != name and other.casefold() == name.casefold():
+            raise UsageError(
+                f"{name!r} differs from the capability {other!r} in case only, and macOS and "
+                "Windows cannot hold both: choose another name"
+            )
 
 
 def require_free(repository: Repository, name: str, atlas: Atlas | None = None) -> None:
@@ -18,10 +42,12 @@ def require_free(repository: Repository, name: str, atlas: Atlas | None = None) 
         atlas: where it is to be; HEAD's by default.
 
     Raises:
-        UsageError: it is no name, a capability has it, or an uncommitted training will.
+        UsageError: it is no name of a file on every system, a capability has it, or an uncommitted
+            training will.
     """
-    check_name(name)
-    if name in (repository.atlas() if atlas is None else atlas):
+    atlas = repository.atlas() if atlas is None else atlas
+    require_file_name(name, atlas)
+    if name in atlas:
         raise UsageError(
             f"{name!r} is a capability already, and what is committed never changes: choose "
             "another name"

@@ -81,14 +81,14 @@ class GitProcess:
             blame_disk(str(error.stderr))
             raise UsageError(f"git says: {words(error)}") from error
 
-    def ask_hook(self, name: str, env: dict[str, str] | None = None) -> None:
+    def ask_hook(self, name: str, *arguments: str, env: dict[str, str] | None = None) -> None:
         """Runs a hook if there is one.
 
         Raises:
             GitError: it says no.
         """
         try:
-            self._git("hook", "run", "--ignore-missing", name, env=env)
+            self._git("hook", "run", "--ignore-missing", name, "--", *arguments, env=env)
         except git.GitCommandError as error:
             raise GitError(f"the {name} hook says no: {words(error)}") from error
 

@@ -14,6 +14,7 @@ from niwfctl.backbone.scoring import Scorer
 from niwfctl.errors import DataError, UsageError
 from niwfctl.field.region import Region
 from niwfctl.repository.model import Model
+from niwfctl.repository.names import require_file_name
 from niwfctl.repository.regions import load_basis, load_region
 from niwfctl.repository.runs import Rows, encoded, new_run
 from niwfctl.training import checkpoint
@@ -131,6 +132,8 @@ def _require_place(repository: Repository, name: str, options: TrainingOptions) 
             f"{name!r} is committed, and what is committed never changes: add to it with --extend, "
             "make a new version of it with --revise, or train under another name"
         )
+    if mode == "new":
+        require_file_name(name, atlas)
     if mode != "new" and there(atlas, name).parts:
         raise UsageError(
             f"{name!r} is a composition and has no region of its own to {mode}: train what it is "

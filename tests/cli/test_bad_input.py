@@ -219,6 +219,24 @@ def test_a_name_that_git_or_a_disk_could_not_hold(
 
 
 @pytest.mark.parametrize(
+    ("name", "words"),
+    [("CON", "on Windows"), ("aux", "on Windows"), ("com1.old", "on Windows"), ("APPLE", "case")],
+)
+def test_a_name_that_only_other_systems_could_not_hold(
+    refused: Refused, committed: Repository, data: Path, name: str, words: str
+) -> None:
+    committed.rename("apple", "pear")
+    committed.rename("pear", "Apple")
+    for command in (
+        ["train", name, "--data", data],
+        ["import", "none", "--name", name, "--data", data],
+        ["compose", "Apple", "--name", name],
+        ["mv", "Apple", name],
+    ):
+        refused(committed, command, 2, f"'{name}'", words)
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["train", "-x"], "-x"),

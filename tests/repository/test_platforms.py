@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from niwfctl.backbone.platform import same_platform
+from niwfctl.records import Platform
 from niwfctl.repository import Repository
 from niwfctl.repository.record import record
 from niwfctl.repository.verify import Check
-from niwfctl.training.run import Platform
 
 
 def logits_of_another_digest(repository: Repository, platform: Platform) -> Check:

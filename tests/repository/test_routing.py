@@ -71,7 +71,6 @@ def limit(repository: Repository, name: str, before: float, after: float) -> Non
     assert f"{name} = {before}" in config.read_text()
     config.write_text(config.read_text().replace(f"{name} = {before}", f"{name} = {after}"))
     repository.git.plain("commit", "--quiet", "--all", "-m", f"Another {name}")
-    del repository.config
 
 
 def test_a_later_region_takes_over_no_more_than_its_terms_allow(crowd: Crowd) -> None:
