@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 AUTO, EACH = "--auto", "--each"  # no capability can be called so
 RESIDENT = 64  # regions, and capabilities by name, that `use_each` and `route` keep in memory
-ALIKE = 4  # sets of regions that acted together in one batch, kept for batches like it
+ALIKE = 4  # atlases, and sets of regions that acted together in one batch, kept for the next
 _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -187,13 +187,12 @@ class Model:
         return of_capability(self._repository, usable(self._repository, capability))
 
     def _routed(self, revision: str) -> Mixture:
-        repository = self._repository
-        mixture, self.routes = self._routes.get(
-            repository.git.resolve(revision),
-            lambda: of_owners(
-                stakes(repository, repository.atlas(revision)), base_cell(repository)
-            ),
-        )
+        repository, commit = self._repository, self._repository.git.resolve(revision)
+
+        def routed() -> tuple[Mixture, Routes]:
+            return of_owners(stakes(repository, repository.atlas(commit)), base_cell(repository))
+
+        mixture, self.routes = self._routes.get(commit, routed)
         return mixture
 
     def generate(
