@@ -7,6 +7,7 @@ from niwfctl.atlas import ObjectRef
 from niwfctl.repository import Repository
 from niwfctl.repository.commit import RoutingOptions
 from niwfctl.repository.record import record
+from niwfctl.repository.regions import pins, read_region
 from niwfctl.tensors import as_bytes, read_tensors
 from niwfctl.training.checkpoint import load, save
 
@@ -19,8 +20,11 @@ def revise(repository: Repository, name: str, revision: int) -> str:
     (entry,) = capability.regions
     basis = read_tensors(repository.object_path(entry.bases[1].oid))
     changed = {key: value * (revision + 1) for key, value in basis.items()}
-    ref = ObjectRef.of(repository.store.put_tensors(as_bytes(changed)))
-    revised = entry.model_copy(update={"bases": (entry.bases[0], ref)})
+    put = repository.store.put_tensors
+    bases = (entry.bases[0], ObjectRef.of(put(as_bytes(changed))))
+    region = read_region(repository, entry) | pins(bases, entry.scale, entry.layers)
+    whole = ObjectRef.of(put(as_bytes(region)))
+    revised = entry.model_copy(update={"region": whole, "bases": bases})
     new = capability.model_copy(update={"regions": (revised,)})
     return record(repository, lambda atlas: atlas | {name: new}, f"Revise {name}")
 

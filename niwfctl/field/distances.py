@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -71,7 +71,13 @@ def bhattacharyya(a: Cell, b: Cell) -> float:
 
 
 def neighbourhood(a: Claim, b: Claim) -> Neighbourhood:
-    """Distance, overlap and takeover of two regions, the last two estimated from anchors."""
+    """Distance, overlap and takeover of two regions, the last two estimated from anchors.
+
+    Of regions with the same anchors, as those trained on the same data have, neither cell sees them
+    afresh: each is then taken by its own cell's density.
+    """
+    if torch.equal(a.anchors, b.anchors):
+        a, b = (replace(one, fresh=None) for one in (a, b))
 
     def inside(own: Claim, other: Claim) -> float:
         return float(other.cell.contains(own.anchors).double().mean())

@@ -100,3 +100,11 @@ def test_overlap_and_takeover_are_counted_at_anchors_with_the_biases_of_routing(
     held_back = Claim(narrow.cell, 50.0, narrow.anchors)
     assert neighbourhood(wide, held_back).a_taken == 0.0
     assert neighbourhood(wide, held_back).b_taken == 1.0
+
+
+def test_regions_of_the_same_anchors_are_compared_as_both_cells_have_seen_them() -> None:
+    anchors = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)).double()
+    fresh = Cell.cross_fit(anchors, 20, freedom=None)[1]
+    one = Claim(Cell.fit(anchors, anchors), 0.0, anchors, fresh=fresh)
+    place = neighbourhood(one, dataclasses.replace(one))
+    assert (place.a_taken, place.b_taken) == (0.0, 0.0)

@@ -181,7 +181,6 @@ def test_data_come_from_the_gates_where_none_are_given(grown: Repository, source
     with (grown.path / "niwf.toml").open("a") as file:
         file.write('\n[gates.apple]\ndata = "held-out.jsonl"\n')
     grown.git.plain("commit", "--quiet", "--all", "-m", "A gate")
-    del grown.config
     table, _ = measured(grown, {"pear": sources["pear"]})
     assert [task.name for task in table.tasks] == ["apple", "pear"]
     assert table.left_out == ("plum",)
