@@ -121,9 +121,13 @@ class Claims:
         return torch.cat([ground, found], dim=-1)
 
 
-def owners(z: Tensor, base: Cell, claims: Sequence[Claim]) -> Tensor:
-    """Index of the claim that owns each coordinate, BASE for the base; int64 [n]."""
-    return Claims(base, claims).bids(z).argmax(-1) - 1  # all −∞: the first, which is the base
+def owners(z: Tensor, base: Cell, claims: Sequence[Claim], last: Tensor | None = None) -> Tensor:
+    """Index of the claim that owns each coordinate, BASE for the base; int64 [n].
+
+    Args:
+        last: as of `Claims.bids`.
+    """
+    return Claims(base, claims).bids(z, last).argmax(-1) - 1  # all −∞: the first, the base
 
 
 def shadowed(claim: Claim, earlier: Sequence[Claim], base: Cell) -> Tensor:
@@ -131,8 +135,7 @@ def shadowed(claim: Claim, earlier: Sequence[Claim], base: Cell) -> Tensor:
 
     An index of `earlier`, its length for the claim itself, BASE for the base.
     """
-    bids = Claims(base, [*earlier, claim]).bids(claim.anchors, claim.fresh)
-    return bids.argmax(-1) - 1
+    return owners(claim.anchors, base, [*earlier, claim], claim.fresh)
 
 
 def nearest(z: Tensor, claims: Sequence[Claim]) -> Tensor:

@@ -20,7 +20,6 @@ from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
 from niwfctl.repository.merge import Merged, Resolution, merge
 from niwfctl.repository.objects import pointed, storing
 from niwfctl.repository.record import changed_files
-from niwfctl.several import Names, several
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -38,22 +37,8 @@ class _Note(BaseModel):
     names: list[str]
 
 
-def create(repository: Repository, file: Path, targets: Names = ()) -> list[str]:
-    """Writes a bundle: a revision with all its history and objects, or some capabilities alone.
-
-    Args:
-        file: to write.
-        targets: `NAME` or `NAME@REV` of each capability, or one revision; by default HEAD.
-
-    Returns:
-        Names of the capabilities in it.
-
-    Raises:
-        UsageError: it is not the name of a file in a folder that is there, two of the
-            capabilities have one name, or the repository is a shallow clone.
-        UnknownName: there is no such revision or capability.
-        ObjectError: an object is missing or corrupt.
-    """
+def create(repository: Repository, file: Path, targets: Sequence[str] = ()) -> list[str]:
+    """Does what `Repository.write_bundle` says."""
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise UsageError(f"{file} cannot be written: give a file in a folder that is there")
     if repository.git.plain("rev-parse", "--is-shallow-repository") == "true":
@@ -61,7 +46,7 @@ def create(repository: Repository, file: Path, targets: Names = ()) -> list[str]
             "this is a shallow clone, and a bundle of it could only be applied where the history "
             "is that it lacks: get that with `git fetch --unshallow`, then create the bundle"
         )
-    commit = _chosen(repository, several(targets))
+    commit = _chosen(repository, targets)
     names = sorted(repository.atlas(commit))
     with storing(), tempfile.TemporaryDirectory(dir=file.absolute().parent) as scratch:
         history = Path(scratch) / "history"

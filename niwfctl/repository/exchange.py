@@ -50,11 +50,14 @@ class Exchange:
             Names of the capabilities in it.
 
         Raises:
-            UsageError, UnknownName, ObjectError.
+            UsageError: it is not the name of a file in a folder that is there, two of the
+                capabilities have one name, or the repository is a shallow clone.
+            UnknownName: there is no such revision or capability.
+            ObjectError: an object is missing or corrupt.
         """
         from niwfctl.repository.bundle import create
 
-        return create(self, Path(file), targets)
+        return create(self, Path(file), several(targets))
 
     def apply_bundle(self: Repository, file: Path | str) -> Merged:
         """Checks a bundle's objects and merges its history.

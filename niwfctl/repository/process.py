@@ -177,8 +177,9 @@ def transfer(
             said += part
     if not process.returncode:
         return None
-    blame_disk(said.decode(errors="replace"))
-    return said.decode(errors="replace")
+    text = said.decode(errors="replace")
+    blame_disk(text)
+    return text
 
 
 @contextmanager

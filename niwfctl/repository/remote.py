@@ -7,11 +7,10 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niwfstore import MalformedPointer, Pointer
+from niwfstore import Pointer
 
 from niwfctl.config import FILE
 from niwfctl.errors import NotARepository, RemoteError, UnknownName, UsageError
@@ -25,7 +24,7 @@ from niwfctl.repository.lfs import (
     named,
     require_lfs,
 )
-from niwfctl.repository.objects import pointed, require_new
+from niwfctl.repository.objects import pointed, read_pointers, require_new
 from niwfctl.repository.process import require_git, transfer
 from niwfctl.several import Names, several
 
@@ -229,11 +228,10 @@ class Remotes:
     def _lost(self, remote: str, refs: list[str], outgoing: list[str]) -> list[str]:
         """Objects of the refs' newest commits that the remote should have had, and has not."""
         oids = pointed(self._git, "--no-walk", *refs)
-        texts = self._git.blobs(blob for blob, oid in oids.items() if oid not in outgoing)
-        pointers = []
-        for text in texts.values():
-            with suppress(MalformedPointer):  # changed by hand, which `verify` and `fsck` tell
-                pointers.append(Pointer.parse(text))
+        known = (blob for blob, oid in oids.items() if oid not in outgoing)
+        found = read_pointers(self._git, known).values()
+        # What is no pointer was changed by hand, which `verify` and `fsck` tell.
+        pointers = [one for one in found if isinstance(one, Pointer)]
         there = set(held(self._git, remote, pointers))
         lost = [pointer.oid for pointer in pointers if pointer not in there]
         for oid in lost:
