@@ -115,20 +115,15 @@ def rollback(
 ) -> None:
     """Bring back a capability, or everything, as it was: a new commit, bit for bit."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.rewrite import version_before
 
-    repository = Repository.open(ctx.obj)
-    before = repository.atlas()
-    if name is not None and to is None:
-        to = version_before(repository, name)
-    source = to and repository.git.resolve(to)  # before HEAD moves, which `to` may be told by
-    commit, after = repository.rollback(name, to, dry_run)
-    changes = _changes(before, after)
+    done = Repository.open(ctx.obj).rollback(name, to, dry_run)
+    changes = _changes(done.before, done.after)
     if as_json:
-        emit_json({"commit": commit, "source": source, "dry_run": dry_run, "changes": changes})
+        known = {"commit": done.commit, "source": done.source, "dry_run": dry_run}
+        emit_json({**known, "changes": changes})
         return
-    done = "would change" if dry_run else f"rolled back: {commit[:12]}"
-    out.print(f"{done}, as of {source[:12]}")
+    words = f"rolled back: {done.commit[:12]}" if done.commit else "would change"
+    out.print(f"{words}, as of {done.source[:12]}")
     for kind, names in changes.items():
         for one in names:
             out.print(f"  {kind:<8} {one}", markup=False)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from niwfctl.repository.compose import Composed, Recipe
     from niwfctl.repository.merge import Merged, Resolution
     from niwfctl.repository.model import Model
+    from niwfctl.repository.rewrite import Rollback
     from niwfctl.repository.verify import Report
     from niwfctl.training.loop import Progress
     from niwfctl.training.run import Run, TrainingOptions
@@ -254,16 +255,13 @@ class Repository(Exchange, Inspection):
 
     def rollback(
         self, name: str | None = None, to: str | None = None, dry_run: bool = False
-    ) -> tuple[str | None, Atlas]:
+    ) -> Rollback:
         """Brings back a capability, or the whole atlas, as it was: a new commit, bit for bit.
 
         Args:
             name: of the capability; None for the whole atlas.
             to: revision; by default the one before the capability became what it is.
             dry_run: only say what would be.
-
-        Returns:
-            Id of the commit (None with `dry_run`), and the atlas it has or would have.
 
         Raises:
             UnknownName, UsageError: there is nothing such to bring back.

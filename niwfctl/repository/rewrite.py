@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, there
@@ -19,6 +20,23 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """What a rollback did, or would do.
+
+    Attributes:
+        commit: its id; None where nothing was committed.
+        source: id of the commit that has what is brought back.
+        before: the atlas as it was.
+        after: the atlas as it is, or would be.
+    """
+
+    commit: str | None
+    source: str
+    before: Atlas
+    after: Atlas
 
 
 def remove(repository: Repository, name: str, message: str | None) -> str:
@@ -67,7 +85,7 @@ def rename(repository: Repository, old: str, new: str, message: str | None) -> s
 
 def rollback(
     repository: Repository, name: str | None, revision: str | None, dry_run: bool
-) -> tuple[str | None, Atlas]:
+) -> Rollback:
     """A commit in which a capability, or the whole atlas, is as it was.
 
     Among the others a capability is routed to as a merge would have it: the whole atlas comes back
@@ -76,9 +94,7 @@ def rollback(
     Args:
         name: of the capability; None for the whole atlas.
         revision: where to take it from; by default the one before it became what it is.
-
-    Returns:
-        Id of the commit, None with `dry_run`; and the atlas it has, or would have.
+        dry_run: commit nothing.
 
     Raises:
         UnknownName: there is no such revision, or no such capability there.
@@ -86,23 +102,22 @@ def rollback(
     """
     if name is None and revision is None:
         raise UsageError("say what to bring back: a capability, `--to REV`, or both")
-    commit = repository.git.resolve(revision) if revision else version_before(repository, name)
-    then = repository.atlas(commit)
-    require_same_field(repository, commit, revision or commit[:12])
+    source = repository.git.resolve(revision) if revision else version_before(repository, name)
+    then = repository.atlas(source)
+    require_same_field(repository, source, revision or source[:12])
     if name is not None and name not in then:
-        raise UnknownName(f"there was no capability {name!r} at {revision or commit[:12]}")
+        raise UnknownName(f"there was no capability {name!r} at {revision or source[:12]}")
 
     def brought_back(atlas: Atlas) -> Atlas:
         return dict(then) if name is None else _settled(repository, atlas | {name: then[name]})
 
-    now = repository.atlas()
-    after = brought_back(dict(now))
-    if after == now:
-        raise UsageError(f"{name or 'everything'} is as it was at {commit[:12]} already")
-    if dry_run:
-        return None, after
-    message = f"Roll back {name or 'everything'} to {commit[:12]}"
-    return _recorded(repository, brought_back, message), after
+    before = repository.atlas()
+    after = brought_back(dict(before))
+    if after == before:
+        raise UsageError(f"{name or 'everything'} is as it was at {source[:12]} already")
+    message = f"Roll back {name or 'everything'} to {source[:12]}"
+    commit = None if dry_run else _recorded(repository, brought_back, message)
+    return Rollback(commit, source, before, after)
 
 
 def version_before(repository: Repository, name: str) -> str:

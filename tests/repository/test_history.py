@@ -246,9 +246,11 @@ def test_rollback_brings_back_a_capability_bit_for_bit(repository: Repository) -
     before = evidence(repository, "x")
     repository.remove("x")
     assert "x" not in repository.atlas()
-    commit, after = repository.rollback("x", dry_run=True)
-    assert commit is None and "x" in after and "x" not in repository.atlas()
-    repository.rollback("x")
+    would_be = repository.rollback("x", dry_run=True)
+    assert would_be.commit is None and "x" in would_be.after and "x" not in repository.atlas()
+    done = repository.rollback("x")
+    assert done.source == would_be.source == first
+    assert done.commit == repository.git.resolve("HEAD") and "x" not in done.before
     assert_same(evidence(repository, "x"), before)
     assert repository.verify().ok
     repository.rename("x", "y")

@@ -100,7 +100,7 @@ def test_everything_is_rolled_back_to_the_very_tree_it_was(two: Repository, add:
     two.rename("y", "z")
     add(two, "w", 0.3)
     now = two.git.head()
-    _, would_be = two.rollback(to=then, dry_run=True)
+    would_be = two.rollback(to=then, dry_run=True).after
     assert sorted(would_be) == ["x", "y"]
     assert two.git.head() == now and sorted(two.atlas()) == ["w", "z"]
     two.rollback(to=then)
@@ -389,7 +389,7 @@ def test_the_post_commit_hook_is_told_and_its_failure_changes_nothing(
 ) -> None:
     told = hook(two, "post-commit", "git rev-parse HEAD >> {witness}; exit 1")
     commits = [add(two, "new", 0.3), two.remove("x"), two.rename("y", "z")]
-    commits.append(two.rollback("x")[0])
+    commits.append(two.rollback("x").commit)
     assert told.read_text().split() == commits
 
 

@@ -69,7 +69,7 @@ def test_every_commit_and_annotated_tag_is_signed_where_git_is_configured_so(
     signed += [add(repository, "s", 0.4)]
     repository.git.checkout(branch)
     signed += [repository.merge("side").commit, repository.remove("x")]
-    signed += [repository.rename("y", "z"), repository.rollback("x")[0]]
+    signed += [repository.rename("y", "z"), repository.rollback("x").commit]
     for commit in signed:
         repository.git.plain("verify-commit", commit)
         assert signature(repository.git, commit).state == "good"
