@@ -237,6 +237,11 @@ def there(atlas: Atlas, name: str) -> Capability:
     return atlas[name]
 
 
+def owner_names(atlas: Atlas) -> dict[str, str]:
+    """Whose a region is, by its id, of all that prompts are routed to."""
+    return {entry.id: name for name, one in atlas.items() for entry in one.regions if entry.routing}
+
+
 def check_name(name: str) -> str:
     """A name that every file system and git can hold.
 

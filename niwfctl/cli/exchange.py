@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from niwfctl.atlas import owner_names
 from niwfctl.cli.options import AcceptShadow, AsJson, Manual, MaxTakeover, Supersede, inside
 from niwfctl.cli.output import emit_json, err, number, out, size
 from niwfctl.cli.schema import capability_json
@@ -121,6 +122,7 @@ def import_adapter(
             }
         )
         return
-    show_committed(repository.git.branch(), done.commit, message, [done.capability])
+    owner = owner_names(repository.atlas())
+    show_committed(repository.git.branch(), done.commit, message, [done.capability], owner)
     out.print(f"  held-out perplexity: {perplexity_line(done.capability.regions[-1].run)}")
     out.print(f"  rounding to bf16 changed its weights by {done.adapter.rounding:.2%}")

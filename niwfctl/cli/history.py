@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from niwfctl.atlas import named, owner_names
 from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, out
 from niwfctl.cli.schema import capability_json, commit_json, run_json
@@ -110,7 +111,7 @@ def show(
         if as_json:
             emit_json(capability_json(capability))
         else:
-            show_capability(capability)
+            show_capability(capability, owner_names(repository.atlas(named(target)[1])))
         return
     (commit,) = repository.history.log(target, 1)
     signed = signature(repository.git, commit.id)
@@ -118,5 +119,6 @@ def show(
         emit_json(commit_json(commit) | {"signature": asdict(signed)})
         return
     show_commit(commit, signed)
+    owner = owner_names(repository.atlas(commit.id)) if commit.changes else {}
     for change in commit.changes:
-        show_capability(change.capability, indent="    ")
+        show_capability(change.capability, owner, indent="    ")

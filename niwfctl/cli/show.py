@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -96,8 +96,12 @@ def perplexity_line(run: Run) -> str:
     return f"{number(run.base_perplexity)} (base) → {number(run.perplexity)}"
 
 
-def show_capability(capability: Capability, indent: str = "") -> None:
-    """A capability with everything its manifest says of it."""
+def show_capability(capability: Capability, owner: Mapping[str, str], indent: str = "") -> None:
+    """A capability with everything its manifest says of it.
+
+    Args:
+        owner: names of capabilities by the ids of their regions.
+    """
     title = Text(indent).append(f"capability {capability.name}", "bold")
     put(title.append(f"  {size(capability.size)}"))
     for part in capability.parts:
@@ -106,11 +110,11 @@ def show_capability(capability: Capability, indent: str = "") -> None:
     if (count := len(capability.regions)) > 1:
         out.print(f"{indent}  of its {count} regions, the owner of a prompt answers it")
     for entry in capability.regions:
-        for label, text in _region_lines(entry, capability.name).items():
+        for label, text in _region_lines(entry, capability.name, owner).items():
             out.print(f"{indent}  {label:<11}{text}", markup=False)
 
 
-def _region_lines(entry: RegionEntry, name: str) -> dict[str, str]:
+def _region_lines(entry: RegionEntry, name: str, owner: Mapping[str, str]) -> dict[str, str]:
     run, options = entry.run, entry.run.options
     whose = "" if run.name == name else f", of {run.name}"
     lines = {
@@ -129,7 +133,7 @@ def _region_lines(entry: RegionEntry, name: str) -> dict[str, str]:
             "perplexity": perplexity_line(run),
         }
     return lines | {
-        "routing": routing_line(entry),
+        "routing": _routing_line(entry, owner),
         "made with": ", ".join(f"{name} {which}" for name, which in run.versions.items()),
     }
 
@@ -148,7 +152,7 @@ def _training_line(run: Run) -> str:
     )
 
 
-def routing_line(entry: RegionEntry) -> str:
+def _routing_line(entry: RegionEntry, owner: Mapping[str, str]) -> str:
     """How a region shares coordinate space with the others."""
     routing = entry.routing
     if routing is None:
@@ -168,8 +172,8 @@ def routing_line(entry: RegionEntry) -> str:
             f"their owners, with {routing.ceded:.1%} of its own prompts"
         )
     parts += [
-        f"{'the base' if owner == 'base' else owner} owns {share:.1%} of its prompts"
-        for owner, share in routing.shadow.items()
+        f"{'the base' if one == 'base' else owner.get(one, one)} owns {share:.1%} of its prompts"
+        for one, share in routing.shadow.items()
     ]
     return ", ".join(parts)
 
@@ -179,7 +183,11 @@ def _taken(takeover: Takeover) -> str:
 
 
 def show_committed(
-    branch: str | None, commit: str, message: str, capabilities: Iterable[Capability]
+    branch: str | None,
+    commit: str,
+    message: str,
+    capabilities: Iterable[Capability],
+    owner: Mapping[str, str],
 ) -> None:
     """What a commit made of trainings, or of an adapter."""
     where = branch or "detached HEAD"
@@ -191,7 +199,7 @@ def show_committed(
             f"anchors, {len(entry.bases)} bases, {size(sum(ref.size for ref in entry.objects))}",
             markup=False,
         )
-        out.print(f"  routing: {routing_line(entry)}", markup=False)
+        out.print(f"  routing: {_routing_line(entry, owner)}", markup=False)
 
 
 def show_commit(commit: Commit, signature: Signature | None = None) -> None:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import Atlas, Capability, RegionEntry, Routing, Takeover, Terms
+from niwfctl.atlas import (
+    Atlas,
+    Capability,
+    RegionEntry,
+    Routing,
+    Takeover,
+    Terms,
+    owner_names,
+)
 from niwfctl.errors import Shadowed
 from niwfctl.field.cell import Cell
 from niwfctl.field.routing import (
@@ -161,9 +169,7 @@ def require_light(atlas: Atlas, names: Sequence[str], max_shadow: float) -> None
     Raises:
         Shadowed: the message names the owners and the ways out.
     """
-    names_of = {
-        entry.id: name for name, one in atlas.items() for entry in one.regions if entry.routing
-    }
+    names_of = owner_names(atlas)
     for name in names:
         for entry in atlas[name].regions:
             if entry.routing is None:

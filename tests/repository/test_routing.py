@@ -168,6 +168,17 @@ def test_a_general_capability_answers_for_the_base_and_leaves_others_theirs(crow
     assert general == {"broadest"} and later.verify().ok
 
 
+def test_show_tells_by_name_who_owns_prompts_of_another(
+    crowd: Crowd, niwfctl: Callable[..., Result]
+) -> None:
+    crowd("old", 5.0)
+    repository = crowd("new", 5.0)
+    crowd("newest", 5.0).rename("old", "older")
+    for target, owner in (("new", "older"), ("new@HEAD~1", "old"), ("HEAD~2", "old")):
+        shown = niwfctl("-C", repository.path, "show", target)
+        assert f"{owner} owns" in " ".join(shown.stdout.split()), target
+
+
 def test_a_shadowed_commit_is_refused_with_the_owner_and_changes_nothing(crowd: Crowd) -> None:
     repository = crowd("old", 5.0)
     limit(repository, "max_shadow", 1.0, 0.1)
