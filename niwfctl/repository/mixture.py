@@ -87,7 +87,7 @@ class Routes:
 
     Attributes:
         claimants: names of the capabilities, one a claim; a name with several regions comes again.
-        names: owners of the prompts of the last batch; None for the base.
+        names: owners of the prompts that were answered last; None for the base.
     """
 
     def __init__(self, claimants: list[str], base: Cell, claims: Sequence[Claim]) -> None:
@@ -101,14 +101,19 @@ class Routes:
 
     def owners(self, z: Tensor) -> list[str | None]:
         """Owners of the prompts at z [n, dim]; None for the base."""
-        self.shares(z)
-        return self.names
+        return self._named(self._owner(z))
 
     def shares(self, z: Tensor) -> Tensor:
-        """1 for the owner of each prompt, 0 for all others; float32 [n, claims]."""
-        owner = self.bids(z).argmax(-1)  # the base comes first
-        self.names = [self.claimants[i - 1] if i else None for i in owner.tolist()]
+        """1 for the owner of each prompt, 0 for all others; float32 [n, claims]. Sets `names`."""
+        owner = self._owner(z)
+        self.names = self._named(owner)
         return _one_of(owner, 1 + len(self.claimants))[:, 1:]
+
+    def _owner(self, z: Tensor) -> Tensor:
+        return self.bids(z).argmax(-1)  # 0 is the base, which comes first
+
+    def _named(self, owner: Tensor) -> list[str | None]:
+        return [self.claimants[i - 1] if i else None for i in owner.tolist()]
 
 
 def _of_regions(repository: Repository, entries: tuple[RegionEntry, ...]) -> Mixture:
