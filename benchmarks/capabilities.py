@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import BROAD, HELD_OUT, LONGEST, MEASURED
+from common import BROAD, HELD_OUT, LONGEST, MEASURED, data_folder
 
 from niwfctl.records import Example
 from niwfctl.repository import Repository
@@ -24,7 +24,7 @@ VALIDATION = 64  # rows before the held-out ones, for whatever is tuned
 def arguments(description: str) -> argparse.ArgumentParser:
     """The options that these benchmarks share."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder with TASK.jsonl files")
+    parser.add_argument("data", type=data_folder, help="folder with TASK.jsonl files")
     parser.add_argument("folder", type=Path, help="where the repository is, or will be")
     parser.add_argument("--tasks", nargs="+", default=["code", "shell", "instruct"])
     parser.add_argument("--steps", type=int, default=60, help="of 8 rows, for each capability")

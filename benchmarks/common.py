@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import math
@@ -68,6 +69,18 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def data_folder(path: str) -> Path:
+    """A folder with TASK.jsonl files, for argparse.
+
+    Raises:
+        ArgumentTypeError: there are none.
+    """
+    folder = Path(path)
+    if not any(folder.glob("*.jsonl")):
+        raise argparse.ArgumentTypeError(f"{path} is no folder with TASK.jsonl files")
+    return folder
 
 
 def embedded() -> Backbone:

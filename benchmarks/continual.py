@@ -14,7 +14,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from common import RESULTS, write_results
+from common import RESULTS, data_folder, write_results
 from continual_plots import draw
 from continual_tables import report
 from rivals.protocol import Setting
@@ -75,7 +75,7 @@ def measure(given: argparse.Namespace) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="folder of one commit's results")
-    parser.add_argument("--data", type=Path, help="folder with TASK.jsonl files")
+    parser.add_argument("--data", type=data_folder, help="folder with TASK.jsonl files")
     parser.add_argument("--model", default="smollm2", help="the backbone, as for `niwfctl init`")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_const", const="quick", dest="size")

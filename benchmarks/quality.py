@@ -11,7 +11,15 @@ import argparse
 import gc
 from pathlib import Path
 
-from common import HELD_OUT, PeftTrainer, embedded, markdown, task_rows, write_results
+from common import (
+    HELD_OUT,
+    PeftTrainer,
+    data_folder,
+    embedded,
+    markdown,
+    task_rows,
+    write_results,
+)
 
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.calibration import calibrate
@@ -25,7 +33,7 @@ PEFT_RANK = 14  # on all layers: as many parameters as 2 bases of rank 8 above t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=data_folder)
     parser.add_argument("--tasks", nargs="+", default=["instruct", "code", "shell"])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from common import HELD_OUT, markdown, write_results
+from common import HELD_OUT, data_folder, markdown, write_results
 from densities import HalfShrunk, Mixture, Ridge, SharedCovariance, StudentT
 from states import States, task_states
 from torch import Tensor
@@ -38,7 +38,7 @@ NEIGHBOURS = ("sql", "french")  # never trained, but near to what is: code holds
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=data_folder)
     parser.add_argument("--states", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
