@@ -21,7 +21,7 @@ from rivals.protocol import Setting
 from rivals.registry import METHODS
 from rivals.results import Key, MixedResults, Origin, Results, UncommittedCode, code_commit
 from rivals.run import Turns, run
-from rivals.streams import SEQUENCES, WITHOUT_DATA, Streams
+from rivals.streams import CLASSES, SEQUENCES, WITHOUT_DATA, Streams
 
 from niwfctl.backbone.load import load, resolve
 from niwfctl.errors import NiwfError
@@ -84,7 +84,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--steps", type=int, help="of 8 rows, for each task")
-    parser.add_argument("--classes", type=Path, help="folder of TASK/train.json and TASK/test.json")
+    parser.add_argument("--classes", type=Path, help="folder of TASK/{train,test}.json")
     parser.add_argument("--lock", type=Path, help="file to lock while computing, in turns")
     parser.add_argument("--turn", type=float, default=120.0, help="seconds of a turn")
     parser.add_argument("--table", action="store_true", help="only make tables of what is there")
@@ -94,6 +94,8 @@ def arguments() -> argparse.Namespace:
             setattr(given, name, value)
     if given.data is None:
         given.sequences = [name for name in given.sequences if name in WITHOUT_DATA] or WITHOUT_DATA
+    if given.classes and CLASSES not in given.sequences:
+        given.sequences = [*given.sequences, CLASSES]
     return given
 
 

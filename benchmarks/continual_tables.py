@@ -101,7 +101,11 @@ NOTE = (
     "Any-SSR the most is its router's matrix, which does not grow with tasks. Cost: time to score "
     "a batch over the bare backbone's; routers of the rivals read their states in a pass of their "
     "own, and PEFT keeps adapters in float32 beside a bf16 model. Joint training takes the "
-    "steps of all tasks together, and is the bound."
+    "steps of all tasks together, and is the bound. Drift: gates by their mean absolute change, ΔW "
+    "by the norm of its change over its own; at the anchors of the lock, between them (fresh "
+    "samples of the region) and where held-out prompts lie. z moved tells how far their "
+    "coordinates went, in radii of the region; inside, how many of them it holds; other gates "
+    "open, for how many the open gates are other ones."
 )
 
 

@@ -66,7 +66,7 @@ def main() -> None:
         for key, (what, unit) in COSTS.items()
     ]
     last = f"power of n, {sizes[-2]} to {sizes[-1]}"
-    columns = ["", *(f"{size}" for size in sizes), "fitted to n capabilities", last]
+    columns = ["capabilities", *(f"{size}" for size in sizes), "fitted to n capabilities", last]
     table = (
         f"{markdown(columns, rows)}\n\nSmolLM2-135M-Instruct's shapes: a capability of two bases "
         f"of rank 8 takes {each / 1e6:.1f} MB. Weights are random, regions lie apart. The "

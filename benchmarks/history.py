@@ -28,7 +28,7 @@ from common import markdown, write_results
 from safetensors.torch import load_file
 from synthetic import adapter, commit, empty, sites, train
 from torch import Tensor
-from versioning import Tool, available, left_out
+from versioning import Tool, available, notes
 
 from niwfctl.repository import Repository
 from niwfctl.repository import diff as differences
@@ -86,23 +86,20 @@ def ratios(ranks: dict[int, dict], logs: dict, commits: int) -> str:
         [what, *(f"{of[key]['ratio']:.2f}" for of in ranks.values()), GOALS[key]]
         for key, what in JOBS.items()
     ]
-    rows += [
-        [
-            f"log of {commits:,} commits over `{what}`",
-            *[""] * (len(ranks) - 1),
-            f"{of['ratio']:.1f}",
-            "≤ 3" if what == "git log" else "",
-        ]
+    over = [
+        [f"`{what}`", f"{of['ratio']:.1f}", "≤ 3" if what == "git log" else ""]
         for what, of in logs["over"].items()
     ]
     columns = [f"rank {rank}, {of['bytes'] / 1e6:.0f} MB" for rank, of in ranks.items()]
     return (
         f"{markdown(['', *columns, 'goal'], rows)}\n\n"
+        "diff multiplies what it reads: that work grows with the square of the rank, the bytes "
+        "with the rank.\n\n"
+        f"{markdown([f'log of {commits:,} commits over', 'ratio', 'goal'], over)}\n\n"
         f"Of the {logs['seconds']:.2f} s that `niwfctl log` takes, {logs['start']:.2f} s are those "
         "of a log of one commit: Python's start and its imports. git reads no file of a commit for "
         "`git log`, and all that changed for `git log --patch`; niwfctl reads every manifest that "
-        "changed. diff multiplies what it reads: that work grows with the square of the rank, the "
-        "bytes with the rank."
+        "changed."
     )
 
 
@@ -118,8 +115,7 @@ def others(ranks: dict[int, dict], tools: list[Tool]) -> str:
         "The same capability as one PEFT adapter, a new version committed and the one before "
         "checked out and read, in seconds of whole commands (of niwfctl with its start and its "
         "import of torch):\n\n"
-        f"{markdown(['seconds', *titles], rows)}\n\n"
-        f"git-theta 0.2.0 knows no bf16 and got float32.{left_out(tools)}"
+        f"{markdown(['seconds', *titles], rows)}\n\n{notes(tools)}"
     )
 
 

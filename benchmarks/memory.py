@@ -36,13 +36,14 @@ def main() -> None:
     mine, peft = (found[side]["peak_mib"] for side in ("niwfctl", "peft"))
     ratio = {side: mine / found[side]["peak_mib"] for side in ("peft", "peft_autocast")}
     table = markdown(
-        ["", "peak of the process, MiB", "over PEFT's", "seconds"],
+        ["", "peak of the process, MiB", "over PEFT's", "niwfctl's over it", "seconds"],
         [
             [
                 title,
                 f"{found[side]['peak_mib']:.0f}",
                 f"{found[side]['peak_mib'] / peft:.2f}",
-                f"{found[side]['seconds']:.0f}",
+                f"{mine / found[side]['peak_mib']:.2f}",
+                f"{found[side]['seconds']:.1f}",
             ]
             for side, title in SIDES.items()
         ],

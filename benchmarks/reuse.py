@@ -65,11 +65,12 @@ def main() -> None:
                 f"{one['perplexity'] / full['perplexity']:.3f}",
             ]
         )
-    table = markdown(["pair", "trained", "gated", "new MB", "ratio", "perplexity", "ratio"], rows)
+    first = "over first"
+    table = markdown(["pair", "trained", "gated", "new MB", first, "perplexity", first], rows)
     table += (
         f"\n\n{given.steps} steps of 8 rows, {given.rows} held-out rows of the second task; "
-        "ratios are to the first line of the pair. New bytes are the objects that the commit adds "
-        "to the store."
+        f"`{first}` is over the first line of the pair. New bytes are the objects that the commit "
+        "adds to the store."
     )
     write_results("reuse", {"results": results}, table)
 

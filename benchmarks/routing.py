@@ -264,6 +264,16 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean:.1%} ± {50 * (max(values) - min(values)):.1f}"
 
 
+INTRODUCTION = (
+    f"Where {HELD_OUT} held-out prompts of each task go. Nothing is trained: a region's place "
+    f"depends on its prompts alone. {DRAWS} times, {ROWS} prompts of each task are drawn, and "
+    "regions are added in the order of the columns; ± is half the range of the draws. The general "
+    "one is `instruct`, which also answers what the base would. Biases and margins are in nats; a "
+    "shadow is the share of a region's own prompts that earlier ones keep. Under *Compared*, one "
+    "thing at a time is other than in what was kept; slack is the factor on a cell's radius."
+)
+
+
 def report(orders: dict[str, dict], compared: dict[str, dict]) -> str:
     """All tables."""
     parts = []
@@ -278,7 +288,7 @@ def report(orders: dict[str, dict], compared: dict[str, dict]) -> str:
         for values in [one["unseen"].values()]
     ]
     columns = ["", "six, general last", "six, general first", *(f"{n} to base" for n in UNSEEN)]
-    return "\n\n".join([*parts, "## Compared", markdown(columns, rows)])
+    return "\n\n".join([INTRODUCTION, *parts, "## Compared", markdown(columns, rows)])
 
 
 def confusion(found: dict[str, object], order: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
     python benchmarks/storage.py [--dvc PATH] [--git-theta PATH]
 
-20 capabilities with 3 revisions each: two bases of rank 8 on all linears of layers 6 to 29 of
+20 capabilities with 3 revisions each: two bases of rank 8 on all linears of layers 4 to 29 of
 SmolLM2-135M, random weights. The others get the same weights as PEFT's adapter_model.safetensors.
 In one history a revision trains both bases anew, in the other it reuses one.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common import markdown, write_results
 from synthetic import adapter, commit, empty, sites, train
-from versioning import Tool, available, left_out
+from versioning import Tool, available, notes
 
 from niwfctl.repository import Repository
 from niwfctl.repository.upkeep import collect
@@ -61,11 +61,10 @@ def main() -> None:
         f"{markdown(['MB', *titles], rows)}\n\n"
         f"{CAPABILITIES} capabilities of {REVISIONS} revisions each, random bf16 weights of "
         "SmolLM2-135M's shapes, 2 bases of rank 8. All of `.git` is counted, of DVC its cache too, "
-        "of the plain copies nothing else. git-theta 0.2.0 knows no bf16, so it got "
-        "the same values in float32; it compresses what it keeps. "
+        "of the plain copies nothing else. "
         f"Until `gc`, what `undo` would bring back took another {one['undo'] / 1e6:.1f} MB. "
         f"Of the second history, cut to its end, `gc` left {one['after gc'] / 1e6:.1f} MB."
-        f"{left_out(tools)}"
+        f" {notes(tools)}"
     )
     write_results("storage", {"histories": histories}, table)
 

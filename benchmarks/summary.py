@@ -28,7 +28,7 @@ class Figure:
     Attributes:
         source: name of the results, and of the script that makes them.
         what: what is measured, over what.
-        read: the figure, from the results.
+        read: the figure, from the results; empty where they do not have it.
         goal: what was aimed at, in words.
     """
 
@@ -106,8 +106,10 @@ def average_accuracy(results: Results) -> str:
 
 
 def kept_bits(results: Results) -> str:
-    told = stream(results, "five", GIVEN)["niwfctl"][0]["unchanged"]
-    rest = stream(results, "five", OPEN).items()
+    given, rest = stream(results, "five", GIVEN), stream(results, "five", OPEN).items()
+    if "niwfctl" not in given:
+        return ""
+    told = given["niwfctl"][0]["unchanged"]
     return f"niwfctl told the task {told}; not told: " + ", ".join(
         f"{title} {lines[0]['unchanged']}" for title, lines in rest
     )
@@ -200,7 +202,7 @@ FIGURES = (
     ),
     Figure(
         "reuse",
-        "`--reuse auto` beside a related capability over training alone: new bytes, perplexity",
+        "`--reuse auto --rank 4` beside a related one over training alone: bytes, perplexity",
         related,
         "≤ 0.5, ≤ 1.01",
     ),
@@ -255,10 +257,12 @@ def table() -> Iterator[str]:
         file = ROOT / "docs" / "results" / f"{figure.source}.json"
         if file.exists():
             results = json.loads(file.read_text("utf-8"))
+            if not (found := figure.read(results)):
+                continue
             where = results["machine"]
             machines[where["date"], where["processor"], where["cores"], where["memory_gib"]] = where
             source = f"[{figure.source}](docs/results/{figure.source}.md)"
-            yield f"| {figure.what} | {figure.read(results)} | {figure.goal} | {source} |"
+            yield f"| {figure.what} | {found} | {figure.goal} | {source} |"
     yield ""
     seen = "; ".join(
         f"{processor}, {cores} cores, {memory} GiB, {date}"

@@ -154,7 +154,13 @@ def available(folder: Path, dvc: Path | None, git_theta: Path | None) -> list[To
     return tools
 
 
-def left_out(tools: list[Tool]) -> str:
-    """A sentence on the tools that are not there, or nothing."""
-    missing = {"git-lfs", "DVC", "git-theta"} - {tool.title for tool in tools}
-    return f" Not measured, since not given: {', '.join(sorted(missing))}." if missing else ""
+def notes(tools: list[Tool]) -> str:
+    """Sentences on what git-theta got, and on the tools that are not there; or nothing."""
+    titles = {tool.title for tool in tools}
+    missing = {"git-lfs", "DVC", "git-theta"} - titles
+    said = []
+    if "git-theta" in titles:
+        said.append("git-theta 0.2.0 knows no bf16 and got the same values in float32.")
+    if missing:
+        said.append(f"Not measured, since not given: {', '.join(sorted(missing))}.")
+    return " ".join(said)

@@ -44,7 +44,8 @@ def init(
         int | None, typer.Option(help="First adapted layer; by default an eighth of the way up.")
     ] = None,
     dim: Annotated[
-        int | None, typer.Option(help="Dimensions of the coordinate; 128 by default.")
+        int | None,
+        typer.Option(help="Dimensions of the coordinate; by default 128, or half a small width."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

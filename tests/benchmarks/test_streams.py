@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from common import LONGEST, MEASURED
+from continual import arguments
 from rivals.run import Turns
 from rivals.streams import SEQUENCES, WITHOUT_DATA, Streams
 
@@ -40,3 +41,12 @@ def test_a_turn_keeps_others_out_until_it_is_given(tmp_path: Path) -> None:
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         turns.give()
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("size", [[], ["--quick"]])
+def test_given_classes_are_run_beside_whatever_else_is(
+    size, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.argv", ["continual.py", "results", *size, "--classes", str(tmp_path)])
+    found = arguments().sequences
+    assert "classes" in found and len(set(found)) == len(found)

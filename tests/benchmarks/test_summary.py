@@ -40,3 +40,8 @@ def test_kept_bits_are_those_of_five_tasks() -> None:
     assert kept_bits(RESULTS) == (
         "niwfctl told the task 4 of 4; not told: niwfctl 3 of 4, one LoRA 0 of 4"
     )
+
+
+def test_streams_that_were_not_run_give_no_figures() -> None:
+    shorter = {"lines": [line("two", "niwfctl", -1.0, "1 of 1")]}
+    assert not any(read(shorter) for read in (average_perplexity, average_accuracy, kept_bits))
