@@ -20,8 +20,6 @@ from niwfctl.training.run import Run, TrainingOptions
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
-MOST_HELD_OUT = 256  # rows; more would cost time and change the perplexity little
-
 
 @dataclass(frozen=True)
 class Rows:
@@ -49,7 +47,7 @@ def encoded(model: Model, examples: Sequence[Example], options: TrainingOptions)
     learned = _encode(model, training, limit, options.skip_long)
     measured = _encode(model, held_out, limit, options.skip_long)
     skipped = len(examples) - len(learned) - len(measured)
-    return Rows(learned, measured[:MOST_HELD_OUT], skipped)
+    return Rows(learned, measured, skipped)
 
 
 def new_run(

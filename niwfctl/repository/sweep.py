@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from niwfctl.errors import UsageError
-from niwfctl.repository.compose import parts_of
 from niwfctl.repository.mixture import of_capability, weighted
 from niwfctl.repository.same_field import usable
+from niwfctl.training.data import spread
 
 if TYPE_CHECKING:
     from niwfctl.records import Example
@@ -50,7 +50,7 @@ def sweep(
 
     Args:
         sources: the parts, `NAME` or `NAME@REV`.
-        data: validation examples of each part; the first ROWS of each are used.
+        data: validation examples of each part; ROWS of each are used.
         report: called with every point, as it is measured.
 
     Returns:
@@ -62,10 +62,10 @@ def sweep(
     for source in sources:
         if source not in data:
             raise UsageError(f"--sweep needs data of {source!r}: give `--data {source}=FILE`")
+    parts = [usable(repository, source) for source in sources]  # before the long loading
     model = repository.load(None)
-    mixtures = [of_capability(repository, usable(repository, source)) for source in sources]
-    rows = [data[source][:ROWS] for source in sources]
-    parts_of(repository, sources, [1.0] * len(sources))  # refuses what cannot be composed
+    mixtures = [of_capability(repository, part) for part in parts]
+    rows = [spread(data[source], ROWS) for source in sources]
 
     def measure(weights: Sequence[float]) -> list[float]:
         acting = model.acting(weighted(list(zip(weights, mixtures, strict=True))))

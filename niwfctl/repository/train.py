@@ -60,6 +60,11 @@ def train(
         report(Progress("loading the backbone", 0, 0))
         model = Model(repository)
         rows = encoded(model, examples, options)
+        if previous and previous.rows != len(rows.training):
+            raise DataError(
+                f"the training of {name!r} was begun by a version that held out other rows: begin "
+                f"anew with `niwfctl train {name} --restart --data …`"
+            )
         run = previous or new_run(
             repository, name, sources, digest, rows, options, steps=_steps(options, rows)
         )

@@ -11,11 +11,14 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
 from niwfctl.several import Sources, several
 
+MOST_HELD_OUT = 256  # records; more would cost time and change the perplexity little
+_Row = TypeVar("_Row")
 _ACCEPTED = (
     "expected `instruction` and `output` (with an optional `input`), `prompt` and `completion`, "
     "or `messages` (or `conversations`)"
@@ -63,7 +66,8 @@ def split(
 
     Args:
         examples: from at least two records.
-        share: of the records to hold out, in (0, 1); each side gets at least one.
+        share: of the records to hold out, in (0, 1); each side gets at least one, and no more than
+            MOST_HELD_OUT are held out.
         seed: equal seeds split equal examples equally.
 
     Raises:
@@ -74,13 +78,19 @@ def split(
     origins = list(dict.fromkeys(example.origin for example in examples))
     if len(origins) < 2:
         raise DataError(f"{len(origins)} records cannot be split: expected 2 or more, so add some")
-    count = min(max(round(share * len(origins)), 1), len(origins) - 1)
+    count = min(max(round(share * len(origins)), 1), len(origins) - 1, MOST_HELD_OUT)
     draw = random.Random(seed)  # of its methods only random() is stable across Python versions
     held_out = set(sorted(origins, key=lambda _: draw.random())[:count])
     return (
         [example for example in examples if example.origin not in held_out],
         [example for example in examples if example.origin in held_out],
     )
+
+
+def spread(rows: Sequence[_Row], most: int) -> list[_Row]:
+    """At most so many rows, at even distances: files lie one after another, often sorted."""
+    count = min(len(rows), most)
+    return [rows[index * len(rows) // count] for index in range(count)]
 
 
 def data_hash(examples: Iterable[Example]) -> str:

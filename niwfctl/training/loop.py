@@ -19,6 +19,7 @@ from niwfctl.backbone.scoring import Score, Scorer
 from niwfctl.errors import TrainingError, TrainingInterrupted
 from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
+from niwfctl.training.data import spread
 from niwfctl.training.processes import Processes
 from niwfctl.training.run import Run
 
@@ -160,7 +161,7 @@ class Trainer:
             speed.add(tokens, seconds)
             if run.step % max(run.steps // GLANCES, 1) == 0 and run.step < run.steps:
                 self.adapter.active = self._sealed()
-                glance = self._score(self.held_out[:GLANCE_ROWS], lambda: None)
+                glance = self._score(spread(self.held_out, GLANCE_ROWS), lambda: None)
                 validation = glance.perplexity
             left = speed.seconds * (run.steps - run.step)
             report(

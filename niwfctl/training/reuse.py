@@ -12,6 +12,7 @@ from niwfctl.backbone.batch import batched
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.field.region import Region
+from niwfctl.training.data import spread
 
 PROBED_ROWS = 32
 TOGETHER = 4  # regions in one gradient, to bound memory
@@ -38,7 +39,7 @@ def related(
         names: of the candidates.
         region_of: loads one onto the model's device; few of them are held at a time.
     """
-    adapter, rows = scorer.adapter, rows[:PROBED_ROWS]
+    adapter, rows = scorer.adapter, spread(rows, PROBED_ROWS)
     before = adapter.active
     try:
         promise: dict[str, float] = {}

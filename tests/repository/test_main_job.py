@@ -8,9 +8,9 @@ import torch
 from conftest import QUICK
 from tiny import write_data
 
-from niwfctl.errors import TrainingInterrupted
+from niwfctl.errors import DataError, TrainingInterrupted
 from niwfctl.repository import Repository
-from niwfctl.training.checkpoint import load
+from niwfctl.training.checkpoint import load, save
 
 
 def test_a_second_commit_leaves_the_first_capability_equal_bit_for_bit(
@@ -68,6 +68,26 @@ def test_an_interrupted_training_resumes_to_the_same_bits(
     assert resumed.keys() == straight.keys()
     for key, value in straight.items():
         assert torch.equal(resumed[key].nan_to_num(), value.nan_to_num()), key
+
+
+def test_a_training_goes_on_only_with_the_rows_that_it_began_with(
+    fresh: Repository, tmp_path: Path
+) -> None:
+    data = write_data(tmp_path / "apple.jsonl")
+    with pytest.raises(TrainingInterrupted):
+        fresh.train("apple", [data], QUICK, stop=lambda: True)
+    file = fresh.trainings.checkpoint("apple")
+    run, tensors = load(file)
+    save(file, run.model_copy(update={"rows": run.rows - 1}), tensors)
+    with pytest.raises(DataError, match="'apple' was begun by a version that held out other rows"):
+        fresh.train("apple", resume=True)
+    save(file, run, tensors)
+    lines = data.read_text()
+    data.write_text(lines + lines)
+    with pytest.raises(DataError, match="'apple' is no longer what its training began with"):
+        fresh.train("apple", resume=True)
+    data.write_text(lines)
+    assert fresh.train("apple", resume=True).finished
 
 
 def _examples(data: Path):

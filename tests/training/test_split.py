@@ -1,12 +1,14 @@
 """Behaviour of splitting and hashing examples."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
-from niwfctl.training.data import data_hash, split
+from niwfctl.training.data import data_hash, split, spread
 
 
 def user(text: str) -> tuple[Message, ...]:
@@ -43,6 +45,21 @@ def test_a_split_parts_the_records_in_order_and_by_seed(
 def test_a_split_holds_out_its_share_of_the_records() -> None:
     training, held_out = split(examples_of(*[1] * 100), 0.1, seed=0)
     assert (len(training), len(held_out)) == (90, 10)
+
+
+def test_what_more_rows_held_out_would_not_tell_is_learned_from() -> None:
+    training, held_out = split(examples_of(*[1] * 10_000), 0.05, seed=0)
+    assert (len(training), len(held_out)) == (9744, 256)
+    firsts = [int(example.origin.removeprefix("file:")) < 5_000 for example in held_out]
+    assert 100 < sum(firsts) < 156  # of both halves alike
+
+
+@given(count=st.integers(0, 200), most=st.integers(1, 50))
+def test_rows_are_picked_at_even_distances(count: int, most: int) -> None:
+    picked = spread(range(count), most)
+    assert len(picked) == min(count, most)
+    steps = {after - before for before, after in itertools.pairwise([*picked, count])}
+    assert not picked or (picked[0] == 0 and max(steps) - min(steps) <= 1)
 
 
 def test_another_seed_splits_otherwise() -> None:
