@@ -164,24 +164,22 @@ def settled(repository: Repository, atlas: Atlas, only: Sequence[str] | None = N
 
 
 def require_light(atlas: Atlas, names: Sequence[str], max_shadow: float) -> None:
-    """Refuses capabilities of which earlier ones own too much.
+    """Refuses capabilities of whose newest region earlier ones own too much.
 
     Raises:
         Shadowed: the message names the owners and the ways out.
     """
-    names_of = owner_names(atlas)
+    whose = owner_names(atlas)
     for name in names:
-        for entry in atlas[name].regions:
-            if entry.routing is None:
-                continue
-            allowed = {"base", *entry.terms.supersedes}
-            shadow = {
-                names_of[owner]: share
-                for owner, share in entry.routing.shadow.items()
-                if owner not in allowed
-            }
-            if sum(shadow.values()) > max_shadow:
-                raise Shadowed(name, shadow, max_shadow)
+        entry = atlas[name].regions[-1]  # an extension keeps earlier ones, which were let in
+        if entry.routing is None:
+            continue
+        shadow: dict[str, float] = {}
+        for owner, share in entry.routing.shadow.items():
+            if owner not in ("base", *entry.terms.supersedes):
+                shadow[whose[owner]] = shadow.get(whose[owner], 0.0) + share
+        if sum(shadow.values()) > max_shadow:
+            raise Shadowed(name, shadow, max_shadow)
 
 
 def audited(repository: Repository, atlas: Atlas) -> Audit:

@@ -41,6 +41,7 @@ def crowd(trained: Repository) -> Crowd:
         place: float,
         repository: Repository = trained,
         odd: tuple[int, float] = (0, 0.0),  # how many of its coordinates lie somewhere else
+        mode: str = "new",
         **options,
     ) -> Repository:
         random = torch.Generator().manual_seed(sum(name.encode()))
@@ -49,7 +50,8 @@ def crowd(trained: Repository) -> Crowd:
             for key in ("coordinates", "held_out")
         }
         own["coordinates"][: odd[0]] += odd[1] - place
-        record = run.model_copy(update={"name": name, "id": name})
+        how = run.options.model_copy(update={"mode": mode})
+        record = run.model_copy(update={"name": name, "id": f"{name} {place}", "options": how})
         save(repository.trainings.checkpoint(name), record, tensors | own)
         repository.commit([name], f"Add {name}", RoutingOptions(**options))
         return repository
@@ -191,6 +193,27 @@ def test_a_shadowed_commit_is_refused_with_the_owner_and_changes_nothing(crowd: 
         crowd(name, 5.0, **{way_out: True})
     assert repository.capability("m").regions[0].routing is None
     assert repository.verify().ok
+
+
+def test_a_shadow_counts_all_regions_of_an_owner(crowd: Crowd) -> None:
+    crowd("old", 5.0)
+    repository = crowd("old", 9.0, mode="extend")
+    limit(repository, "max_shadow", 1.0, 0.7)
+    with pytest.raises(Shadowed, match=r"'new' would be shadowed: old owns \d+% of its prompts"):
+        crowd("new", 5.0, odd=(50, 9.0))
+    (entry,) = crowd("new", 5.0, odd=(50, 9.0), accept_shadow=True).capability("new").regions
+    shares = entry.routing.shadow.values()
+    assert len(shares) == 2 and max(shares) < 0.7 < sum(shares)
+
+
+def test_an_extension_is_not_judged_by_a_region_that_was_let_in(crowd: Crowd) -> None:
+    repository = crowd("old", 5.0)
+    limit(repository, "max_shadow", 1.0, 0.1)
+    crowd("x", 5.0, accept_shadow=True)
+    crowd("x", -5.0, mode="extend")
+    assert len(repository.capability("x").regions) == 2
+    with pytest.raises(Shadowed, match="x owns"):
+        crowd("x", -5.1, mode="extend")
 
 
 def test_what_supersedes_another_takes_its_ground(crowd: Crowd) -> None:
