@@ -165,12 +165,10 @@ def locked(
     Returns:
         The claim, and for each earlier one the indices of its disputed anchors.
     """
-    biases = (
-        needed_bias(claim.cell, [one], max(max_takeover, DISPUTABLE, 1 / len(one.anchors)))
-        for one in earlier
-    )
+    leads = [lead(claim.cell, one) for one in earlier]
+    biases = (needed_bias(one, max(max_takeover, DISPUTABLE, 1 / len(one))) for one in leads)
     claim = replace(claim, bias=max(biases, default=0.0), disputed=None)
-    lost = [won(claim, one) for one in earlier]
+    lost = [one > claim.bias for one in leads]
     disputed = [
         () if one.sum() <= max_takeover * len(one) + 1e-9 else tuple(one.nonzero()[:, 0].tolist())
         for one in lost
@@ -181,15 +179,17 @@ def locked(
     return claim, disputed
 
 
-def needed_bias(cell: Cell, earlier: Sequence[Claim], max_takeover: float) -> float:
-    """The smallest bias ≥ 0 at which a new claim takes over no more than it may of any other.
+def needed_bias(leads: Tensor, share: float) -> float:
+    """The smallest bias ≥ 0 that no more than a share of the leads exceeds.
 
     Args:
-        cell: of the new claim.
-        earlier: claims whose anchors are protected.
-        max_takeover: largest share of the anchors of each, in [0, 1].
+        leads: of the new claim over an earlier one at its anchors, nats [n].
+        share: largest share of the anchors that it may take over, in [0, 1].
     """
-    return max((_smallest(lead(cell, one), max_takeover) for one in earlier), default=0.0)
+    allowed = math.floor(share * len(leads) + 1e-9)
+    if allowed >= len(leads):
+        return 0.0
+    return max(0.0, float(leads.sort(descending=True).values[allowed]) + ROUNDING)
 
 
 def needed_margin(cell: Cell, anchors: Tensor, scores: Tensor, max_takeover: float) -> float:
@@ -201,7 +201,7 @@ def needed_margin(cell: Cell, anchors: Tensor, scores: Tensor, max_takeover: flo
         scores: log-density there of base cells that were fitted without them, float64 [n].
         max_takeover: largest share of them, in [0, 1].
     """
-    return _smallest(cell.log_density(anchors) - scores, max_takeover)
+    return needed_bias(cell.log_density(anchors) - scores, max_takeover)
 
 
 def lead(cell: Cell, earlier: Claim) -> Tensor:
@@ -219,18 +219,9 @@ def upper_bound(hits: int, trials: int, confidence: float = 0.95) -> float:
     if hits >= trials:
         return 1.0
     low, high = hits / trials, 1.0
+    ways = [float(math.comb(trials, i)) for i in range(hits + 1)]
     for _ in range(50):
         rate = (low + high) / 2
-        tail = sum(
-            math.comb(trials, i) * rate**i * (1 - rate) ** (trials - i) for i in range(hits + 1)
-        )
+        tail = sum(ways[i] * rate**i * (1 - rate) ** (trials - i) for i in range(hits + 1))
         low, high = (rate, high) if tail > 1 - confidence else (low, rate)
     return high
-
-
-def _smallest(leads: Tensor, share: float) -> float:
-    """The smallest handicap ≥ 0 that at most a share of the leads exceeds."""
-    allowed = math.floor(share * len(leads) + 1e-9)
-    if allowed >= len(leads):
-        return 0.0
-    return max(0.0, float(leads.sort(descending=True).values[allowed]) + ROUNDING)
