@@ -81,7 +81,7 @@ def base() -> Subject:
 
 def named(target: str, capability: Capability) -> Subject:
     """A capability, which is what `NAME` or `NAME@REV` stands for."""
-    content = capability.model_dump_json(exclude={"name"})
+    content = capability.unrouted.model_dump_json(exclude={"name"})  # named, it is not routed to
     return Subject(target, (content,), lambda model: model.use(target))
 
 

@@ -7,6 +7,7 @@ import pytest
 from conftest import QUICK
 from tiny import write_data
 
+from niwfctl.atlas import Capability
 from niwfctl.backbone.platform import threads_of
 from niwfctl.repository import Repository
 from niwfctl.repository.compose import Recipe
@@ -27,6 +28,15 @@ def measure(repository: Repository, target: str | None, data: Data, **how: objec
     subject = named(target, repository.capability(target)) if target else base()
     Bench(repository, told, how.pop("recall", True)).measure(subject, data, **how)
     return told
+
+
+def biased(capability: Capability) -> Capability:
+    """A capability as a merge may leave it: of another bias."""
+    (entry,) = capability.regions
+    routing = entry.routing.model_copy(update={"bias": entry.routing.bias + 1})
+    return capability.model_copy(
+        update={"regions": (entry.model_copy(update={"routing": routing}),)}
+    )
 
 
 @pytest.fixture
@@ -73,6 +83,16 @@ def test_what_a_figure_depends_on_has_it_measured_again(
     assert measure(committed, "apple", apples, recall=False) == ["apple"]
 
 
+def test_a_capability_that_only_routing_changed_is_not_measured_again(
+    committed: Repository, apples: Data
+) -> None:
+    measure(committed, "apple", apples)
+    subject = named("apple", biased(committed.capability("apple")))
+    told = Told()
+    Bench(committed, told).measure(subject, apples)
+    assert told == []
+
+
 def test_compositions_of_the_same_objects_are_told_apart(
     committed: Repository, apples: Data
 ) -> None:
@@ -107,11 +127,7 @@ def test_the_router_is_measured_again_when_a_bias_changes(
     for _ in range(2):
         bench.measure(routed("HEAD", atlas), apples)
     assert told == ["--auto"]
-    (entry,) = atlas["apple"].regions
-    routing = entry.routing.model_copy(update={"bias": entry.routing.bias + 1})
-    moved = entry.model_copy(update={"routing": routing})
-    biased = {"apple": atlas["apple"].model_copy(update={"regions": (moved,)})}
-    bench.measure(routed("HEAD", biased), apples)
+    bench.measure(routed("HEAD", {"apple": biased(atlas["apple"])}), apples)
     assert told == ["--auto", "--auto"]
 
 
