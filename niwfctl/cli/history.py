@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from niwfctl.atlas import named, owner_names
 from niwfctl.cli.options import AsJson
-from niwfctl.cli.output import emit_json, out
+from niwfctl.cli.output import emit_json, err, out
 from niwfctl.cli.schema import capability_json, commit_json, run_json
 from niwfctl.cli.show import (
     run_line,
@@ -19,6 +19,10 @@ from niwfctl.cli.show import (
     show_commit_line,
     show_graph_line,
 )
+from niwfctl.errors import FormatError
+
+if TYPE_CHECKING:
+    from niwfctl.repository import Repository
 
 app = typer.Typer()
 
@@ -111,7 +115,7 @@ def show(
         if as_json:
             emit_json(capability_json(capability))
         else:
-            show_capability(capability, owner_names(repository.atlas(named(target)[1])))
+            show_capability(capability, _owners(repository, named(target)[1]))
         return
     (commit,) = repository.history.log(target, 1)
     signed = signature(repository.git, commit.id)
@@ -119,6 +123,17 @@ def show(
         emit_json(commit_json(commit) | {"signature": asdict(signed)})
         return
     show_commit(commit, signed)
-    owner = owner_names(repository.atlas(commit.id)) if commit.changes else {}
+    owner = _owners(repository, commit.id)
     for change in commit.changes:
-        show_capability(change.capability, owner, indent="    ")
+        if change.capability is None:
+            err.print(f"warning: {change.problem}", markup=False)
+        else:
+            show_capability(change.capability, owner, indent="    ")
+
+
+def _owners(repository: Repository, revision: str) -> dict[str, str]:
+    """Names of capabilities by region; none where the revision's atlas cannot be read."""
+    try:
+        return owner_names(repository.atlas(revision))
+    except FormatError:  # told where it matters
+        return {}

@@ -123,7 +123,7 @@ def _shown(figures: Measured, measure: str) -> str:
 
 
 def _label(row: Row) -> str:
-    did = " ".join(f"{_SIGNS[one.kind]} {one.capability.name}" for one in row.commit.changes)
+    did = " ".join(f"{_SIGNS[one.kind]} {one.name}" for one in row.commit.changes)
     label = f"{row.commit.id[:7]} {did}".rstrip()
     return label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…"
 

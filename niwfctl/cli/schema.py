@@ -83,7 +83,11 @@ def commit_json(commit: Commit) -> Json:
         "refs": list(commit.refs),
         "message": commit.message,
         "changes": [
-            {"kind": change.kind, "capability": capability_json(change.capability)}
+            {
+                "kind": change.kind,
+                "name": change.name,
+                "capability": change.capability and capability_json(change.capability),
+            }
             for change in commit.changes
         ],
     }

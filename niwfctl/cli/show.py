@@ -10,7 +10,7 @@ from rich.text import Text
 
 from niwfctl.atlas import Capability, RegionEntry, Takeover
 from niwfctl.cli.output import err, number, out, put, size
-from niwfctl.repository.history import Commit
+from niwfctl.repository.history import Change, Commit
 from niwfctl.repository.merge import Merged
 from niwfctl.repository.signature import Signature
 from niwfctl.training.processes import leads
@@ -210,7 +210,7 @@ def show_commit(commit: Commit, signature: Signature | None = None) -> None:
     lines += ["", *(f"    {line}" for line in commit.message.splitlines()), ""]
     text.append("\n".join(lines))
     for change in commit.changes:
-        text.append("\n    ").append(*_SIGNS[change.kind]).append(f" {_change(change.capability)}")
+        text.append("\n    ").append(*_SIGNS[change.kind]).append(f" {_change(change)}")
     if commit.changes:
         text.append("\n")
     put(text)
@@ -223,7 +223,7 @@ def show_graph_line(drawn: str, commit: Commit | None) -> None:
         text.append(f"{commit.id[:7]}{_refs(commit)} ", "yellow")
         text.append(commit.subject)
         for change in commit.changes:
-            text.append(" ").append(*_SIGNS[change.kind]).append(f" {change.capability.name}")
+            text.append(" ").append(*_SIGNS[change.kind]).append(f" {change.name}")
     put(text)
 
 
@@ -236,7 +236,10 @@ def _refs(commit: Commit) -> str:
     return f" ({', '.join(commit.refs)})" if commit.refs else ""
 
 
-def _change(capability: Capability) -> str:
+def _change(change: Change) -> str:
+    capability = change.capability
+    if capability is None:
+        return f"{change.name}  cannot be read in this commit"
     if capability.parts:
         parts = " ".join(f"{part.weight:+g}·{part.of}" for part in capability.parts)
         return f"{capability.name}  composed of {parts}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from niwfctl.atlas import Capability
+from niwfctl.errors import FormatError
 from niwfctl.repository.git import Git
 
 _FORMAT = "%x00%H%x00%an%x00%ae%x00%aI%x00%D%x00%B%x00"  # NUL: all else a message may hold
@@ -18,11 +19,16 @@ class Change:
 
     Attributes:
         kind: `added`, `changed` or `removed`.
-        capability: as it is after the commit, or was before it where removed.
+        name: of the capability.
+        capability: as it is after the commit, or was before it where removed; None where its
+            manifest cannot be read, which may have been mended since.
+        problem: what is wrong with the manifest; empty where it can be read.
     """
 
     kind: str
-    capability: Capability
+    name: str
+    capability: Capability | None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,4 +115,8 @@ def _none(blob: str) -> bool:
 
 def _changes(changes: list[tuple[str, str, str]], contents: dict[str, bytes]) -> Iterator[Change]:
     for kind, blob, path in changes:
-        yield Change(kind, Capability.parse(contents[blob], path))
+        name = path.rpartition("/")[2].removesuffix(".json")
+        try:
+            yield Change(kind, name, Capability.parse(contents[blob], path))
+        except FormatError as error:
+            yield Change(kind, name, None, str(error))

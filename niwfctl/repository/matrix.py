@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from niwfctl.atlas import Atlas
 from niwfctl.config import FILE
 from niwfctl.continual import Transfer, transfer
-from niwfctl.errors import UnknownName, UsageError
+from niwfctl.errors import FormatError, UnknownName, UsageError
 from niwfctl.repository.check import committed_gates, gate_data
 from niwfctl.repository.history import Commit
 from niwfctl.repository.measure import (
@@ -28,6 +29,8 @@ from niwfctl.several import Sources
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -161,9 +164,19 @@ def _commits(repository: Repository, revisions: str) -> list[Commit]:
         line = line[: ids.index(start) + 1]
     oldest_first = line[::-1]
     kept = [c for at, c in enumerate(oldest_first) if c.changes or (dots and at == 0)]
+    kept = [commit for commit in kept if _readable(repository, commit)]
     if not any(repository.atlas(commit.id) for commit in kept):
         raise UsageError(f"no commit of {revisions} has a capability: train and commit one first")
     return kept
+
+
+def _readable(repository: Repository, commit: Commit) -> bool:
+    try:
+        repository.atlas(commit.id)
+    except FormatError as error:  # it may have been mended since, and stays in the history
+        logger.warning("%s is left out: %s", commit.id[:12], error)
+        return False
+    return True
 
 
 def _tasks(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, there
-from niwfctl.errors import ObjectError, UnknownName, UsageError
+from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
 from niwfctl.repository.checkout import activate, active
 from niwfctl.repository.names import require_free
 from niwfctl.repository.objects import manifest_file
@@ -144,10 +144,13 @@ def version_before(repository: Repository, name: str) -> str:
 
 
 def _version(repository: Repository, revision: str, name: str) -> Capability | None:
-    """A capability as a revision has it, apart from its routing."""
+    """A capability as a revision has it, apart from its routing; None if it cannot be read."""
     file = manifest_file(name)
     content = repository.git.blob(revision, file)
-    return None if content is None else Capability.parse(content, file).unrouted
+    try:
+        return None if content is None else Capability.parse(content, file).unrouted
+    except FormatError:  # of a commit that was mended since, so there is no version to go back to
+        return None
 
 
 def _settled(repository: Repository, atlas: Atlas) -> Atlas:

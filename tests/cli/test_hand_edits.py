@@ -22,7 +22,6 @@ Edit = Callable[[dict, dict], object]
 MANIFEST = "capabilities/apple.json"
 COMMANDS = (
     ["status"],
-    ["log"],
     ["show", "apple"],
     ["diff"],
     ["verify"],
@@ -107,6 +106,34 @@ def test_a_manifest_with_a_wrong_entry_is_refused_by_every_command(
         refused(committed, command, 11, MANIFEST)
 
 
+@pytest.mark.parametrize("content", NO_MANIFEST.values(), ids=NO_MANIFEST)
+def test_a_broken_manifest_that_was_mended_stays_in_the_history_and_stops_nothing(
+    niwfctl: Command,
+    committed: Repository,
+    data: Path,
+    caplog: pytest.LogCaptureFixture,
+    content: str | bytes,
+) -> None:
+    whole = (committed.path / MANIFEST).read_text()
+    commit(committed, content)
+    commit(committed, whole)
+
+    def ask(*command: str | Path) -> Result:
+        found = niwfctl("-C", committed.path, *command)
+        assert found.exit_code == 0, found.stderr
+        return found
+
+    assert "~ apple  cannot be read in this commit" in ask("log").stdout
+    assert ask("log", "--graph").stdout.count("~ apple") == 2
+    _, broken, *_ = json.loads(ask("log", "--json").stdout)
+    assert broken["changes"] == [{"kind": "changed", "name": "apple", "capability": None}]
+    assert MANIFEST in " ".join(ask("show", "HEAD~1").stderr.split())
+    table = ask("eval", "--matrix", "--data", f"apple={data}", "--json")
+    assert len(json.loads(table.stdout)["commits"]) == 2 and "is left out" in caplog.text
+    refused = niwfctl("-C", committed.path, "rollback", "apple")
+    assert refused.exit_code == 4 and "no earlier version" in refused.stderr
+
+
 @pytest.mark.parametrize("name", ["a\nb", "x[red]", "-x", "x.lock", "x" * 101])
 def test_a_manifest_under_a_name_that_none_may_have_is_refused(
     refused: Refused, committed: Repository, name: str
@@ -122,7 +149,7 @@ def test_a_manifest_under_a_name_that_none_may_have_is_refused(
 def test_show_prints_a_name_as_it_is(
     committed: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show_capability(committed.capability("apple").model_copy(update={"name": "x[red]"}))
+    show_capability(committed.capability("apple").model_copy(update={"name": "x[red]"}), {})
     assert capsys.readouterr().out.startswith("capability x[red]  ")
 
 
