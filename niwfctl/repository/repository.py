@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +58,7 @@ class Repository(Exchange, Inspection):
         self.tags = Tags(git)
         self.remotes = Remotes(self)
         self._atlases: dict[str, Atlas] = {}
+        self._manifests: dict[tuple[str, str], Capability] = {}  # by path and blob
         self._config: tuple[object, Config] | None = None  # (HEAD's stamp, what was read there)
         self._holding = threading.local()  # `alone`: what `writing` yielded to this thread
 
@@ -136,12 +137,18 @@ class Repository(Exchange, Inspection):
         """
         commit = revision if revision in self._atlases else self.git.resolve(revision)
         if commit not in self._atlases:
-            listed = self.git.files(commit, MANIFESTS)
-            files = {path: blob for path, blob in listed.items() if path.endswith(".json")}
-            contents = self.git.blobs(files.values())
-            found = (Capability.parse(contents[blob], path) for path, blob in files.items())
+            listed = self.git.files(commit, MANIFESTS).items()
+            found = self._parsed([(path, blob) for path, blob in listed if path.endswith(".json")])
             self._atlases[commit] = {capability.name: capability for capability in found}
         return self._atlases[commit]
+
+    def _parsed(self, files: Sequence[tuple[str, str]]) -> list[Capability]:
+        """The manifests of these paths and blobs; commits share most of theirs."""
+        new = [file for file in files if file not in self._manifests]
+        contents = self.git.blobs(blob for _, blob in new)
+        for path, blob in new:
+            self._manifests[path, blob] = Capability.parse(contents[blob], path)
+        return [self._manifests[file] for file in files]
 
     def capability(self, target: str) -> Capability:
         """The capability that `NAME` or `NAME@REV` says.
