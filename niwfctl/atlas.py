@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from niwfstore import Pointer
 from pydantic import (
@@ -235,6 +235,24 @@ def there(atlas: Atlas, name: str) -> Capability:
         others = ", ".join(sorted(atlas)) or "none yet"
         raise UnknownName(f"no capability is called {name!r}: there are {others}")
     return atlas[name]
+
+
+class Changes(NamedTuple):
+    """Names of the capabilities in which two atlases differ, sorted."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+def changes(before: Atlas, after: Atlas) -> Changes:
+    """What the second has otherwise than the first."""
+    both = before.keys() & after.keys()
+    return Changes(
+        tuple(sorted(after.keys() - before.keys())),
+        tuple(sorted(name for name in both if before[name] != after[name])),
+        tuple(sorted(before.keys() - after.keys())),
+    )
 
 
 def owner_names(atlas: Atlas) -> dict[str, str]:

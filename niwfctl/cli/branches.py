@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from niwfctl.atlas import Atlas
+from niwfctl.atlas import changes
 from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, out
 from niwfctl.cli.schema import merged_json, operation_json
@@ -117,14 +117,14 @@ def rollback(
     from niwfctl.repository import Repository
 
     done = Repository.open(ctx.obj).rollback(name, to, dry_run)
-    changes = _changes(done.before, done.after)
+    different = changes(done.before, done.after)._asdict()
     if as_json:
         known = {"commit": done.commit, "source": done.source, "dry_run": dry_run}
-        emit_json({**known, "changes": changes})
+        emit_json({**known, "changes": different})
         return
     words = f"rolled back: {done.commit[:12]}" if done.commit else "would change"
     out.print(f"{words}, as of {done.source[:12]}")
-    for kind, names in changes.items():
+    for kind, names in different.items():
         for one in names:
             out.print(f"  {kind:<8} {one}", markup=False)
 
@@ -204,12 +204,3 @@ def _pair(text: str) -> tuple[str | None, str]:
     if not new or (equals and not name):
         raise UsageError(f"--rename {text}: expected NEW or NAME=NEW")
     return name or None, new
-
-
-def _changes(before: Atlas, after: Atlas) -> dict[str, list[str]]:
-    both = before.keys() & after.keys()
-    return {
-        "added": sorted(after.keys() - before.keys()),
-        "changed": sorted(name for name in both if before[name] != after[name]),
-        "removed": sorted(before.keys() - after.keys()),
-    }

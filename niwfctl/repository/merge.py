@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas, Capability
+from niwfctl.atlas import Atlas, Capability, changes
 from niwfctl.errors import Conflict, UsageError
 from niwfctl.repository.names import require_free
 from niwfctl.repository.objects import OURS, storing
@@ -204,11 +204,4 @@ def _commit(repository: Repository, ours: str, theirs: str, atlas: Atlas, messag
 
 
 def _report(commit: str, kind: str, before: Atlas, after: Atlas) -> Merged:
-    both = before.keys() & after.keys()
-    return Merged(
-        commit,
-        kind,
-        tuple(sorted(after.keys() - before.keys())),
-        tuple(sorted(name for name in both if before[name] != after[name])),
-        tuple(sorted(before.keys() - after.keys())),
-    )
+    return Merged(commit, kind, *changes(before, after))
