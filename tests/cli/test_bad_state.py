@@ -284,3 +284,30 @@ def test_a_training_that_cannot_be_read_stands_in_the_way_of_no_other(
     assert "apple" in trained.atlas()
     shutil.rmtree(path.parent)
     assert niwfctl("-C", trained.path, "gc").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "3", '["x"]', '[{"id": "0", "of_a_newer_version": 1}]', "\udcff"],
+    ids=["empty", "cut short", "a number", "no operation", "newer", "no text"],
+)
+def test_an_operation_log_that_cannot_be_read_is_named_and_fails_no_commit(
+    niwfctl: Command,
+    refused: Refused,
+    trained: Repository,
+    caplog: pytest.LogCaptureFixture,
+    content: str,
+) -> None:
+    log = trained.private / "operations" / "log.json"
+    damaged = content.encode(errors="surrogateescape")
+    log.write_bytes(damaged)
+    for command in (["undo"], ["undo", "--list"], ["gc"]):
+        refused(trained, command, 11, log, "remove it")
+    assert log.read_bytes() == damaged
+    assert niwfctl("-C", trained.path, "commit", "-m", "x").exit_code == 0
+    (told,) = caplog.messages
+    (aside,) = log.parent.glob("unreadable-*.json")
+    assert aside.name in told and aside.read_bytes() == damaged
+    assert [one.command for one in trained.operations.list()]
+    assert niwfctl("-C", trained.path, "undo").exit_code == 0
+    assert [run.name for run in trained.uncommitted()] == ["apple"]
