@@ -66,7 +66,7 @@ def resolve(model: str, revision: str | None = None) -> Source:
         BackboneError: it is not there, or holds no weights.
     """
     hashes = cache_folder() / "hashes"
-    path = embedded_gguf() if model == EMBEDDED else Path(model).expanduser()
+    path = embedded_gguf() if model == EMBEDDED else local_path(model)
     if path.suffix == ".gguf" and path.is_file():
         return Source(str(converted(path)), None, files_identity(path, hashes))
     if path.is_dir():
@@ -79,6 +79,11 @@ def resolve(model: str, revision: str | None = None) -> Source:
     folder, commit = snapshot(model, revision)
     hub = f"hub:{model}@{commit}"
     return Source(str(folder), commit, files_identity(folder, hashes), hub)
+
+
+def local_path(model: str) -> Path:
+    """What a model's name means as a path: `~` is a home, unless there is no such user."""
+    return Path(os.path.expanduser(model))
 
 
 def load(source: Source, quant: str = "none") -> Backbone:

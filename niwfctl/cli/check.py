@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from niwfstore import write_atomic
+from niwfstore import output_file
 
 from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, err, out, require_file, size
@@ -76,7 +76,8 @@ def check(
     if junit:
         from niwfctl.repository.check import junit as as_junit
 
-        write_atomic(ctx.obj / junit, as_junit(checks))
+        with output_file(ctx.obj / junit) as file:
+            file.write(as_junit(checks))
     if as_json:
         emit_json({"ok": ok, "checks": [asdict(check) for check in checks]})
     else:

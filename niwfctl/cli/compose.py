@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from niwfctl.cli.options import AsJson, by_name
-from niwfctl.cli.output import emit_json, err, out, require_file
+from niwfctl.cli.output import emit_json, err, out, require_file, save_plot
 from niwfctl.cli.schema import capability_json
 from niwfctl.errors import UsageError
 
@@ -161,4 +161,4 @@ def _plot(sources: list[str], points: list[Point], file: Path) -> None:
         axes.set_xlabel("sum of the weights")
         axes.set_ylabel("retention")
         axes.legend()
-    figure.savefig(file)
+    save_plot(figure, file)

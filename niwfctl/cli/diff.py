@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from niwfctl.cli.options import AsJson
-from niwfctl.cli.output import emit_json, number, out, require_file
+from niwfctl.cli.output import emit_json, number, out, require_file, save_plot
 from niwfctl.cli.schema import capability_json
 from niwfctl.errors import UsageError
 
@@ -210,4 +210,4 @@ def _plot(compared: Compared, names: list[str], file: Path) -> None:
     axes.set_ylabel("layer")
     axes.set_title(f"relative distance of ΔW: {names[0]} against {names[1]}")
     figure.colorbar(image)
-    figure.savefig(file)
+    save_plot(figure, file)

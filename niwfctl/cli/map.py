@@ -77,7 +77,7 @@ def _require_text(prompt: str) -> None:
 
 
 def _write(drawn: Map, file: Path, title: str) -> None:
-    from niwfstore import write_atomic
+    from niwfstore import output_file
 
     if file.suffix.lower() in (".png", ".svg"):
         from niwfctl.cli.drawing.figure import figure
@@ -87,7 +87,8 @@ def _write(drawn: Map, file: Path, title: str) -> None:
         from niwfctl.cli.drawing.page import page
 
         content = page(drawn, title).encode()
-    write_atomic(file, content)
+    with output_file(file) as output:
+        output.write(content)
 
 
 def _show(drawn: Map) -> None:

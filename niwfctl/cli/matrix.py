@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from niwfctl.cli.output import err, number, out
+from niwfctl.cli.output import err, number, out, save_plot
 from niwfctl.cli.schema import Json, figures_json
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def plot_matrix(matrix: Matrix, file: Path) -> None:
         figure.colorbar(image, label=f"gained over the base, {unit}")
         if len(labels) * len(names) <= _ANNOTATED:
             _annotate(axes, matrix, measure, 0.6 * most)
-    figure.savefig(file)
+    save_plot(figure, file)
     pyplot.close(figure)
 
 

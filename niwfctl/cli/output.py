@@ -10,11 +10,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from niwfstore import output_file
 from rich.console import Console
 from rich.text import Text
 
 from niwfctl.errors import StorageError, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -90,6 +95,12 @@ def require_file(
         raise UsageError(f"{option} {file} is a folder: give a file")
     if not file.parent.is_dir():
         raise UsageError(f"{option} {file}: there is no folder {file.parent}")
+
+
+def save_plot(figure: Figure, file: Path) -> None:
+    """Writes a figure of matplotlib in the form that the name's suffix says."""
+    with output_file(file) as output:
+        figure.savefig(output, format=file.suffix[1:].lower())
 
 
 def size(count: int) -> str:

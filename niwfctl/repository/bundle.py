@@ -6,11 +6,12 @@ import hashlib
 import re
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niwfstore import CorruptObject, MalformedTensors, StoreError, check_tensors
+from niwfstore import CorruptObject, MalformedTensors, StoreError, check_tensors, output_file
 from niwfstore.atomic import make_dirs
 from pydantic import BaseModel, Field
 
@@ -48,18 +49,17 @@ def create(repository: Repository, file: Path, targets: Sequence[str] = ()) -> l
         )
     commit = _chosen(repository, targets)
     names = sorted(repository.atlas(commit))
-    with storing(), tempfile.TemporaryDirectory(dir=file.absolute().parent) as scratch:
-        history = Path(scratch) / "history"
+    with storing(), _scratch(repository) as scratch:
+        history = scratch / "history"
         _write_history(repository, commit, history)
-        note = Path(scratch) / "bundle.json"
+        note = scratch / "bundle.json"
         note.write_text(_Note(commit=commit, names=names).model_dump_json())
-        whole = Path(scratch) / "whole"
-        with tarfile.open(whole, "w") as archive:
-            archive.add(note, "bundle.json")
-            archive.add(history, "history")
-            for oid in dict.fromkeys(pointed(repository.git, commit).values()):
-                archive.add(repository.object_path(oid), f"objects/{oid}")
-        whole.replace(file)
+        objects = dict.fromkeys(pointed(repository.git, commit).values())
+        with output_file(file) as whole, tarfile.open(fileobj=whole, mode="w|") as archive:
+            archive.add(note, "bundle.json", filter=_plain)
+            archive.add(history, "history", filter=_plain)
+            for oid in objects:
+                archive.add(repository.object_path(oid), f"objects/{oid}", filter=_plain)
     return names
 
 
@@ -71,16 +71,27 @@ def apply(repository: Repository, file: Path) -> Merged:
         ObjectError: an object in it is corrupt; nothing is merged.
         Conflict, UsageError: as `Repository.merge`.
     """
-    parent = repository.private / "tmp"
     with storing(), repository.writing():  # gc waits until history holds the objects
-        make_dirs(parent)
         try:
-            with tempfile.TemporaryDirectory(dir=parent) as scratch:
-                commit = _take(repository, file, Path(scratch))
+            with _scratch(repository) as scratch:
+                commit = _take(repository, file, scratch)
         except (tarfile.TarError, ValueError, FileNotFoundError, EOFError) as error:
             reason = " ".join(str(error).split())
             raise FormatError(f"{file} is not a whole niwfctl bundle: {reason}") from error
         return merge(repository, commit, Resolution(), f"Apply {file.name}")
+
+
+@contextmanager
+def _scratch(repository: Repository) -> Iterator[Path]:
+    parent = repository.private / "tmp"
+    make_dirs(parent)
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        yield Path(folder)
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """A member that says nothing of who made it, where and when."""
+    return member.replace(uid=0, gid=0, uname="", gname="", mtime=0, mode=0o644, deep=False)
 
 
 def _chosen(repository: Repository, targets: Sequence[str]) -> str:

@@ -100,6 +100,7 @@ def _trained(repository: Repository, names: list[str]) -> list[Run]:
     waiting = {run.name: run for run in repository.uncommitted()}
     for name in names:
         if name not in waiting:
+            repository.trainings.get(name)  # tells why, if it cannot be read
             raise UnknownName(
                 f"nothing is trained under {name!r}: train it with `niwfctl train {name} --data …`"
             )

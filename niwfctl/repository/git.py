@@ -189,7 +189,7 @@ class Git(GitObjects):
             UsageError: a folder is a symbolic link, which may lead anywhere.
         """
         paths = list(paths)
-        for folder in {(self.worktree / path).parent for path in paths}:
+        for folder in {(self.worktree / path).parent for path in paths} - {self.worktree}:
             if folder.is_symlink():
                 raise UsageError(f"{folder} is a symbolic link: put a folder in its place")
         with self._command("update the index"), self._scratch() as scratch:

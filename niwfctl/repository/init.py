@@ -8,7 +8,7 @@ from pathlib import Path
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.calibration import calibrate, default_dim, default_tap_layer
 from niwfctl.backbone.embedded import EMBEDDED
-from niwfctl.backbone.load import load, resolve
+from niwfctl.backbone.load import load, local_path, resolve
 from niwfctl.backbone.probe import witnessed
 from niwfctl.backbone.sites import find_sites
 from niwfctl.config import FILE, BackboneConfig, Config, FieldConfig
@@ -46,6 +46,7 @@ def initialize(
     adapter.detach()  # so that the backbone is freed when nothing refers to it
     tensors = calibration.tensors() | {"probe": sample}
 
+    by_name = model == EMBEDDED or source.revision
     git = Git.init(path)
     from niwfctl.repository.repository import Repository
 
@@ -55,7 +56,7 @@ def initialize(
         pointer = repository.store.put_tensors(as_bytes(tensors))
         config = Config(
             backbone=BackboneConfig(
-                model=model if model == EMBEDDED or source.revision else str(Path(model).resolve()),
+                model=model if by_name else str(local_path(model).resolve()),
                 revision=source.revision,
                 identity=source.identity,
                 quant=quant,

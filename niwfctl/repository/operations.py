@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING
 
 from niwfstore import write_atomic
 
-from niwfctl.errors import NiwfError, UsageError
+from niwfctl.errors import FormatError, NiwfError, UsageError
 from niwfctl.repository.lock import lock
 from niwfctl.repository.underway import require_ended
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
+
+logger = logging.getLogger(__name__)
 
 REMEMBERED = 500
 PATIENCE = 60.0  # seconds to wait for another process that writes the log
@@ -61,11 +64,20 @@ class Operations:
         self._folder = repository.private / "operations"
 
     def list(self) -> list[Operation]:
-        """All that is remembered, oldest first."""
+        """All that is remembered, oldest first.
+
+        Raises:
+            FormatError: the log is damaged, or of a newer version.
+        """
         try:
             return [Operation(**entry) for entry in json.loads(self._file.read_bytes())]
         except FileNotFoundError:
             return []
+        except (ValueError, TypeError) as error:
+            raise FormatError(
+                f"{self._file} is not an operation log that this version can read: use the version "
+                "that wrote it, or remove it, and with it what `undo` knows"
+            ) from error
 
     @contextmanager
     def recording(self, command: str) -> Iterator[Operation]:
@@ -202,11 +214,26 @@ class Operations:
         return lock(self._folder.with_suffix(".lock"), "operation log", PATIENCE)
 
     def _append(self, operation: Operation) -> None:
-        operations = [*self.list(), operation][-REMEMBERED:]
+        operations = [*self._known(operation), operation][-REMEMBERED:]
         self._write(operations)
         for entry in operations[:-1]:  # only the last can be taken back
             if entry.removed:
                 shutil.rmtree(self.put_aside(entry), ignore_errors=True)
+
+    def _known(self, operation: Operation) -> list[Operation]:
+        """What the log holds; one that cannot be read makes way, as `operation` is done already."""
+        try:
+            return self.list()
+        except FormatError:
+            aside = self._file.with_name(f"unreadable-{operation.id}.json")
+            self._file.replace(aside)
+            logger.warning(
+                "%s is no operation log that this version can read and is put aside as %s: `undo` "
+                "knows nothing from before",
+                self._file,
+                aside.name,
+            )
+            return []
 
     def _write(self, operations: list[Operation]) -> None:
         text = json.dumps([asdict(operation) for operation in operations], indent=1)

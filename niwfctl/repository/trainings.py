@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from niwfctl.errors import FormatError
 from niwfctl.repository.lock import lock
 from niwfctl.training.run import Run, read_run
+
+logger = logging.getLogger(__name__)
 
 
 class Trainings:
@@ -29,12 +33,20 @@ class Trainings:
         path = self.checkpoint(name)
         return read_run(path) if path.is_file() else None
 
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints of all trainings, by name."""
+        return sorted(self.root.glob("*/checkpoint.safetensors"))
+
     def runs(self) -> list[Run]:
-        """All trainings, by name; not those that are committed or undone meanwhile."""
+        """All trainings that can be read, by name; a warning tells of each that cannot."""
         found = []
-        for path in sorted(self.root.glob("*/checkpoint.safetensors")):
-            with suppress(FileNotFoundError):
+        for path in self.checkpoints():
+            try:
                 found.append(read_run(path))
+            except FileNotFoundError:  # it was committed or undone meanwhile
+                continue
+            except (FormatError, OSError) as error:
+                logger.warning("the training of %r is left out: %s", path.parent.name, error)
         return found
 
     @contextmanager

@@ -92,8 +92,20 @@ def _lying_about(repository: Repository) -> Iterator[str]:
 
 
 def _reused(repository: Repository) -> Iterator[str]:
-    """Ids of the bases that trainings which are not committed read, also those `undo` may bring."""
-    runs = repository.trainings.runs()
+    """Ids of the bases that trainings which are not committed read, also those `undo` may bring.
+
+    Raises:
+        FormatError: one cannot be read, but may well by another version.
+    """
+    runs = []
+    for path in repository.trainings.checkpoints():
+        try:
+            with suppress(FileNotFoundError):  # it was committed or undone meanwhile
+                runs.append(read_run(path))
+        except FormatError as error:
+            raise FormatError(
+                f"nothing is removed as long as a training may need it that cannot be read: {error}"
+            ) from error
     for path in repository.private.glob("operations/*/*/checkpoint.safetensors"):
         with suppress(FormatError, FileNotFoundError):  # nor could it be committed
             runs.append(read_run(path))
@@ -112,6 +124,9 @@ def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collecte
     A commit under way holds the lock. Where the file system knows no locks, only age tells what
     such a commit has stored, so what is younger than a day stays. So do scratch folders anywhere:
     some are of commands that need no lock.
+
+    Raises:
+        FormatError: a training cannot be read, so nobody knows what it needs; nothing is removed.
     """
     with repository.writing() as alone:
         if not alone and keep_days < LONGEST_COMMIT:

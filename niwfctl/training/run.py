@@ -116,13 +116,14 @@ def read_run(path: Path) -> Run:
     Raises:
         FormatError: not a checkpoint, or of a newer version.
     """
+    ways = (
+        f"use the version that wrote it, begin anew with `niwfctl train {path.parent.name} "
+        f"--restart --data …`, or remove {path.parent}"
+    )
     try:
         run = Run.model_validate_json(read_metadata(path) or "")
     except (MalformedTensors, ValidationError) as error:
-        raise FormatError(
-            f"{path} is not a checkpoint this version can read: train again, or use the version "
-            "that wrote it"
-        ) from error
+        raise FormatError(f"{path} is not a checkpoint this version can read: {ways}") from error
     if run.format > FORMAT:
-        raise FormatError(f"{path} is of format {run.format}; this version reads {FORMAT}")
+        raise FormatError(f"{path} is of format {run.format}; this version reads {FORMAT}: {ways}")
     return run

@@ -1,6 +1,6 @@
 """Content-addressed safetensors objects, kept as Git LFS keeps them."""
 
-from niwfstore.atomic import write_atomic
+from niwfstore.atomic import output_file, write_atomic
 from niwfstore.errors import (
     CorruptObject,
     MalformedPointer,
@@ -22,6 +22,7 @@ __all__ = [
     "StoreError",
     "TensorBytes",
     "check_tensors",
+    "output_file",
     "read_metadata",
     "write_atomic",
     "write_tensors",

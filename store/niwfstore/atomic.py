@@ -55,6 +55,25 @@ def publish(file: IO[bytes], temporary: Path, target: Path, mode: int) -> None:
     fsync_dir(target.parent)
 
 
+@contextmanager
+def output_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
+    """A file that a user asked for by name: whole and durable at the end, or as it was.
+
+    What is there and is no regular file, such as a pipe, is written into; a link leads to the file.
+
+    Yields:
+        The open file; it may be unable to seek.
+    """
+    if path.exists() and not path.is_file():  # asked of the path: /dev/fd/3 resolves to no file
+        with path.open("wb") as stream:
+            yield stream
+        return
+    target = Path(os.path.realpath(path))
+    with temporary_file(target.parent) as (file, temporary):
+        yield file
+        publish(file, temporary, target, mode)
+
+
 def write_atomic(path: Path, data: bytes, mode: int = 0o644, scratch: Path | None = None) -> None:
     """Writes a whole file atomically and durably.
 

@@ -154,6 +154,7 @@ def test_a_last_step_that_breaks_the_weights_is_no_finished_training(
         (["--dim", 0], 2),
         (["--quant", "int3"], 2),
         (["--model", "/nowhere"], 7),
+        (["--model", "~nosuch-user/model"], 7),
     ],
 )
 def test_init_options_out_of_range(

@@ -252,3 +252,62 @@ def test_only_errors_of_memory_are_told_as_such() -> None:
 def test_a_repository_on_a_read_only_disk(refused: Refused, trained: Repository) -> None:
     trained.store.root.chmod(0o555)
     refused(trained, ["commit", "-m", "x"], 12, "cannot be written")
+
+
+def of_a_newer_version(path: Path) -> None:
+    run, tensors = checkpoint.load(path)
+    checkpoint.save(path, run.model_copy(update={"format": 9}), tensors)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("damage", [of_a_newer_version, cut_short])
+def test_a_training_that_cannot_be_read_stands_in_the_way_of_no_other(
+    niwfctl: Command,
+    refused: Refused,
+    trained: Repository,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], None],
+) -> None:
+    path = trained.trainings.checkpoint("plum")
+    shutil.copytree(trained.trainings.root / "apple", path.parent)
+    damage(path)
+    listed = niwfctl("-C", trained.path, "status", "--json")
+    assert [one["name"] for one in json.loads(listed.stdout)["uncommitted"]] == ["apple"]
+    (told,) = caplog.messages
+    assert str(path) in told and "niwfctl train plum --restart" in told
+    refused(trained, ["commit", "plum", "-m", "x"], 11, path, "--restart")
+    refused(trained, ["gc"], 11, "nothing is removed", path, f"remove {path.parent}")
+    assert niwfctl("-C", trained.path, "commit", "-m", "x").exit_code == 0
+    assert "apple" in trained.atlas()
+    shutil.rmtree(path.parent)
+    assert niwfctl("-C", trained.path, "gc").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "3", '["x"]', '[{"id": "0", "of_a_newer_version": 1}]', "\udcff"],
+    ids=["empty", "cut short", "a number", "no operation", "newer", "no text"],
+)
+def test_an_operation_log_that_cannot_be_read_is_named_and_fails_no_commit(
+    niwfctl: Command,
+    refused: Refused,
+    trained: Repository,
+    caplog: pytest.LogCaptureFixture,
+    content: str,
+) -> None:
+    log = trained.private / "operations" / "log.json"
+    damaged = content.encode(errors="surrogateescape")
+    log.write_bytes(damaged)
+    for command in (["undo"], ["undo", "--list"], ["gc"]):
+        refused(trained, command, 11, log, "remove it")
+    assert log.read_bytes() == damaged
+    assert niwfctl("-C", trained.path, "commit", "-m", "x").exit_code == 0
+    (told,) = caplog.messages
+    (aside,) = log.parent.glob("unreadable-*.json")
+    assert aside.name in told and aside.read_bytes() == damaged
+    assert [one.command for one in trained.operations.list()]
+    assert niwfctl("-C", trained.path, "undo").exit_code == 0
+    assert [run.name for run in trained.uncommitted()] == ["apple"]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from conftest import QUICK
 from tiny import tiny_model, tiny_tokenizer, write_data
 from typer.testing import Result
@@ -46,6 +47,25 @@ def test_init_joins_a_git_repository_and_keeps_its_files(
     rules = (tmp_path / ".gitattributes").read_text().splitlines()
     assert rules[0] == "*.png binary" and rules[1].startswith("objects/*.safetensors filter=lfs")
     assert not subprocess.check_output(["git", "-C", tmp_path, "status", "--porcelain"])
+
+
+def test_init_pins_a_model_of_ones_home_where_it_is(
+    niwfctl: Command, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(backbone.parent))
+    made = niwfctl("-C", tmp_path, "init", f"--model=~/{backbone.name}", "--dim", 8, "--json")
+    assert report(made)["model"] == str(backbone.resolve())
+    assert niwfctl("-C", tmp_path, "verify", "--deep").exit_code == 0
+
+
+def test_init_at_a_link_makes_the_repository_where_it_leads(
+    niwfctl: Command, backbone: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    made = niwfctl("-C", tmp_path, "init", tmp_path / "link", "--model", backbone, "--dim", 8)
+    assert made.exit_code == 0, made.output
+    assert not Repository.open(tmp_path / "folder").changes()
 
 
 def test_train_commit_and_show_tell_the_same_story(

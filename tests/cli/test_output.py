@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import Result
 
 from niwfctl.repository import Repository
 
@@ -65,3 +67,36 @@ def test_json_is_utf_8_whatever_the_encoding(committed: Repository, encoding: st
 def test_a_reader_that_goes_away_ends_the_command_without_a_word(committed: Repository) -> None:
     done = run(committed.path, "show apple", "| true")
     assert not done.stderr
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+@pytest.mark.parametrize(
+    ("command", "name", "begins"),
+    [
+        ("map --html", "map.html", b"<!doctype html>"),
+        ("map --png", "map.png", b"\x89PNG"),
+        ("diff apple apple --plot", "distances.png", b"\x89PNG"),
+        ("check --junit", "report.xml", b"<?xml"),
+        ("bundle create", "apple.bundle", b"bundle.json"),
+    ],
+)
+def test_an_output_is_written_into_the_pipe_or_through_the_link_that_is_there(
+    niwfctl: Callable[..., Result],
+    committed: Repository,
+    tmp_path: Path,
+    command: str,
+    name: str,
+    begins: bytes,
+    kind: str,
+) -> None:
+    file, target = tmp_path / name, tmp_path / "target"
+    if kind == "link":
+        file.symlink_to(target)
+        done = niwfctl("-C", committed.path, *command.split(), file)
+    else:
+        os.mkfifo(file)
+        with target.open("wb") as read, subprocess.Popen(["cat", file], stdout=read):
+            done = niwfctl("-C", committed.path, *command.split(), file)
+    assert done.exit_code == 0, done.output
+    assert file.is_symlink() if kind == "link" else file.is_fifo()
+    assert target.read_bytes().lower().startswith(begins.lower())

@@ -246,3 +246,9 @@ def test_a_truncated_bundle_is_refused(fresh: Repository, bundle: Path) -> None:
     bundle.write_bytes(bundle.read_bytes()[:-20_000])
     with pytest.raises(FormatError, match="not a whole niwfctl bundle"):
         apply(fresh, bundle)
+
+
+def test_a_bundle_says_nothing_of_who_made_it_and_when(bundle: Path) -> None:
+    with tarfile.open(bundle) as archive:
+        said = {(m.uid, m.gid, m.uname, m.gname, m.mtime, m.mode) for m in archive.getmembers()}
+    assert said == {(0, 0, "", "", 0, 0o644)}

@@ -20,6 +20,7 @@ from niwfstore import (
     StoreError,
     TensorBytes,
     check_tensors,
+    output_file,
     read_metadata,
 )
 from safetensors.numpy import load_file
@@ -303,3 +304,26 @@ def test_a_pointer_survives_its_text(oid: str, size: int) -> None:
 def test_a_malformed_pointer_is_refused(change: tuple[str, str]) -> None:
     with pytest.raises(MalformedPointer):
         Pointer.parse(Pointer("0" * 64, 3).text().replace(*change).encode())
+
+
+def test_an_output_behind_a_link_is_written_whole_where_the_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link, target = tmp_path / "link", tmp_path / "there" / "target"
+    link.symlink_to(Path("there", "target"))
+    for content in (b"first", b"second"):
+        with output_file(link) as file:
+            file.write(content)
+        assert link.is_symlink() and target.read_bytes() == content
+    with pytest.raises(ZeroDivisionError), output_file(link) as file:
+        file.write(b"half")
+        _ = 1 / 0
+    assert target.read_bytes() == content and list(target.parent.iterdir()) == [target]
+
+
+def test_an_output_goes_into_a_pipe_that_is_there(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+        with output_file(tmp_path / "pipe") as file:
+            file.write(b"content")
+        assert reader.stdout.read() == b"content"
+    assert (tmp_path / "pipe").is_fifo()
