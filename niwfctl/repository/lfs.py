@@ -1,4 +1,4 @@
-"""Asking git-lfs: for one object, and whether a remote has objects, without moving their bytes."""
+"""Asking git-lfs: for objects, and whether a remote has objects, without moving their bytes."""
 
 from __future__ import annotations
 
@@ -36,23 +36,34 @@ def require_lfs() -> None:
         )
 
 
-def fetch_object(git: Git, remote: str, oid: str) -> bool:
-    """Gets one object from a remote, if the remote has it.
+def fetch_objects(git: Git, remote: str, oids: Sequence[str]) -> bool:
+    """Gets objects of one commit from a remote, with as few requests as git-lfs makes of them.
 
     Returns:
-        Whether git-lfs got it.
+        Whether git-lfs got all that the remote was asked for.
 
     Raises:
         RemoteError: the remote cannot be reached, or git-lfs is missing.
     """
     require_lfs()
-    path = object_file(oid)
-    commit = git.log("HEAD", "%H", "--all", "--diff-filter=AM", "--max-count=1", "--", path)
-    fetch = ("lfs", "fetch", remote, commit or "HEAD", "--include", path)
-    done = _run(git, *fetch, stdout=progress())
+    paths = [object_file(oid) for oid in oids]
+    done = _run(
+        git,
+        *("lfs", "fetch", remote, _commit_with(git, paths), "--include", ",".join(paths)),
+        stdout=progress(),
+    )
     if done.returncode and not absent(done.stderr):
         raise RemoteError(_unreachable(remote, done.stderr))
     return done.returncode == 0
+
+
+def _commit_with(git: Git, paths: Sequence[str]) -> str:
+    """A commit that has these files: HEAD, or else the last one that changed any of them."""
+    head = git.head()
+    if head and git.files(head, "objects").keys() >= set(paths):
+        return head
+    found = git.log("HEAD", "%H", "--all", "--diff-filter=AM", "--max-count=1", "--", *paths)
+    return found or "HEAD"
 
 
 def absent(said: str) -> bool:

@@ -55,6 +55,7 @@ def load_region(
     Raises:
         ObjectError: an object is missing or corrupt, or not what the manifest takes it for.
     """
+    repository.remotes.gather(ref.oid for ref in entry.objects)
     bases = tuple(load_basis(repository, ref, device) for ref in entry.bases)
     tensors = read_region(repository, entry)
     try:

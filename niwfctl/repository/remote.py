@@ -6,7 +6,8 @@ import logging
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from niwfctl.repository.git import Git
 from niwfctl.repository.lfs import (
     absent,
     add_hook,
-    fetch_object,
+    fetch_objects,
     held,
     lacking,
     named,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+REQUESTED = 1000  # objects that one git-lfs is asked for, whose command line has an end
 _BEHIND = re.compile(r"^ ! \[rejected\] .*\((fetch first|non-fast-forward)\)", re.M)
 
 
@@ -171,9 +173,20 @@ class Remotes:
         """
         store = self._repository.store
         served, otherwise = self._first(
-            lambda remote: fetch_object(self._git, remote, oid) and oid in store
+            lambda remote: fetch_objects(self._git, remote, [oid]) and oid in store
         )
         return None if served else otherwise
+
+    def gather(self, oids: Iterable[str]) -> None:
+        """Gets those of some objects that are not here, all at once rather than one by one.
+
+        It is no error if some cannot be had: who needs one of them asks for it, and is told why.
+        """
+        store = self._repository.store
+        missing = [oid for oid in oids if oid not in store]
+        while len(missing) > 1:
+            asked, missing = missing[:REQUESTED], missing[REQUESTED:]
+            self._first(partial(fetch_objects, self._git, oids=asked))
 
     def holders(self, pointers: Sequence[Pointer]) -> tuple[dict[Pointer, str], str]:
         """The first remote that has each object; and why none has the others, as a clause."""

@@ -93,6 +93,7 @@ def stakes(repository: Repository, atlas: Atlas) -> list[Stake]:
         ObjectError: an object is missing or corrupt.
     """
     routed = _routed(atlas)
+    repository.remotes.gather(entry.region.oid for _, entry in routed)
     made = [claim_of(repository, entry) for _, entry in routed]  # one region may have two names
     claims = {entry.id: claim for (_, entry), claim in zip(routed, made, strict=True)}
     superseded = {id for _, entry in routed if entry.terms.general for id in entry.terms.supersedes}

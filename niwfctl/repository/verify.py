@@ -80,6 +80,7 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
     needed = {object_file(ref.oid) for capability in chosen for ref in capability.objects}
     blobs = (blob for path, blob in files.items() if path in needed)
     pointers = read_pointers(repository.git, blobs)
+    repository.remotes.gather(ref.oid for capability in chosen for ref in capability.objects)
     for capability in chosen:
         problems = [
             problem

@@ -1,6 +1,7 @@
 """Sharing with the real git and git-lfs."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -57,6 +58,32 @@ def test_a_lazy_clone_gets_objects_when_they_are_needed(
     assert not list(repository.store)
     assert repository.load("apple").generate("Say apple 3.", max_new_tokens=2) is not None
     assert len(list(repository.store)) == 4
+
+
+@needs_lfs
+def test_a_lazy_clone_asks_once_for_all_that_a_command_needs(
+    shared: Repository,
+    remote: Path,
+    tmp_path: Path,
+    add: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add(shared, "banana", 0.1)
+    add(shared, "cherry", 0.2)
+    shared.remotes.push("origin", [])
+    repository = clone(str(remote), tmp_path / "copy", lazy=True)
+    tools, asked = tmp_path / "tools", tmp_path / "asked"
+    tools.mkdir()
+    (tools / "git-lfs").write_text(
+        f'#!/bin/sh\necho "$@" >> {asked}\nexec {shutil.which("git-lfs")} "$@"\n'
+    )
+    (tools / "git-lfs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    assert repository.verify().ok
+    fetched = [line for line in asked.read_text().splitlines() if line.startswith("fetch")]
+    objects = {ref.oid for one in repository.atlas().values() for ref in one.objects}
+    assert len(objects) > 3 and len(fetched) == 2  # all objects, and the coordinate map
+    assert any(all(oid in line for oid in objects) for line in fetched)
 
 
 @needs_lfs
