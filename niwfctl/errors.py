@@ -5,6 +5,25 @@ command line prints it without a traceback and exits with `exit_code`; docs/exit
 them.
 """
 
+from __future__ import annotations
+
+import sys
+
+
+def reason(error: Exception) -> str:
+    """What an error of a library says, in one line: its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def of_memory(error: Exception) -> bool:
+    """Whether a GPU or the machine had too little memory."""
+    torch = sys.modules.get("torch")  # it was imported if it has raised anything
+    return (
+        isinstance(error, MemoryError)
+        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+        or "DefaultCPUAllocator" in str(error)
+    )
+
 
 class NiwfError(Exception):
     """Base of all expected errors. Exit code 1: a check failed or nothing more precise fits."""

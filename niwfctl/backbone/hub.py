@@ -6,7 +6,7 @@ from pathlib import Path
 
 from niwfctl.backbone.embedded import EMBEDDED
 from niwfctl.backbone.identity import DEFINING
-from niwfctl.errors import BackboneError
+from niwfctl.errors import BackboneError, reason
 
 _BESIDE = ("*.safetensors.index.json", "generation_config.json", "special_tokens_map.json")
 _TWICE = ("consolidated*", "original/*")  # the same weights for other libraries
@@ -32,9 +32,8 @@ def snapshot(model: str, revision: str | None = None) -> tuple[Path, str]:
             ignore_patterns=list(_TWICE),
         )
     except Exception as error:  # the hub's transport has errors of its own, for each version
-        reason = str(error).strip().splitlines()[0]
         raise BackboneError(
             f"the backbone {model!r} is neither a folder nor to be had from the Hugging Face hub "
-            f"({reason}): give a path, a hub id, or {EMBEDDED!r}"
+            f"({reason(error)}): give a path, a hub id, or {EMBEDDED!r}"
         ) from error
     return Path(folder), Path(folder).name

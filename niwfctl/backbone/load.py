@@ -25,7 +25,7 @@ from transformers import (
 from niwfctl.backbone.embedded import EMBEDDED, cache_folder, converted, embedded_gguf
 from niwfctl.backbone.hub import snapshot
 from niwfctl.backbone.identity import files_identity
-from niwfctl.errors import BackboneError, UsageError
+from niwfctl.errors import BackboneError, UsageError, of_memory, reason
 
 QUANTIZATIONS = ("none", "nf4")
 
@@ -96,7 +96,7 @@ def load(source: Source, quant: str = "none") -> Backbone:
 
     Raises:
         UsageError: another `quant`.
-        BackboneError: transformers cannot load it.
+        BackboneError: transformers cannot load it, or weights are missing.
     """
     if quant not in QUANTIZATIONS:
         raise UsageError(f"--quant {quant!r} is unknown: choose {' or '.join(QUANTIZATIONS)}")
@@ -110,7 +110,14 @@ def load(source: Source, quant: str = "none") -> Backbone:
         )
     with _loading(source):
         tokenizer = AutoTokenizer.from_pretrained(source.folder)
-        model = AutoModelForCausalLM.from_pretrained(source.folder, **options)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source.folder, output_loading_info=True, **options
+        )
+    if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
+        raise BackboneError(
+            f"the backbone {source.folder} cannot be loaded: its files lack {len(lacking)} weights "
+            f"that its config.json asks for, such as {lacking[0]}"
+        )
     _keep_gradients_right(model)
     return Backbone(model.requires_grad_(False).eval(), tokenizer, source.identity)
 
@@ -130,9 +137,12 @@ def _loading(source: Source) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BackboneError(f"the backbone {source.folder} cannot be loaded: {reason}") from error
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+        if of_memory(error):
+            raise
+        raise BackboneError(
+            f"the backbone {source.folder} cannot be loaded: {reason(error)}"
+        ) from error
 
 
 def default_device() -> str:

@@ -60,9 +60,7 @@ def diff(
             _show_compared(compared, named, stat)
         different = compared.different
     elif named:
-        raise UsageError(
-            f"{named[0]!r} is a capability and the other is not: compare two of a kind"
-        )
+        raise UsageError(_unequal(named[0], [target for target in (a, b) if target]))
     elif plot:
         raise UsageError("--plot draws the weights of two capabilities: name them")
     else:
@@ -73,6 +71,17 @@ def diff(
             _show_changes(changes, stat)
         different = bool(changes)
     raise typer.Exit(1 if exit_code and different else 0)
+
+
+def _unequal(name: str, targets: list[str]) -> str:
+    """Why a capability is not compared: it is alone, or the other is none."""
+    if len(targets) == 1:
+        return (
+            f"{name!r} is a capability: name what to compare it with, as in `niwfctl diff "
+            f"{name.partition('@')[0]}@HEAD~1 {name}`"
+        )
+    other = next(target for target in targets if target != name)
+    return f"{name!r} is a capability and {other!r} is not: compare two of a kind"
 
 
 def _show_changes(changes: list[Changed], stat: bool) -> None:

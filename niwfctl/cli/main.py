@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from niwfctl import __version__
 from niwfctl.cli.output import StandardOutput, err, out
-from niwfctl.errors import MemoryFull, NiwfError, StorageError
+from niwfctl.errors import MemoryFull, NiwfError, StorageError, of_memory
 from niwfctl.repository.objects import storing
 
 MODULES = {  # and their commands, in the order in which help lists them
@@ -99,16 +99,6 @@ class _Commands(TyperGroup):
     def _say(error: NiwfError) -> NoReturn:
         err.print("niwfctl:", *str(error).splitlines(), markup=False)
         raise typer.Exit(error.exit_code) from error
-
-
-def of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Whether a GPU or the machine had too little memory."""
-    torch = sys.modules.get("torch")  # it was imported if it has raised anything
-    return (
-        isinstance(error, MemoryError)
-        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
-        or "DefaultCPUAllocator" in str(error)
-    )
 
 
 app = typer.Typer(

@@ -80,7 +80,13 @@ def _converse(model: Model, settings: dict) -> None:
             turns.clear()
         elif line:
             turns.append(Message("user", line))
-            turns.append(Message("assistant", model.generate(turns, stream=_write, **settings)))
+            try:
+                answer = model.generate(turns, stream=_write, **settings)
+            except UsageError as error:  # with this turn it is too long
+                turns.pop()
+                err.print(f"{error}: say less, or begin another with /new", markup=False)
+                continue
+            turns.append(Message("assistant", answer))
             _write("\n")
 
 

@@ -15,6 +15,7 @@ from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import usable
 from niwfctl.repository.underway import require_ready
+from niwfctl.training.run import SEEDS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,6 +133,8 @@ def _checked(recipe: Recipe, count: int) -> tuple[float, ...]:
             f"--rank approximates, and {recipe.method} is exact: use `--method svd --rank "
             f"{recipe.rank}` for the best approximation of the weighted sum"
         )
+    if not 0 <= recipe.seed < SEEDS:
+        raise UsageError(f"--seed {recipe.seed}: give a number from 0 to {SEEDS - 1}")
     return weights
 
 

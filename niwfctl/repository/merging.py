@@ -14,6 +14,7 @@ from niwfctl.field.compress import best_rank, squared_norm, truncated
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.generator import Generator
 from niwfctl.field.region import Region
+from niwfctl.training.run import LARGEST_RANK
 
 if TYPE_CHECKING:
     from niwfctl.repository.compose import Recipe
@@ -29,9 +30,10 @@ def merged_region(terms: Sequence[tuple[float, Region]], recipe: Recipe) -> tupl
     what they make of full matrices.
 
     Raises:
-        UsageError: the method needs PEFT, which is not installed.
+        UsageError: the rank is too large, or the method needs PEFT, which is not installed.
     """
     rank = recipe.rank or sum(basis.rank for _, region in terms for basis in region.bases)
+    _require_small(terms, rank)
     if recipe.method == "svd":
         pairs, error = compressed(FrozenSum.at_means(terms), rank)
     else:
@@ -53,6 +55,17 @@ def merged_region(terms: Sequence[tuple[float, Region]], recipe: Recipe) -> tupl
         seed=recipe.seed,
     )
     return region, error
+
+
+def _require_small(terms: Sequence[tuple[float, Region]], rank: int) -> None:
+    """Asks that a basis may have the rank, as far as the linears are large enough for it."""
+    first = terms[0][1].bases[0]
+    widest = max(min(first.down[name].shape[1], first.up[name].shape[0]) for name in first.down)
+    if min(rank, widest) > LARGEST_RANK:
+        raise UsageError(
+            f"the result would be of rank {min(rank, widest)}: give --rank {LARGEST_RANK} or less, "
+            "or compose with `--method linear`, which is exact at any rank"
+        )
 
 
 def compressed(change: FrozenSum, rank: int) -> tuple[Pairs, float]:

@@ -12,6 +12,8 @@ from niwfctl.errors import FormatError
 from niwfctl.records import Witness
 
 FORMAT = 1
+LARGEST_RANK = 1024
+SEEDS = 2**63
 
 
 class TrainingOptions(BaseModel):
@@ -22,7 +24,7 @@ class TrainingOptions(BaseModel):
     steps: int | None = Field(None, ge=1, description="optimizer steps; overrides epochs")
     epochs: float = Field(1.0, gt=0, description="passes over the training rows")
     bases: int = Field(2, ge=1, le=64, description="bases of the new region")
-    rank: int = Field(8, ge=1, le=1024, description="rank r of each basis")
+    rank: int = Field(8, ge=1, le=LARGEST_RANK, description="rank r of each basis")
     alpha: float = Field(16.0, gt=0, description="α; the change of weights is scaled by α/r")
     lr: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of steps with a rising rate")
@@ -38,7 +40,7 @@ class TrainingOptions(BaseModel):
     skip_long: bool = Field(False, description="leave longer rows out instead of refusing them")
     val_split: float = Field(0.05, gt=0, lt=1, description="share of rows held out")
     seed: int = Field(
-        0, ge=0, lt=2**63, description="of the split, the order and the first weights"
+        0, ge=0, lt=SEEDS, description="of the split, the order and the first weights"
     )
     mode: Literal["new", "extend", "revise"] = Field(
         "new", description="a new capability, a further region of one, or a new version of one"

@@ -1,5 +1,6 @@
 """Behaviour of finding, loading and identifying a backbone."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,15 @@ def test_an_unknown_quantization_is_refused_with_the_known_ones(backbone: Path) 
     sentence(error)
 
 
+@pytest.mark.parametrize(("size", "other"), [("hidden_size", 32), ("num_hidden_layers", 5)])
+def test_weights_that_do_not_fit_the_config_are_refused(copy: Path, size: str, other: int) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {size: other}))
+    with pytest.raises(BackboneError, match=str(copy)) as error:
+        load(resolve(str(copy)))
+    sentence(error)
+
+
 @pytest.mark.parametrize("model", ["/no/such/folder", "no-such-folder", "a/b/c", "x/model.gguf"])
 def test_a_backbone_that_does_not_exist_is_named_with_what_is_accepted(model: str) -> None:
     with pytest.raises(BackboneError, match=f"{model}.*does not exist: expected") as error:
@@ -151,6 +161,16 @@ def test_a_damaged_backbone_is_named(copy: Path, file: str) -> None:
 def test_a_hub_that_cannot_be_reached_is_said_with_the_way_out(monkeypatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(BackboneError, match=r"someone/something.*give a path") as error:
+        resolve("someone/something")
+    sentence(error)
+
+
+def test_a_hub_whose_error_has_no_words_is_named_by_its_kind(monkeypatch) -> None:
+    def late(*_: object, **__: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", late)
+    with pytest.raises(BackboneError, match=r"\(TimeoutError\): give a path") as error:
         resolve("someone/something")
     sentence(error)
 

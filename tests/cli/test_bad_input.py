@@ -320,6 +320,21 @@ def test_a_lora_that_cannot_be_imported(
 
 
 @pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (["apple"], "`niwfctl diff apple@HEAD~1 apple`"),
+        (["apple@HEAD"], "`niwfctl diff apple@HEAD~1 apple@HEAD`"),
+        (["apple", "HEAD"], "'HEAD' is not"),
+        (["HEAD", "apple"], "'HEAD' is not"),
+    ],
+)
+def test_a_capability_is_compared_with_another(
+    refused: Refused, committed: Repository, targets: list[str], words: str
+) -> None:
+    refused(committed, ["diff", *targets], 2, "is a capability", words)
+
+
+@pytest.mark.parametrize(
     ("arguments", "code"),
     [
         (["checkout"], 2),
@@ -332,7 +347,6 @@ def test_a_lora_that_cannot_be_imported(
         (["rollback", "none"], 4),
         (["merge", "HEAD", "--ours", "--theirs"], 2),
         (["merge", "HEAD", "--rename", "x"], 2),
-        (["diff", "apple", "HEAD"], 2),
         (["diff", "--plot", "map.svg"], 2),
         (["diff", "apple", "apple", "--plot", "map.txt"], 2),
         (["diff", "apple", "apple", "--plot", "none/map.svg"], 2),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import Result
 
-from niwfctl.cli.main import of_memory
+from niwfctl.errors import of_memory
 from niwfctl.repository import Repository
 from niwfctl.repository import repository as repository_module
 from niwfctl.repository.objects import manifest_file

@@ -251,6 +251,19 @@ def test_run_writes_an_answer_as_it_is(niwfctl: Command, tmp_path: Path) -> None
         assert said == "a\t:x:x:\n"
 
 
+def test_a_conversation_goes_on_after_a_turn_that_is_too_long(committed: Repository) -> None:
+    terminal, typed = os.openpty()
+    os.write(terminal, b"\n".join([b"hello", b"x" * 600, b"hello again", b"\x04"]))
+    command = [NIWFCTL, "-C", committed.path, "run", "--max-new-tokens", "2"]
+    done = subprocess.run(command, stdin=typed, capture_output=True, text=True)
+    os.close(typed)
+    os.close(terminal)
+    assert done.returncode == 0
+    told = [line for line in done.stderr.splitlines() if "tokens" in line]
+    assert len(told) == 1 and told[0].endswith("say less, or begin another with /new")
+    assert done.stdout.count("> ") == 4
+
+
 def test_eval_measures_the_base_and_capabilities(
     niwfctl: Command, committed: Repository, data: Path
 ) -> None:

@@ -8,6 +8,7 @@ import torch
 from conftest import QUICK
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from regions import make_region
 from tiny import write_data
 from torch import Tensor
 from typer.testing import Result
@@ -15,8 +16,10 @@ from typer.testing import Result
 from niwfctl.errors import UnknownName, UsageError
 from niwfctl.field.compress import best_rank, truncated
 from niwfctl.field.frozen import FrozenSum
+from niwfctl.field.region import Region
 from niwfctl.repository import Repository
 from niwfctl.repository.compose import Recipe
+from niwfctl.repository.merging import merged_region
 from niwfctl.repository.model import Model
 from niwfctl.repository.regions import load_region
 from niwfctl.repository.sweep import sweep
@@ -129,6 +132,17 @@ def test_at_full_rank_svd_loses_nothing_but_the_rounding_to_bf16_and_tells_it(
     assert (lost / whole) ** 0.5 == pytest.approx(done.error, rel=0.01)
 
 
+@pytest.mark.parametrize("recipe", [Recipe(method="svd"), Recipe(method="ties", rank=1025)])
+def test_a_rank_above_the_largest_is_refused_where_linears_have_it(recipe: Recipe) -> None:
+    def terms(width: int) -> list[tuple[float, Region]]:
+        return [(1.0, make_region(seed, rank=300, width=width)) for seed in (0, 1)]
+
+    with pytest.raises(UsageError, match=r"--rank 1024.*--method linear"):
+        merged_region(terms(1100), recipe)
+    region, _ = merged_region(terms(6), recipe)
+    assert region.bases[0].rank == 6
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.integers(1, 6), st.integers(6, 12), st.integers(6, 12), st.integers(1, 6), st.integers(0, 99)
@@ -167,6 +181,7 @@ def test_a_sweep_finds_weights_no_worse_than_any_it_tried(pair: Repository, data
         (["apple", "plum"], Recipe((1.0, 2.0), "routed"), UsageError, "--weights"),
         (["apple", "plum"], Recipe(density=0.3), UsageError, "--density goes with ties"),
         (["apple", "plum"], Recipe(method="svd", density=0.3), UsageError, "svd keeps all"),
+        (["apple", "plum"], Recipe(method="ties", seed=10**20), UsageError, "--seed 10000"),
     ],
 )
 def test_a_recipe_that_does_not_fit_is_refused_and_nothing_is_committed(
