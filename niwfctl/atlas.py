@@ -274,7 +274,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def named(target: str) -> tuple[str, str]:
+def parse_target(target: str) -> tuple[str, str]:
     """(name, revision) of `NAME` or `NAME@REV`; the revision is HEAD where none is said."""
     match = _AT.fullmatch(target)
     return (match["name"], match["revision"] or "HEAD") if match else (target, "HEAD")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from niwfctl.atlas import named, owner_names
+from niwfctl.atlas import owner_names, parse_target
 from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, err, out
 from niwfctl.cli.schema import capability_json, commit_json, run_json
@@ -115,7 +115,7 @@ def show(
         if as_json:
             emit_json(capability_json(capability))
         else:
-            show_capability(capability, _owners(repository, named(target)[1]))
+            show_capability(capability, _owners(repository, parse_target(target)[1]))
         return
     (commit,) = repository.history.log(target, 1)
     signed = signature(repository.git, commit.id)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from niwfstore import write_atomic
 
-from niwfctl.atlas import named
+from niwfctl.atlas import parse_target
 from niwfctl.errors import UnknownName, UsageError
 from niwfctl.repository.same_field import usable
 
@@ -32,7 +32,7 @@ def checkout(repository: Repository, target: str | None) -> str:
         return "the bare backbone is active"
     if names_capability(repository, target):
         usable(repository, target)
-        name, revision = named(target)
+        name, revision = parse_target(target)
         if revision != "HEAD":
             name = f"{name}@{repository.git.resolve(revision)}"
         activate(repository, name)

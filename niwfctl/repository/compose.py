@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas, Capability, Part, named
+from niwfctl.atlas import Atlas, Capability, Part, parse_target
 from niwfctl.errors import UsageError
 from niwfctl.repository.names import require_free
 from niwfctl.repository.objects import storing
@@ -102,7 +102,7 @@ def parts_of(
     found = []
     for source, weight in zip(sources, weights, strict=True):
         capability = usable(repository, source)
-        name, revision = named(source)
+        name, revision = parse_target(source)
         of = f"{name}@{repository.git.resolve(revision)[:12]}"
         own = [Part(of=of, weight=1.0, regions=capability.regions)] if capability.regions else []
         for part in own or capability.parts:

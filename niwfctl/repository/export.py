@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from niwfctl import __version__
-from niwfctl.atlas import Capability, RegionEntry, named
+from niwfctl.atlas import Capability, RegionEntry, parse_target
 from niwfctl.backbone.adapter import ActiveField
 from niwfctl.backbone.embedded import EMBEDDED, UPSTREAM
 from niwfctl.errors import UsageError
@@ -178,7 +178,7 @@ def _provenance(
     repository: Repository, name: str, where: str, terms: Sequence[_Term]
 ) -> dict[str, object]:
     pinned = repository.config.backbone
-    capability, revision = named(name)
+    capability, revision = parse_target(name)
     return {
         "name": capability,
         "commit": repository.git.resolve(revision),

@@ -21,7 +21,7 @@ from niwfctl.repository.process import blame_disk, progress
 
 _ABSENT = re.compile(r"does not exist|remote missing object|\b404\b", re.IGNORECASE)
 _HOOK = b'#!/bin/sh\ngit lfs pre-push "$@"\n'  # one of those that `git lfs update` knows as its own
-_NAMED = re.compile(r"[0-9a-f]{64}")
+_OID = re.compile(r"[0-9a-f]{64}")
 
 
 def require_lfs() -> None:
@@ -71,9 +71,9 @@ def absent(said: str) -> bool:
     return _ABSENT.search(said) is not None
 
 
-def named(said: str) -> set[str]:
+def oids_in(said: str) -> set[str]:
     """Ids of the objects that git-lfs speaks of."""
-    return set(_NAMED.findall(said))
+    return set(_OID.findall(said))
 
 
 def add_hook(git: Git) -> None:
@@ -121,7 +121,7 @@ def lacking(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]
         done = _run(git, "-c", f"lfs.storage={nothing}", "lfs", "push", remote, tree)
     if not done.returncode:
         return []
-    found = [p for p in pointers if p.oid in named(done.stderr + done.stdout)]
+    found = [p for p in pointers if p.oid in oids_in(done.stderr + done.stdout)]
     if not found:
         raise RemoteError(_unreachable(remote, done.stderr))
     return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import ObjectRef, RegionEntry, named
+from niwfctl.atlas import ObjectRef, RegionEntry, parse_target
 from niwfctl.backbone.adapter import ActiveField, Factors, FieldAdapter
 from niwfctl.backbone.batch import batched
 from niwfctl.backbone.blend import Blend
@@ -179,7 +179,7 @@ class Model:
             return BARE
         if capability == AUTO:
             return self._routed("HEAD")
-        if not _COMMIT.fullmatch(named(capability)[1]):  # it may mean another tomorrow
+        if not _COMMIT.fullmatch(parse_target(capability)[1]):  # it may mean another tomorrow
             return self._made(capability)
         return self._mixtures.get(capability, lambda: self._made(capability))
 

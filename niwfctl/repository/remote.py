@@ -22,7 +22,7 @@ from niwfctl.repository.lfs import (
     fetch_objects,
     held,
     lacking,
-    named,
+    oids_in,
     require_lfs,
 )
 from niwfctl.repository.objects import pointed, read_pointers, require_new
@@ -138,7 +138,7 @@ class Remotes:
         said = transfer(self._git.worktree, "lfs", "fetch", remote, *what)
         if said is None:
             return
-        oids = named(said)
+        oids = oids_in(said)
         if not (oids and absent(said)):
             raise RemoteError(
                 f"not all objects have come from {remote} (see above): nothing is lost, and the "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from niwfstore import ObjectStore
 
-from niwfctl.atlas import Atlas, Capability, RegionEntry, named
+from niwfctl.atlas import Atlas, Capability, RegionEntry, parse_target
 from niwfctl.config import FILE, Config
 from niwfctl.errors import NotARepository, UnknownName
 from niwfctl.repository.checkout import active, checkout, names_capability
@@ -156,7 +156,7 @@ class Repository(Exchange, Inspection):
         Raises:
             UnknownName: there is no such capability or revision; the message lists what there is.
         """
-        name, revision = named(target)
+        name, revision = parse_target(target)
         atlas = self.atlas(revision)
         if name not in atlas:
             there = ", ".join(sorted(atlas)) or "none yet"

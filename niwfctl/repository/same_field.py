@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Capability, named
+from niwfctl.atlas import Capability, parse_target
 from niwfctl.config import FILE, Config
 from niwfctl.errors import UsageError
 
@@ -19,7 +19,7 @@ def usable(repository: Repository, target: str) -> Capability:
         UnknownName: there is no such capability or revision.
         UsageError: it was trained in another field.
     """
-    capability, (_, revision) = repository.capability(target), named(target)
+    capability, (_, revision) = repository.capability(target), parse_target(target)
     if revision != "HEAD":
         require_same_field(repository, repository.git.resolve(revision), revision)
     return capability
