@@ -83,7 +83,7 @@ def test_train_commit_and_show_tell_the_same_story(
     assert shown["regions"][0]["training"]["sources"] == [data.name]
     log = report(niwfctl("-C", fresh.path, "log", "--json"))
     assert log[0]["commit"] == done["commit"]
-    assert log[0]["changes"] == [{"kind": "added", "capability": shown}]
+    assert log[0]["changes"] == [{"kind": "added", "name": "a", "capability": shown}]
     status = report(niwfctl("-C", fresh.path, "status", "--json"))
     assert status["capabilities"] == ["a"] and not status["uncommitted"] and not status["changes"]
 
