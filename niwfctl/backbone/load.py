@@ -14,6 +14,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -102,15 +103,31 @@ def load(source: Source, quant: str = "none") -> Backbone:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
+    with _loading(source):
+        tokenizer = AutoTokenizer.from_pretrained(source.folder)
+        model = AutoModelForCausalLM.from_pretrained(source.folder, **options)
+    _keep_gradients_right(model)
+    return Backbone(model.requires_grad_(False).eval(), tokenizer, source.identity)
+
+
+def outline(source: Source) -> PreTrainedModel:
+    """A backbone's modules and their shapes, without any weights.
+
+    Raises:
+        BackboneError: transformers cannot make it.
+    """
+    with _loading(source), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.folder))
+
+
+@contextmanager
+def _loading(source: Source) -> Iterator[None]:
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source.folder)
-            model = AutoModelForCausalLM.from_pretrained(source.folder, **options)
+            yield
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BackboneError(f"the backbone {source.folder} cannot be loaded: {reason}") from error
-    _keep_gradients_right(model)
-    return Backbone(model.requires_grad_(False).eval(), tokenizer, source.identity)
 
 
 def default_device() -> str:

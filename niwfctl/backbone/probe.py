@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,12 @@ class Probe:
     sample: Tensor
 
     def deviation(self, other: Probe) -> float:
-        """Largest difference of sampled logits, in standard deviations of this one's."""
+        """Largest difference of sampled logits, in standard deviations of this one's.
+
+        Infinite where the samples are of different sizes: one of them is of another backbone.
+        """
+        if self.sample.shape != other.sample.shape:
+            return math.inf
         difference = (self.sample - other.sample).abs().max() / self.sample.std()
         return float(difference)
 

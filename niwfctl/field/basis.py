@@ -63,6 +63,30 @@ class Basis:
             up[site.name] = torch.zeros(site.out_features, rank)
         return cls(down, up)
 
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """[out_features, in_features] of what it changes, by site name."""
+        return {name: (self.up[name].shape[0], a.shape[1]) for name, a in self.down.items()}
+
+    def fits(self, shapes: Mapping[str, tuple[int, int]]) -> bool:
+        """Whether it changes linears of these shapes and no others, at one rank and in one dtype.
+
+        Args:
+            shapes: (out_features, in_features) by site name.
+        """
+        return self.down.keys() == self.up.keys() == shapes.keys() and all(
+            self.down[name].shape == (self.rank, width)
+            and self.up[name].shape == (height, self.rank)
+            and self.down[name].dtype == self.up[name].dtype == self.dtype
+            and self.dtype in (torch.bfloat16, torch.float16, torch.float32)
+            and min(self.rank, height, width) > 0
+            for name, (height, width) in shapes.items()
+        )
+
+    def is_finite(self) -> bool:
+        """Whether no factor holds a NaN or an infinity."""
+        # the largest value tells it in a fiftieth of the time that asking every value takes
+        return all(a.abs().amax().isfinite() for a in (*self.down.values(), *self.up.values()))
+
     def tensors(self) -> dict[str, Tensor]:
         """`{site}.A` and `{site}.B`, for sealing."""
         return {f"{name}.A": a for name, a in self.down.items()} | {

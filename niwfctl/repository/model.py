@@ -159,7 +159,7 @@ class Model:
         """
 
         def load() -> ActiveField:
-            region = load_region(self._repository, entry, self.device)
+            region = load_region(self._repository, entry, self.device, self.adapter.sites)
             return ActiveField.of_region(self.adapter.groups, region)
 
         return self._fields.get(entry.objects, load)

@@ -11,7 +11,7 @@ from torch import Tensor
 from niwfctl.atlas import Capability, ObjectRef, RegionEntry
 from niwfctl.config import FILE, mend
 from niwfctl.errors import ObjectError, UsageError
-from niwfctl.field.basis import Basis
+from niwfctl.field.basis import Basis, Site
 from niwfctl.field.region import Region
 from niwfctl.tensors import read_tensors
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _CELL = {"mean", "factor", "radius"}
 _REGION = {"anchors.occupied", "probe", *(f"cell.{key}" for key in _CELL)}
+# What torch and Python raise where tensors have other shapes, and names other forms, than expected.
+_SHAPELESS = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _COORDINATES = {"map.mean", "map.projection", "probe", *(f"base.{key}" for key in _CELL)}
 
 
@@ -40,9 +42,15 @@ def pins(bases: Sequence[ObjectRef], scale: float, layers: Sequence[int]) -> dic
 
 
 def load_region(
-    repository: Repository, entry: RegionEntry, device: torch.device | str = "cpu"
+    repository: Repository,
+    entry: RegionEntry,
+    device: torch.device | str = "cpu",
+    sites: Sequence[Site] | None = None,
 ) -> Region:
     """A committed region, frozen, its bases on `device`; the generator computes on it too.
+
+    Args:
+        sites: the backbone's, which its bases must be made for; None where they are not known.
 
     Raises:
         ObjectError: an object is missing or corrupt, or not what the manifest takes it for.
@@ -51,8 +59,8 @@ def load_region(
     tensors = read_region(repository, entry)
     try:
         region = Region.from_tensors(tensors, bases, entry.scale, entry.layers)
-        fits = _fits_together(region)
-    except (KeyError, RuntimeError) as error:
+        fits = _fits_together(region, sites)
+    except _SHAPELESS as error:
         raise _misfit(entry) from error
     if not fits:
         raise _misfit(entry)
@@ -92,13 +100,19 @@ def read_region(repository: Repository, entry: RegionEntry) -> dict[str, Tensor]
     """Tensors of a region's own object, without those of its bases.
 
     Raises:
-        ObjectError: it is missing or corrupt, no region, or one that the manifest says other things
-            of than were sealed; objects of before that was sealed say nothing of it.
+        ObjectError: it is missing or corrupt, no region of this coordinate map, or one that the
+            manifest says other things of than were sealed; objects of before that was sealed say
+            nothing of it.
     """
     tensors = read_object(repository, entry.region)
     sealed = {key: value for key, value in tensors.items() if key.startswith("pinned.")}
-    stated = pins(entry.bases, entry.scale, entry.layers)
-    if not tensors.keys() >= _REGION or (sealed and not _equal(sealed, stated)):
+    try:
+        fits = _is_region(tensors, repository.config.field.dim) and (
+            not sealed or _equal(sealed, pins(entry.bases, entry.scale, entry.layers))
+        )
+    except _SHAPELESS as error:
+        raise _misfit(entry) from error
+    if not fits:
         raise _misfit(entry)
     return tensors
 
@@ -111,7 +125,7 @@ def read_coordinates(repository: Repository) -> dict[str, Tensor]:
     """
     field = repository.config.field
     tensors = read_tensors(repository.object_path(field.coordinates))
-    if not tensors.keys() >= _COORDINATES or len(tensors["map.projection"]) != field.dim:
+    if not (tensors.keys() >= _COORDINATES and _is_map(tensors, field.dim)):
         raise ObjectError(
             f"object {field.coordinates} is no coordinate map of {field.dim} dimensions, as {FILE} "
             f"has it: {mend(FILE)}"
@@ -128,16 +142,62 @@ def read_object(repository: Repository, ref: ObjectRef) -> dict[str, Tensor]:
     return read_tensors(repository.object_path(ref.oid, ref.size))
 
 
-def _fits_together(region: Region) -> bool:
-    """Whether the objects that a manifest names are a region and its bases."""
-    sites = region.bases[0].down.keys()
-    gates = (len(region.layers), len(region.bases))
+def _is_region(tensors: Mapping[str, Tensor], dim: int) -> bool:
+    """Whether the tensors that routing reads are those of a region of so many dimensions."""
+    if not tensors.keys() >= _REGION:
+        return False
+    occupied, fresh = tensors["anchors.occupied"], tensors.get("anchors.fresh")
     return (
-        {int(name.split(".")[1]) for name in sites} == set(region.layers)
-        and all(sites == basis.down.keys() == basis.up.keys() for basis in region.bases)
-        and (region.generator.layers, region.generator.bases) == gates
-        and region.snapshot.shape[1:] == gates
+        _is_cell(tensors, "cell.", dim)
+        and occupied.shape == (len(occupied), dim)
+        and len(occupied) > 0
+        and (fresh is None or fresh.shape == (len(occupied),))
+        and _finite(occupied, *([] if fresh is None else [fresh]))
     )
+
+
+def _is_map(tensors: Mapping[str, Tensor], dim: int) -> bool:
+    mean, projection = tensors["map.mean"], tensors["map.projection"]
+    return (
+        projection.shape == (dim, mean.numel())
+        and mean.dim() == 1
+        and _finite(mean, projection)
+        and _is_cell(tensors, "base.", dim)
+    )
+
+
+def _is_cell(tensors: Mapping[str, Tensor], prefix: str, dim: int) -> bool:
+    mean, factor, radius = (tensors[f"{prefix}{key}"] for key in ("mean", "factor", "radius"))
+    return (
+        (mean.shape, factor.shape, radius.shape) == ((dim,), (dim, dim), ())
+        and {mean.dtype, factor.dtype, radius.dtype} == {torch.float64}
+        and _finite(mean, factor, radius)
+        and bool((factor.diagonal() > 0).all())
+    )
+
+
+def _fits_together(region: Region, sites: Sequence[Site] | None) -> bool:
+    """Whether the objects that a manifest names are a region and its bases, of these sites."""
+    generator, dim = region.generator, region.cell.dim
+    gates = (len(region.layers), len(region.bases))
+    if sites is None:
+        shapes = region.bases[0].shapes()
+    else:
+        shapes = {site.name: (site.out_features, site.in_features) for site in sites}
+    return (
+        tuple(sorted({int(name.split(".")[1]) for name in shapes})) == region.layers
+        and all(basis.fits(shapes) for basis in region.bases)
+        and (generator.layers, generator.bases) == gates
+        and (generator.gain is None or generator.gain.shape == gates[1:])
+        and generator.inner.in_features == region.sampled.shape[1] == dim
+        and region.snapshot.shape == (len(region.sampled) + len(region.occupied), *gates)
+        and _finite(region.sampled, region.snapshot, *generator.state_dict().values())
+    )
+
+
+def _finite(*tensors: Tensor) -> bool:
+    # a sum tells it in a third of the time that asking every value takes
+    return all(bool(tensor.sum().isfinite()) for tensor in tensors)
 
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -146,6 +206,6 @@ def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 def _misfit(entry: RegionEntry) -> ObjectError:
     return ObjectError(
-        f"the objects of region {entry.id} do not belong together: its manifest was changed by "
-        "hand; bring it back with `niwfctl rollback`"
+        f"the objects of region {entry.id} do not belong together or not to this backbone: they "
+        "or its manifest were changed by hand; bring it back with `niwfctl rollback`"
     )

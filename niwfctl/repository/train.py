@@ -186,7 +186,7 @@ def _related(
     }
 
     def region_of(id: str) -> Region:
-        return load_region(repository, candidates[id][1], model.device)
+        return load_region(repository, candidates[id][1], model.device, model.adapter.sites)
 
     scorer = Scorer(model.adapter, model.skip)
     chosen = related(scorer, rows.training, list(candidates), region_of, batch_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from niwfctl.atlas import Atlas, Capability, RegionEntry
+from niwfctl.backbone.load import outline
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, logits_platform, probe
+from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import NiwfError, ObjectError, UnknownName
+from niwfctl.field.basis import Site
 from niwfctl.records import Witness
 from niwfctl.repository.model import Model, pinned_source
 from niwfctl.repository.objects import object_file, obtain, pointer_problem, read_pointers
@@ -69,7 +72,8 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
     chosen = [atlas[name] for name in names or sorted(atlas)]
     signed = signature(repository.git, commit)
     hashed = cache(partial(_problem, repository))  # bases are shared
-    checks = [_backbone(repository), _coordinates(repository, hashed), _signed("commit", signed)]
+    backbone, sites = _backbone(repository)
+    checks = [backbone, _coordinates(repository, hashed), _signed("commit", signed)]
     if of_tag := tag_signature(repository.git, revision):
         checks.append(_signed("tag", of_tag))
     files = repository.git.files(commit, "objects")
@@ -83,7 +87,7 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
             for problem in (hashed(ref.oid, ref.size), pointer_problem(ref, files, pointers))
             if problem
         ]
-        checks += _objects_and_anchors(repository, capability, problems)
+        checks += _objects_and_anchors(repository, capability, problems, sites)
     if not names and all(check.ok for check in checks):
         checks.append(_routing(repository, atlas))
     if deep and all(check.ok for check in checks):
@@ -95,13 +99,15 @@ def _signed(subject: str, found: Signature) -> Check:
     return Check(subject, "signature", found.state != "bad", str(found))
 
 
-def _backbone(repository: Repository) -> Check:
+def _backbone(repository: Repository) -> tuple[Check, list[Site] | None]:
+    """Whether it is the pinned one, and its linears, which all bases must fit."""
     pinned = repository.config.backbone
     try:
         source = pinned_source(repository)
+        sites = find_sites(outline(source), repository.config.field.tap_layer)
     except NiwfError as error:
-        return Check("backbone", "identity", False, str(error))
-    return Check("backbone", "identity", True, f"{pinned.model} is {source.identity}")
+        return Check("backbone", "identity", False, str(error)), None
+    return Check("backbone", "identity", True, f"{pinned.model} is {source.identity}"), sites
 
 
 def _coordinates(repository: Repository, hashed: Callable[[str, int | None], str | None]) -> Check:
@@ -116,13 +122,16 @@ def _coordinates(repository: Repository, hashed: Callable[[str, int | None], str
 
 
 def _objects_and_anchors(
-    repository: Repository, capability: Capability, problems: list[str]
+    repository: Repository,
+    capability: Capability,
+    problems: list[str],
+    sites: Sequence[Site] | None,
 ) -> Iterator[Check]:
     detail = f"{len(capability.objects)} objects hashed, {capability.size:,} bytes"
     yield Check(capability.name, "objects", not problems, "; ".join(problems) or detail)
     if not problems:
         for entry in capability.all_regions:
-            yield _anchors(repository, capability.name, entry)
+            yield _anchors(repository, capability.name, entry, sites)
 
 
 def _routing(repository: Repository, atlas: Atlas) -> Check:
@@ -145,11 +154,17 @@ def _problem(repository: Repository, oid: str, size: int | None) -> str | None:
     return None
 
 
-def _anchors(repository: Repository, name: str, entry: RegionEntry) -> Check:
+def _anchors(
+    repository: Repository, name: str, entry: RegionEntry, sites: Sequence[Site] | None
+) -> Check:
     try:
-        region = load_region(repository, entry)
+        region = load_region(repository, entry, sites=sites)
     except ObjectError as error:
         return Check(name, "anchors", False, str(error))
+    for ref, basis in zip(entry.bases, region.bases, strict=True):
+        if not basis.is_finite():
+            problem = f"object {ref.oid[:12]} holds a value that is not a finite number"
+            return Check(name, "anchors", False, problem)
     here = current_platform(torch.device("cpu"))
     same = same_platform(here, entry.sealed_on)
     with threads_of(entry.sealed_on):
