@@ -32,10 +32,13 @@ class Example:
     origin: str
 
 
+_MOST_THREADS = 4096  # no machine that trains has more, and a library may crash when asked for them
+
+
 def _with_threads(platform: dict[str, str | int]) -> dict[str, str | int]:
     threads = platform.get("threads")
-    if not isinstance(threads, int) or threads < 1:
-        raise ValueError("`threads` must be a number from 1")
+    if not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS:
+        raise ValueError(f"`threads` must be a number from 1 to {_MOST_THREADS}")
     return platform
 
 

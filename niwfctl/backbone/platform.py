@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,20 +29,30 @@ def current_platform(device: torch.device, *packages: str) -> Platform:
 def same_platform(here: Platform, recorded: Platform) -> bool:
     """Whether bits may be expected to be equal: all that was recorded is so here.
 
-    Threads can be set, so they do not count.
+    Threads can be set, so they count only where there were more than this machine is asked for.
     """
-    return all(here.get(key) == value for key, value in recorded.items() if key != "threads")
+    alike = (here.get(key) == value for key, value in recorded.items() if key != "threads")
+    return int(recorded["threads"]) <= _most_threads() and all(alike)
 
 
 @contextmanager
 def threads_of(recorded: Platform) -> Iterator[None]:
-    """A block that computes with as many threads as `recorded` did: bits depend on it."""
+    """A block that computes with as many threads as `recorded` did: bits depend on it.
+
+    At most with as many as this machine can be asked for; `same_platform` then says that it is not
+    the same.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(int(recorded["threads"]))
+    torch.set_num_threads(min(int(recorded["threads"]), _most_threads()))
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _most_threads() -> int:
+    """So many that a large machine's work is repeated bit for bit on a small one of its kind."""
+    return max(256, 4 * (os.cpu_count() or 1))
 
 
 def _processor() -> str:

@@ -62,6 +62,7 @@ WRONG: dict[str, Edit] = {
     "rank 0": lambda all, region: region["run"]["options"].update(rank=0),
     "no platform": lambda all, region: region.update(sealed_on={}),
     "no threads": lambda all, region: region["sealed_on"].update(threads=0),
+    "endless threads": lambda all, region: region["sealed_on"].update(threads=200_000),
     "something more": lambda all, region: all.update(more=1),
 }
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from niwfctl.backbone.platform import same_platform
+from niwfctl.backbone.platform import same_platform, threads_of
 from niwfctl.records import Platform
 from niwfctl.repository import Repository
 from niwfctl.repository.record import record
@@ -35,6 +36,16 @@ def test_bits_are_compared_only_under_the_versions_that_were_recorded(
     assert upgraded.ok and "another platform" in upgraded.detail
     older = {key: value for key, value in here.items() if key != "transformers"}
     assert not logits_of_another_digest(committed, older).ok  # from before it was recorded
+
+
+def test_bits_are_not_compared_where_the_threads_were_more_than_can_be_had(
+    committed: Repository,
+) -> None:
+    here = committed.capability("apple").regions[0].run.witness.platform
+    crowded = logits_of_another_digest(committed, here | {"threads": 4096})
+    assert crowded.ok and "another platform" in crowded.detail
+    with threads_of(here | {"threads": 4096}):
+        assert torch.get_num_threads() < 4096
 
 
 @pytest.mark.parametrize(
