@@ -24,7 +24,7 @@ from transformers import (
 
 from niwfctl.backbone.embedded import EMBEDDED, cache_folder, converted, embedded_gguf
 from niwfctl.backbone.hub import snapshot
-from niwfctl.backbone.identity import files_identity
+from niwfctl.backbone.identity import files_identity, require_covered
 from niwfctl.errors import BackboneError, UsageError
 
 QUANTIZATIONS = ("none", "nf4")
@@ -91,7 +91,7 @@ def load(source: Source, quant: str = "none") -> Backbone:
 
     Raises:
         UsageError: another `quant`.
-        BackboneError: transformers cannot load it.
+        BackboneError: transformers cannot load it, or would load more than its identity covers.
     """
     if quant not in QUANTIZATIONS:
         raise UsageError(f"--quant {quant!r} is unknown: choose {' or '.join(QUANTIZATIONS)}")
@@ -105,7 +105,7 @@ def load(source: Source, quant: str = "none") -> Backbone:
         )
     with _loading(source):
         tokenizer = AutoTokenizer.from_pretrained(source.folder)
-        model = AutoModelForCausalLM.from_pretrained(source.folder, **options)
+        model = AutoModelForCausalLM.from_pretrained(source.folder, use_safetensors=True, **options)
     _keep_gradients_right(model)
     return Backbone(model.requires_grad_(False).eval(), tokenizer, source.identity)
 
@@ -122,6 +122,7 @@ def outline(source: Source) -> PreTrainedModel:
 
 @contextmanager
 def _loading(source: Source) -> Iterator[None]:
+    require_covered(Path(source.folder))
     try:
         with quiet():
             yield

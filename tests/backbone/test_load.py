@@ -1,5 +1,6 @@
 """Behaviour of finding, loading and identifying a backbone."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,6 +186,47 @@ def test_the_identity_changes_with_any_file_that_defines_the_model(copy: Path, f
     content[-1] ^= 1
     (copy / file).write_bytes(bytes(content))
     assert resolve(str(copy)).identity != before
+
+
+def test_weights_that_the_identity_does_not_cover_are_never_loaded(copy: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(copy)
+    (copy / "model.safetensors").rename(copy / "unrelated.safetensors")
+    torch.save(model.state_dict(), copy / "pytorch_model.bin")
+    with pytest.raises(BackboneError, match="no file named model") as error:
+        load(resolve(str(copy)))
+    sentence(error)
+
+
+def test_an_adapter_beside_a_model_is_refused_with_the_way_out(copy: Path) -> None:
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(BackboneError, match="`niwfctl import`") as error:
+        load(resolve(str(copy)))
+    sentence(error)
+
+
+@pytest.mark.parametrize("file", ["../model.safetensors", "weights/a.safetensors", "x.bin"])
+def test_an_index_of_weights_elsewhere_is_refused(copy: Path, file: str) -> None:
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": file}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BackboneError, match=file) as error:
+        load(resolve(str(copy)))
+    sentence(error)
+
+
+def test_a_configuration_that_chooses_weights_elsewhere_is_refused(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["transformers_weights"] = "adapter_model.bin"
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BackboneError, match="'adapter_model") as error:
+        load(resolve(str(copy)))
+    sentence(error)
+
+
+def test_a_backbone_in_several_files_is_loaded(copy: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(copy).save_pretrained(copy, max_shard_size="100KB")
+    (copy / "model.safetensors").unlink(missing_ok=True)
+    assert len(list(copy.glob("*.safetensors"))) > 1
+    assert load(resolve(str(copy))).model.num_parameters()
 
 
 def test_the_identity_depends_on_contents_alone(backbone: Path, copy: Path) -> None:
