@@ -23,12 +23,13 @@ _ADAPTER = "adapter_config.json"  # beside a model, transformers loads it where 
 _CHOICE = "transformers_weights"  # entry of config.json
 
 
-def files_identity(path: Path, cache: Path) -> str:
+def files_identity(path: Path, cache: Path | None) -> str:
     """`sha256:…` over a folder's weights, configuration and tokenizer, or over a GGUF file.
 
     Args:
         path: the folder or file.
-        cache: folder in which file hashes are remembered by size and modification time.
+        cache: folder in which file hashes are remembered by size and modification time; None:
+            they are not.
 
     Raises:
         BackboneError: there are no weight files.
@@ -82,7 +83,9 @@ def _indexes(folder: Path) -> list[Path]:
     return list(folder.glob("*.safetensors.index.json"))
 
 
-def _file_hash(file: Path, cache: Path) -> str:
+def _file_hash(file: Path, cache: Path | None) -> str:
+    if cache is None:
+        return _hash(file)
     stat = file.stat()
     stamp = [str(file.resolve()), stat.st_size, stat.st_mtime_ns]
     memory = cache / f"{hashlib.sha256(stamp[0].encode()).hexdigest()[:32]}.json"
@@ -90,8 +93,12 @@ def _file_hash(file: Path, cache: Path) -> str:
         known = json.loads(memory.read_bytes())
         if known["stamp"] == stamp:
             return known["sha256"]
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = _hash(file)
     with suppress(OSError):  # only a memory: without it the file is hashed again
         write_atomic(memory, json.dumps({"stamp": stamp, "sha256": digest}).encode())
     return digest
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

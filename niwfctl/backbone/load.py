@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from niwfctl.backbone.embedded import EMBEDDED, cache_folder, converted, embedded_gguf
+from niwfctl.backbone.embedded import EMBEDDED, converted, embedded_gguf, hashes
 from niwfctl.backbone.hub import snapshot
 from niwfctl.backbone.identity import files_identity, require_covered
 from niwfctl.errors import BackboneError, UsageError
@@ -66,12 +66,11 @@ def resolve(model: str, revision: str | None = None) -> Source:
     Raises:
         BackboneError: it is not there, or holds no weights.
     """
-    hashes = cache_folder() / "hashes"
     path = embedded_gguf() if model == EMBEDDED else Path(model).expanduser()
     if path.suffix == ".gguf" and path.is_file():
-        return Source(str(converted(path)), None, files_identity(path, hashes))
+        return Source(str(converted(path)), None, files_identity(path, hashes()))
     if path.is_dir():
-        return Source(str(path), None, files_identity(path, hashes))
+        return Source(str(path), None, files_identity(path, hashes()))
     if path.is_absolute() or path.suffix == ".gguf" or model.count("/") != 1:
         raise BackboneError(
             f"backbone {model!r} does not exist: expected {EMBEDDED!r}, a folder with "
@@ -79,7 +78,7 @@ def resolve(model: str, revision: str | None = None) -> Source:
         )
     folder, commit = snapshot(model, revision)
     hub = f"hub:{model}@{commit}"
-    return Source(str(folder), commit, files_identity(folder, hashes), hub)
+    return Source(str(folder), commit, files_identity(folder, hashes()), hub)
 
 
 def load(source: Source, quant: str = "none") -> Backbone:

@@ -272,3 +272,19 @@ def test_the_embedded_backbone_answers_a_question() -> None:
     prompt = torch.tensor([prompt_tokens(backbone.tokenizer, question)])
     output = backbone.model.generate(prompt, max_new_tokens=12, do_sample=False)
     assert "Paris" in backbone.tokenizer.decode(output[0, prompt.shape[1] :])
+
+
+def test_a_converted_backbone_that_is_not_what_was_made_is_made_anew(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = Path(resolve("smollm2").folder)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert resolve("smollm2").folder == str(folder)
+    assert weights.read_bytes() == whole and "was damaged" in caplog.text
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert embedded._is_whole(folder)
+    identity = (folder / embedded._IDENTITY).rename(folder / "away")  # older caches have none
+    assert not embedded._is_whole(folder)
+    identity.rename(folder / embedded._IDENTITY)
