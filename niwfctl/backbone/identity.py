@@ -19,14 +19,17 @@ DEFINING = (
     "tokenizer.model",
     "chat_template.jinja",
 )
+_ADAPTER = "adapter_config.json"  # beside a model, transformers loads it where PEFT is there
+_CHOICE = "transformers_weights"  # entry of config.json
 
 
-def files_identity(path: Path, cache: Path) -> str:
+def files_identity(path: Path, cache: Path | None) -> str:
     """`sha256:…` over a folder's weights, configuration and tokenizer, or over a GGUF file.
 
     Args:
         path: the folder or file.
-        cache: folder in which file hashes are remembered by size and modification time.
+        cache: folder in which file hashes are remembered by size and modification time; None:
+            they are not.
 
     Raises:
         BackboneError: there are no weight files.
@@ -43,7 +46,46 @@ def files_identity(path: Path, cache: Path) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def _file_hash(file: Path, cache: Path) -> str:
+def require_covered(folder: Path) -> None:
+    """Asks that transformers loads nothing from a folder but what its identity is taken over.
+
+    Raises:
+        BackboneError: an adapter lies there, or its files name weights elsewhere.
+    """
+    if (folder / _ADAPTER).exists():
+        raise BackboneError(
+            f"{folder} holds an adapter ({_ADAPTER}) that would be loaded with the model: merge it "
+            "into the model's weights, or move it elsewhere and import it with `niwfctl import`"
+        )
+    covered = {file.name for file in folder.glob("*.safetensors")}
+    strange = sorted(_named_weights(folder) - covered - {file.name for file in _indexes(folder)})
+    if strange:
+        raise BackboneError(
+            f"{folder} names weights that are no *.safetensors in it, {strange[0]!r}: save the "
+            "model there anew with `save_pretrained`"
+        )
+
+
+def _named_weights(folder: Path) -> set[str]:
+    """The files that transformers is told to load, beside those it looks for itself."""
+    named: set[str] = set()
+    unread = (OSError, ValueError, KeyError, TypeError, AttributeError)
+    with suppress(*unread):  # transformers says what is wrong with it
+        chosen = json.loads((folder / "config.json").read_bytes())[_CHOICE]
+        named |= {str(chosen)} if chosen else set()
+    for index in _indexes(folder):
+        with suppress(*unread):
+            named |= set(map(str, json.loads(index.read_bytes())["weight_map"].values()))
+    return named
+
+
+def _indexes(folder: Path) -> list[Path]:
+    return list(folder.glob("*.safetensors.index.json"))
+
+
+def _file_hash(file: Path, cache: Path | None) -> str:
+    if cache is None:
+        return _hash(file)
     stat = file.stat()
     stamp = [str(file.resolve()), stat.st_size, stat.st_mtime_ns]
     memory = cache / f"{hashlib.sha256(stamp[0].encode()).hexdigest()[:32]}.json"
@@ -51,8 +93,12 @@ def _file_hash(file: Path, cache: Path) -> str:
         known = json.loads(memory.read_bytes())
         if known["stamp"] == stamp:
             return known["sha256"]
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = _hash(file)
     with suppress(OSError):  # only a memory: without it the file is hashed again
         write_atomic(memory, json.dumps({"stamp": stamp, "sha256": digest}).encode())
     return digest
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -22,9 +22,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from niwfctl.backbone.embedded import EMBEDDED, cache_folder, converted, embedded_gguf
+from niwfctl.backbone.embedded import EMBEDDED, converted, embedded_gguf, hashes
 from niwfctl.backbone.hub import snapshot
-from niwfctl.backbone.identity import files_identity
+from niwfctl.backbone.identity import files_identity, require_covered
 from niwfctl.errors import BackboneError, UsageError, of_memory, reason
 
 QUANTIZATIONS = ("none", "nf4")
@@ -66,12 +66,11 @@ def resolve(model: str, revision: str | None = None) -> Source:
     Raises:
         BackboneError: it is not there, or holds no weights.
     """
-    hashes = cache_folder() / "hashes"
     path = embedded_gguf() if model == EMBEDDED else local_path(model)
     if path.suffix == ".gguf" and path.is_file():
-        return Source(str(converted(path)), None, files_identity(path, hashes))
+        return Source(str(converted(path)), None, files_identity(path, hashes()))
     if path.is_dir():
-        return Source(str(path), None, files_identity(path, hashes))
+        return Source(str(path), None, files_identity(path, hashes()))
     if path.is_absolute() or path.suffix == ".gguf" or model.count("/") != 1:
         raise BackboneError(
             f"backbone {model!r} does not exist: expected {EMBEDDED!r}, a folder with "
@@ -79,7 +78,7 @@ def resolve(model: str, revision: str | None = None) -> Source:
         )
     folder, commit = snapshot(model, revision)
     hub = f"hub:{model}@{commit}"
-    return Source(str(folder), commit, files_identity(folder, hashes), hub)
+    return Source(str(folder), commit, files_identity(folder, hashes()), hub)
 
 
 def local_path(model: str) -> Path:
@@ -96,7 +95,8 @@ def load(source: Source, quant: str = "none") -> Backbone:
 
     Raises:
         UsageError: another `quant`.
-        BackboneError: transformers cannot load it, or weights are missing.
+        BackboneError: transformers cannot load it, or would load more than its identity covers, or
+            less than its config.json asks for.
     """
     if quant not in QUANTIZATIONS:
         raise UsageError(f"--quant {quant!r} is unknown: choose {' or '.join(QUANTIZATIONS)}")
@@ -111,7 +111,7 @@ def load(source: Source, quant: str = "none") -> Backbone:
     with _loading(source):
         tokenizer = AutoTokenizer.from_pretrained(source.folder)
         model, found = AutoModelForCausalLM.from_pretrained(
-            source.folder, output_loading_info=True, **options
+            source.folder, use_safetensors=True, output_loading_info=True, **options
         )
     if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
         raise BackboneError(
@@ -134,6 +134,7 @@ def outline(source: Source) -> PreTrainedModel:
 
 @contextmanager
 def _loading(source: Source) -> Iterator[None]:
+    require_covered(Path(source.folder))
     try:
         with quiet():
             yield

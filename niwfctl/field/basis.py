@@ -77,6 +77,8 @@ class Basis:
             self.down[name].shape == (self.rank, width)
             and self.up[name].shape == (height, self.rank)
             and self.down[name].dtype == self.up[name].dtype == self.dtype
+            and self.dtype in (torch.bfloat16, torch.float16, torch.float32)
+            and min(self.rank, height, width) > 0
             for name, (height, width) in shapes.items()
         )
 

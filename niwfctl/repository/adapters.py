@@ -25,6 +25,12 @@ CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "a
 ROOT = "base_model.model."  # of all keys of the weights
 DECODER = "model."  # path of the decoder in every supported model
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
+_NUMBER = re.compile("[0-9]{1,9}")  # of a layer
+# What a key of a pattern may be: names and simple expressions, with one choice in brackets at most.
+# Python's matcher takes exponential time for others, and the file may be anyone's.
+_ONE = r"(?:[\w-]|\.|\\[.dw-]|\[\w(?:-?\w)*\])[*+?]?|[\^$|]"
+_KEY = re.compile(rf"(?:{_ONE})*(?:\((?:\?:)?(?:{_ONE})*\)(?:{_ONE})*)?", re.ASCII)
+_MOST_REPEATS = 3
 Number = TypeVar("Number", int, float)
 _LARGEST_RANK = 1024  # as in TrainingOptions
 _KEEP_THE_BASE = (
@@ -212,8 +218,14 @@ def _obstacle(config: AdapterConfig) -> str | None:
         )
     for pattern in (config.rank_pattern, config.alpha_pattern):
         for key, value in (pattern or {}).items():
-            if value <= 0 or not _is_expression(key):
+            if value <= 0:
                 return f"has the impossible pattern {key!r}: {value!r}"
+            if not _is_simple(key):
+                return (
+                    f"has the pattern {key[:60]!r}: only names are taken, with `|`, `^`, `$`, `.`, "
+                    "`\\d`, `\\w`, classes, one pair of brackets that nothing repeats, and at most "
+                    f"{_MOST_REPEATS} of `*`, `+` and `?`"
+                )
     for entry, value in (config.model_extra or {}).items():
         if value and entry not in _WITHOUT_EFFECT:
             return (
@@ -230,7 +242,11 @@ def _content(file: Path) -> bytes:
         raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
-def _is_expression(key: str) -> bool:
+def _is_simple(key: str) -> bool:
+    """Whether matching a key to the path of a module takes no time to speak of."""
+    repeats = sum(map(key.replace("(?:", "(").count, "*+?"))
+    if repeats > _MOST_REPEATS or not _KEY.fullmatch(key):
+        return False
     try:
         re.compile(key)
     except re.error:
@@ -260,7 +276,9 @@ def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tenso
 
 def _place(module: str) -> list[tuple[int, str]]:
     """A key that sorts paths with their numbers as numbers."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in module.split(".")]
+    return [
+        (int(part), "") if _NUMBER.fullmatch(part) else (-1, part) for part in module.split(".")
+    ]
 
 
 def _require_adapted(folder: Path, modules: Mapping[str, object], sites: Sequence[Site]) -> None:
@@ -268,7 +286,7 @@ def _require_adapted(folder: Path, modules: Mapping[str, object], sites: Sequenc
     tap, last = sites[0].layer, sites[-1].layer
     known = {f"{DECODER}{site.name}" for site in sites}
     strange = [module for module in modules if module not in known]
-    numbers = [re.match(r"model\.layers\.(\d+)\.", module) for module in strange]
+    numbers = [re.match(rf"model\.layers\.({_NUMBER.pattern})\.", module) for module in strange]
     below = sorted({int(n[1]) for n in numbers if n and int(n[1]) < tap})
     if below:
         way = (

@@ -151,6 +151,7 @@ def _is_region(tensors: Mapping[str, Tensor], dim: int) -> bool:
     return (
         _is_cell(tensors, "cell.", dim)
         and occupied.shape == (len(occupied), dim)
+        and len(occupied) > 0
         and (fresh is None or fresh.shape == (len(occupied),))
         and _finite(occupied, *([] if fresh is None else [fresh]))
     )

@@ -87,7 +87,8 @@ def _refusal(error: ApiError) -> Response:
 
 
 async def _answer(engine: Engine, asked: AnyRequest, request: Request) -> Response:
-    job = await run_in_threadpool(engine.job, asked)
+    with engine.reading():
+        job = await run_in_threadpool(engine.job, asked)
     pieces = engine.answer(job)
     async with _watching(request, engine, job):
         first = await anext(pieces)  # an error before it is one of HTTP

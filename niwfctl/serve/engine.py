@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -83,6 +83,8 @@ class Engine:
         self._max_answer = max_answer_tokens or model.longest
         self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._unanswered: set[Job] = set()
+        self._being_read = 0
+        self._widest = max(map(len, model.backbone.tokenizer.get_vocab()))
         self._closed = False
 
     @asynccontextmanager
@@ -123,6 +125,20 @@ class Engine:
         commit = self._repository.git.resolve(revision if at else "HEAD")
         return f"{there(self._repository.atlas(commit), plain).name}@{commit}"
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """A block in which a request is understood; it counts as one that waits already.
+
+        Raises:
+            ApiError: as many as may wait do.
+        """
+        self._require_room()
+        self._being_read += 1
+        try:
+            yield
+        finally:
+            self._being_read -= 1
+
     def job(self, asked: AnyRequest) -> Job:
         """What a request asks for, understood; it does not wait yet.
 
@@ -133,18 +149,17 @@ class Engine:
             DataError: the chat template refuses it.
         """
         capability = self.resolve(asked.model)
+        self._require_readable(asked)
         tokens, skip = self._read(asked)
         room = self._model.longest - len(tokens)
         wanted = asked.longest or max(
             1, min(asked.usual or self._max_tokens, room, self._max_answer)
         )
         if wanted > room:
-            raise ApiError(
-                400,
+            raise _too_long(
+                asked,
                 f"the prompt has {len(tokens)} tokens, and with {wanted} for the answer that is "
                 f"more than the {self._model.longest} this backbone can read: shorten one of them",
-                param="messages" if isinstance(asked, ChatRequest) else "prompt",
-                code="context_length_exceeded",
             )
         if wanted > self._max_answer:
             raise ApiError(
@@ -167,13 +182,7 @@ class Engine:
         """
         if self._closed:
             raise _closing()
-        if len(self._unanswered) >= self._max_queue:
-            raise ApiError(
-                429,
-                f"{self._max_queue} requests wait already: ask again later",
-                "rate_limit_error",
-                code="rate_limit_exceeded",
-            )
+        self._require_room()
         self._unanswered.add(job)
         self._queue.put_nowait(job)
         try:
@@ -192,6 +201,28 @@ class Engine:
         """Ends an answer where it is; whoever waits for it is told why."""
         job.row.cancelled = True
         job.events.put_nowait(reason)
+
+    def _require_room(self) -> None:
+        if len(self._unanswered) + self._being_read >= self._max_queue:
+            raise ApiError(
+                429,
+                f"{self._max_queue} requests wait already: ask again later",
+                "rate_limit_error",
+                code="rate_limit_exceeded",
+            )
+
+    def _require_readable(self, asked: AnyRequest) -> None:
+        """Refuses a text that is too long however few tokens it has: to count them takes long."""
+        if isinstance(asked, ChatRequest):  # of which each message takes a token at least
+            length = sum(max(len(one.content), self._widest) for one in asked.messages)
+        else:
+            length = len(asked.prompt)
+        if length > self._model.longest * self._widest:
+            raise _too_long(
+                asked,
+                f"the prompt is longer than the {self._model.longest} tokens that this backbone "
+                "can read, whatever tokens it has: shorten it",
+            )
 
     def _read(self, asked: AnyRequest) -> tuple[list[int], int]:
         """A request's tokens, and how many of them its coordinate leaves out."""
@@ -241,6 +272,11 @@ class Engine:
 
     def _tell(self, job: Job, event: Piece | Exception) -> None:
         self._loop.call_soon_threadsafe(job.events.put_nowait, event)
+
+
+def _too_long(asked: AnyRequest, why: str) -> ApiError:
+    param = "messages" if isinstance(asked, ChatRequest) else "prompt"
+    return ApiError(400, why, param=param, code="context_length_exceeded")
 
 
 def _closing() -> ApiError:

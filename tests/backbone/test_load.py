@@ -207,6 +207,47 @@ def test_the_identity_changes_with_any_file_that_defines_the_model(copy: Path, f
     assert resolve(str(copy)).identity != before
 
 
+def test_weights_that_the_identity_does_not_cover_are_never_loaded(copy: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(copy)
+    (copy / "model.safetensors").rename(copy / "unrelated.safetensors")
+    torch.save(model.state_dict(), copy / "pytorch_model.bin")
+    with pytest.raises(BackboneError, match="no file named model") as error:
+        load(resolve(str(copy)))
+    sentence(error)
+
+
+def test_an_adapter_beside_a_model_is_refused_with_the_way_out(copy: Path) -> None:
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(BackboneError, match="`niwfctl import`") as error:
+        load(resolve(str(copy)))
+    sentence(error)
+
+
+@pytest.mark.parametrize("file", ["../model.safetensors", "weights/a.safetensors", "x.bin"])
+def test_an_index_of_weights_elsewhere_is_refused(copy: Path, file: str) -> None:
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": file}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BackboneError, match=file) as error:
+        load(resolve(str(copy)))
+    sentence(error)
+
+
+def test_a_configuration_that_chooses_weights_elsewhere_is_refused(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["transformers_weights"] = "adapter_model.bin"
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BackboneError, match="'adapter_model") as error:
+        load(resolve(str(copy)))
+    sentence(error)
+
+
+def test_a_backbone_in_several_files_is_loaded(copy: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(copy).save_pretrained(copy, max_shard_size="100KB")
+    (copy / "model.safetensors").unlink(missing_ok=True)
+    assert len(list(copy.glob("*.safetensors"))) > 1
+    assert load(resolve(str(copy))).model.num_parameters()
+
+
 def test_the_identity_depends_on_contents_alone(backbone: Path, copy: Path) -> None:
     before = resolve(str(copy)).identity
     assert before == resolve(str(backbone)).identity
@@ -250,3 +291,19 @@ def test_the_embedded_backbone_answers_a_question() -> None:
     prompt = torch.tensor([prompt_tokens(backbone.tokenizer, question)])
     output = backbone.model.generate(prompt, max_new_tokens=12, do_sample=False)
     assert "Paris" in backbone.tokenizer.decode(output[0, prompt.shape[1] :])
+
+
+def test_a_converted_backbone_that_is_not_what_was_made_is_made_anew(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = Path(resolve("smollm2").folder)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert resolve("smollm2").folder == str(folder)
+    assert weights.read_bytes() == whole and "was damaged" in caplog.text
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert embedded._is_whole(folder)
+    identity = (folder / embedded._IDENTITY).rename(folder / "away")  # older caches have none
+    assert not embedded._is_whole(folder)
+    identity.rename(folder / embedded._IDENTITY)

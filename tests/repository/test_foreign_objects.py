@@ -78,8 +78,9 @@ def renamed(tensors: Tensors) -> Tensors:
         replaced("cell.radius", lambda radius: radius.repeat(2)),
         replaced("anchors.occupied", lambda z: z[:, :3].contiguous()),
         replaced("anchors.occupied", with_nan),
+        replaced("anchors.occupied", lambda z: z[:0].clone()),
     ],
-    ids=["mean", "factor NaN", "factor negative", "radius", "anchors", "anchors NaN"],
+    ids=["mean", "factor NaN", "factor negative", "radius", "anchors", "anchors NaN", "no anchors"],
 )
 def test_a_region_of_another_shape_or_without_numbers_is_refused(
     niwfctl: Callable[..., Result], committed: Repository, change: Change
@@ -106,7 +107,17 @@ def test_a_generator_that_does_not_fit_its_region_is_refused(
     require_refused(niwfctl, committed, COMMANDS[0])
 
 
-@pytest.mark.parametrize("change", [narrow, narrow_one, renamed, lambda tensors: {}])
+def rank_0(tensors: Tensors) -> Tensors:
+    return {key: t[:0] if key.endswith(".A") else t[:, :0] for key, t in tensors.items()}
+
+
+def whole_numbers(tensors: Tensors) -> Tensors:
+    return {key: t.long() for key, t in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    "change", [narrow, narrow_one, renamed, rank_0, whole_numbers, lambda tensors: {}]
+)
 def test_bases_of_other_linears_are_refused(
     niwfctl: Callable[..., Result], committed: Repository, change: Change
 ) -> None:

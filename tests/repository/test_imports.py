@@ -183,7 +183,10 @@ def saved(tmp: pytest.TempPathFactory, config: LoraConfig) -> tuple[PeftModel, P
 
 def patterns(most: int) -> st.SearchStrategy[dict[str, int]]:
     """Entries for some modules; PEFT takes the first that fits, and sorts them when it saves."""
-    modules = ["q_proj", "mlp.down_proj", "layers.2.self_attn.v_proj", r".*\.3\..*", "^model.*"]
+    modules = [
+        *("q_proj", "mlp.down_proj", "layers.2.self_attn.v_proj", r".*\.3\..*", "^model.*"),
+        *(r"[kv]_proj|mlp\.up_proj$", r"layers\.\d+\.(?:self_attn\.o|mlp\.gate)_proj"),
+    ]
     some = st.dictionaries(st.sampled_from(modules), st.integers(1, most), max_size=3)
     return some.map(lambda entries: dict(sorted(entries.items())))
 
@@ -334,7 +337,13 @@ def nothing(tensors: dict[str, torch.Tensor]) -> None:
         (nothing, {"modules_to_save": ["lm_head"]}, "modules_to_save"),
         (nothing, {"a_variant_of_tomorrow": {"x": 1}}, "a_variant_of_tomorrow"),
         (nothing, {"init_lora_weights": "pissa"}, "pissa"),
+        (renamed("layers.2.", "layers.²."), {}, r"adapts model\.layers\.²"),
+        (renamed("layers.2.", f"layers.{'2' * 5000}."), {}, r"adapts model\.layers\.222"),
         (nothing, {"rank_pattern": {"(": 3}}, "pattern"),
+        (nothing, {"rank_pattern": {"[z-a]": 3}}, "pattern"),
+        (nothing, {"rank_pattern": {r"(\w+\w+)+!": 3}}, "only names are taken"),
+        (nothing, {"rank_pattern": {"(l|l)(a|a)(y|y)": 3}}, "only names are taken"),
+        (nothing, {"alpha_pattern": {".*.*.*.*!": 3}}, "at most 3"),
         (nothing, {"alpha_pattern": {"q_proj": -1}}, "pattern"),
     ],
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from serve.conftest import APPLES, serving, wait_until
+from serve.conftest import APPLES, Served, serving, wait_until
 
 from niwfctl.repository import Repository
 from niwfctl.repository.model import Model
@@ -31,3 +31,35 @@ def test_more_requests_than_may_wait_are_told_to_come_again(orchard: Path, model
         stream.close()
         wait_until(lambda: not served.engine._unanswered)
         assert create(model="base", prompt="x", max_tokens=1).choices
+
+
+def test_a_request_that_is_being_read_waits_already(orchard: Path, model: Model) -> None:
+    with serving(Repository.open(orchard), model, max_queue=1) as served:
+        create = served.client.completions.create
+        with (
+            served.engine.reading(),
+            pytest.raises(openai.RateLimitError, match="ask again later"),
+        ):
+            create(model="base", prompt="x", max_tokens=1)
+        assert create(model="base", prompt="x", max_tokens=1).choices
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_prompt_of_many_times_the_context_is_refused_before_it_is_read(
+    served: Served, chat: bool
+) -> None:
+    text, client = "ab " * 1_000_000, served.client
+    turn = {"role": "user", "content": text}
+    with pytest.raises(openai.BadRequestError, match="whatever tokens") as refused:
+        if chat:
+            client.chat.completions.create(model="base", messages=[turn])
+        else:
+            client.completions.create(model="base", prompt=text)
+    assert refused.value.code == "context_length_exceeded"
+    assert refused.value.param == ("messages" if chat else "prompt")
+
+
+def test_more_turns_than_the_context_has_tokens_are_refused(served: Served) -> None:
+    turns = [{"role": "user", "content": ""}] * (served.model.longest + 1)
+    with pytest.raises(openai.BadRequestError, match="whatever tokens"):
+        served.client.chat.completions.create(model="base", messages=turns)
