@@ -158,20 +158,29 @@ def test_a_repository_of_a_newer_format(refused: Refused, committed: Repository,
         refused(committed, command, 11, file, "upgrade")
 
 
-def test_a_checkpoint_of_a_newer_format(refused: Refused, trained: Repository) -> None:
+def test_a_checkpoint_of_a_newer_format(
+    niwfctl: Command, refused: Refused, trained: Repository, caplog: pytest.LogCaptureFixture
+) -> None:
     path = trained.trainings.checkpoint("apple")
     run, tensors = checkpoint.load(path)
     checkpoint.save(path, run.model_copy(update={"format": 2}), tensors)
-    refused(trained, ["status"], 11, path, "format 2")
-    refused(trained, ["commit", "-m", "x"], 11, path, "format 2")
+    assert niwfctl("-C", trained.path, "status").exit_code == 0
+    assert str(path) in caplog.text and "format 2" in caplog.text
+    refused(trained, ["commit", "apple", "-m", "x"], 11, path, "format 2")
 
 
 def test_a_damaged_checkpoint_is_named_and_can_be_thrown_away(
-    niwfctl: Command, refused: Refused, trained: Repository, data: Path
+    niwfctl: Command,
+    refused: Refused,
+    trained: Repository,
+    data: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = trained.trainings.checkpoint("apple")
     os.truncate(path, 5000)
-    for command in (["status"], ["commit", "-m", "x"], ["train", "apple", "--resume"]):
+    assert niwfctl("-C", trained.path, "status").exit_code == 0
+    assert str(path) in caplog.text
+    for command in (["commit", "apple", "-m", "x"], ["train", "apple", "--resume"]):
         refused(trained, command, 11, path)
     again = ("--data", data, "--restart", "--steps", 1, "--rank", 2)
     assert niwfctl("-C", trained.path, "train", "apple", *again).exit_code == 0
