@@ -206,7 +206,7 @@ class Capability(BaseModel):
             FormatError: not JSON, of a newer format, with a wrong or missing entry, or under
                 another name than its file's, or its file's can name none.
         """
-        name = file.rpartition("/")[2].removesuffix(".json")
+        name = manifest_name(file)
         if not _NAME.fullmatch(name):  # one that became reserved since stays readable
             raise FormatError(f"{file!r} cannot name a capability: {_NAMES}")
         try:
@@ -223,6 +223,11 @@ class Capability(BaseModel):
 
 Atlas = dict[str, Capability]
 """All capabilities of one commit, by name."""
+
+
+def manifest_name(file: str) -> str:
+    """The name that a manifest's path gives its capability."""
+    return file.rpartition("/")[2].removesuffix(".json")
 
 
 def there(atlas: Atlas, name: str) -> Capability:

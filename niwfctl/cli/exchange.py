@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from niwfctl.atlas import owner_names
 from niwfctl.cli.options import AcceptShadow, AsJson, Manual, MaxTakeover, Supersede, inside
 from niwfctl.cli.output import emit_json, err, number, out, size
 from niwfctl.cli.schema import capability_json
@@ -122,7 +121,7 @@ def import_adapter(
             }
         )
         return
-    owner = owner_names(repository.atlas())
-    show_committed(repository.git.branch(), done.commit, message, [done.capability], owner)
+    branch, atlas = repository.git.branch(), repository.atlas()
+    show_committed(branch, done.commit, message, [done.capability], atlas)
     out.print(f"  held-out perplexity: {perplexity_line(done.capability.regions[-1].run)}")
     out.print(f"  rounding to bf16 changed its weights by {done.adapter.rounding:.2%}")

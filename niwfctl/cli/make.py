@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from niwfctl.atlas import owner_names
 from niwfctl.cli.options import AcceptShadow, AsJson, Manual, MaxTakeover, Supersede, inside
 from niwfctl.cli.output import emit_json, err, number, out
 from niwfctl.cli.schema import capability_json, run_json
@@ -234,8 +233,8 @@ def commit(
             }
         )
         return
-    owner = owner_names(repository.atlas())
-    show_committed(repository.git.branch(), done.commit, message, done.capabilities, owner)
+    branch, atlas = repository.git.branch(), repository.atlas()
+    show_committed(branch, done.commit, message, done.capabilities, atlas)
 
 
 @app.command()

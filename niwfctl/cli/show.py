@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from niwfctl.atlas import Capability, RegionEntry, Takeover
+from niwfctl.atlas import Atlas, Capability, RegionEntry, Takeover, owner_names
 from niwfctl.cli.output import err, number, out, put, size
 from niwfctl.repository.history import Change, Commit
 from niwfctl.repository.merge import Merged
@@ -187,9 +187,14 @@ def show_committed(
     commit: str,
     message: str,
     capabilities: Iterable[Capability],
-    owner: Mapping[str, str],
+    atlas: Atlas,
 ) -> None:
-    """What a commit made of trainings, or of an adapter."""
+    """What a commit made of trainings, or of an adapter.
+
+    Args:
+        atlas: as the commit has it.
+    """
+    owner = owner_names(atlas)
     where = branch or "detached HEAD"
     out.print(f"[{where} {commit[:7]}] {message.splitlines()[0]}", markup=False)
     for capability in capabilities:

@@ -20,6 +20,7 @@ from torch import Tensor
 from niwfctl.errors import FormatError, UsageError
 from niwfctl.field.basis import Basis, Site
 from niwfctl.field.compress import squared_norm
+from niwfctl.training.run import LARGEST_RANK
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 ROOT = "base_model.model."  # of all keys of the weights
@@ -32,7 +33,6 @@ _ONE = r"(?:[\w-]|\.|\\[.dw-]|\[\w(?:-?\w)*\])[*+?]?|[\^$|]"
 _KEY = re.compile(rf"(?:{_ONE})*(?:\((?:\?:)?(?:{_ONE})*\)(?:{_ONE})*)?", re.ASCII)
 _MOST_REPEATS = 3
 Number = TypeVar("Number", int, float)
-_LARGEST_RANK = 1024  # as in TrainingOptions
 _KEEP_THE_BASE = (
     True,
     False,
@@ -172,8 +172,8 @@ def read_adapter(folder: Path, config: AdapterConfig, sites: Sequence[Site]) -> 
     for module, pair in pairs.items():
         _require_shapes(folder, config, module, by_module[module], pair)
     rank = max(len(down) for down, _ in pairs.values())
-    if rank > _LARGEST_RANK:
-        raise FormatError(f"{folder} is of rank {rank}, and {_LARGEST_RANK} is the most")
+    if rank > LARGEST_RANK:
+        raise FormatError(f"{folder} is of rank {rank}, and {LARGEST_RANK} is the most")
     scale = config.usual_scale
     true: dict[str, tuple[Tensor, Tensor]] = {}
     for module, site in by_module.items():

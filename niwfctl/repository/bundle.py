@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import tarfile
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from niwfstore import CorruptObject, MalformedTensors, StoreError, check_tensors, output_file
-from niwfstore.atomic import make_dirs
 from pydantic import BaseModel, Field
 
 from niwfctl.atlas import Atlas
@@ -49,7 +46,7 @@ def create(repository: Repository, file: Path, targets: Sequence[str] = ()) -> l
         )
     commit = _chosen(repository, targets)
     names = sorted(repository.atlas(commit))
-    with storing(), _scratch(repository) as scratch:
+    with storing(), repository.git.scratch() as scratch:
         history = scratch / "history"
         _write_history(repository, commit, history)
         note = scratch / "bundle.json"
@@ -73,20 +70,12 @@ def apply(repository: Repository, file: Path) -> Merged:
     """
     with storing(), repository.writing():  # gc waits until history holds the objects
         try:
-            with _scratch(repository) as scratch:
+            with repository.git.scratch() as scratch:
                 commit = _take(repository, file, scratch)
         except (tarfile.TarError, ValueError, FileNotFoundError, EOFError) as error:
             reason = " ".join(str(error).split())
             raise FormatError(f"{file} is not a whole niwfctl bundle: {reason}") from error
         return merge(repository, commit, Resolution(), f"Apply {file.name}")
-
-
-@contextmanager
-def _scratch(repository: Repository) -> Iterator[Path]:
-    parent = repository.private / "tmp"
-    make_dirs(parent)
-    with tempfile.TemporaryDirectory(dir=parent) as folder:
-        yield Path(folder)
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:

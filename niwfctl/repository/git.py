@@ -156,7 +156,7 @@ class Git(GitObjects):
             GitError: git refuses, for instance without an identity, or a hook does.
         """
         onto = onto or (parents[0] if parents else None)
-        with self._command("make the commit"), self._scratch() as scratch:
+        with self._command("make the commit"), self.scratch() as scratch:
             index = {"GIT_INDEX_FILE": str(scratch / "index")}
             if onto:
                 self._git("read-tree", onto, env=index)
@@ -192,7 +192,7 @@ class Git(GitObjects):
         for folder in {(self.worktree / path).parent for path in paths} - {self.worktree}:
             if folder.is_symlink():
                 raise UsageError(f"{folder} is a symbolic link: put a folder in its place")
-        with self._command("update the index"), self._scratch() as scratch:
+        with self._command("update the index"), self.scratch() as scratch:
             listed = self._run.ls_tree("-r", "-z", commit, "--", *paths)
             entries = (entry.split("\t", 1) for entry in listed.split("\0") if entry)
             blobs = {path: meta.split()[2] for meta, path in entries}
@@ -240,7 +240,7 @@ class Git(GitObjects):
             self._git("read-tree", "-m", "-u", old, new, env=env)
 
         try:
-            with self._scratch() as scratch:
+            with self.scratch() as scratch:
                 rewrite_index(self.folder, scratch, read)
         except git.GitCommandError as error:
             raise UsageError(f"local changes would be lost: {words(error)}") from error

@@ -94,7 +94,7 @@ class GitObjects(GitProcess):
 
     def make_tree(self, files: Mapping[str, bytes]) -> str:
         """A tree object that holds files by name; nothing refers to it."""
-        with self._command("write a tree"), self._scratch() as scratch:
+        with self._command("write a tree"), self.scratch() as scratch:
             blobs = self._write_blobs(scratch, list(files.values()))
             lines = (
                 f"100644 blob {blob}\t{name}\n" for name, blob in zip(files, blobs, strict=True)

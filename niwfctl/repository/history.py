@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from niwfctl.atlas import Capability
+from niwfctl.atlas import Capability, manifest_name
 from niwfctl.errors import FormatError
 from niwfctl.repository.git import Git
 
@@ -115,7 +115,7 @@ def _none(blob: str) -> bool:
 
 def _changes(changes: list[tuple[str, str, str]], contents: dict[str, bytes]) -> Iterator[Change]:
     for kind, blob, path in changes:
-        name = path.rpartition("/")[2].removesuffix(".json")
+        name = manifest_name(path)
         try:
             yield Change(kind, name, Capability.parse(contents[blob], path))
         except FormatError as error:

@@ -163,8 +163,8 @@ def _commits(repository: Repository, revisions: str) -> list[Commit]:
             )
         line = line[: ids.index(start) + 1]
     oldest_first = line[::-1]
-    kept = [c for at, c in enumerate(oldest_first) if c.changes or (dots and at == 0)]
-    kept = [commit for commit in kept if _readable(repository, commit)]
+    asked = [c for at, c in enumerate(oldest_first) if c.changes or (dots and at == 0)]
+    kept = [commit for commit in asked if _readable(repository, commit)]
     if not any(repository.atlas(commit.id) for commit in kept):
         raise UsageError(f"no commit of {revisions} has a capability: train and commit one first")
     return kept

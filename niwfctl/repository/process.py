@@ -98,7 +98,8 @@ class GitProcess:
             self._git("hook", "run", "--ignore-missing", name, "--", *arguments)
 
     @contextmanager
-    def _scratch(self) -> Iterator[Path]:
+    def scratch(self) -> Iterator[Path]:
+        """A folder for the time of a block, in the repository; gc removes what a kill left."""
         parent = self.common / "niwf" / "tmp"
         make_dirs(parent)
         with tempfile.TemporaryDirectory(dir=parent) as folder:
