@@ -17,8 +17,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
+# Each of JOBS processes takes some files; JOBS=0 runs them in one, as `pytest` by itself does.
+JOBS ?= 2
 test: $(VENV)/.installed
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q --numprocesses $(JOBS) --dist loadfile
 
 # niwfctl, the paper's system and the rivals. DATA=FOLDER with code.jsonl, instruct.jsonl and
 # shell.jsonl; without, tasks made from Python's own library. CLASSES=FOLDER with classification
