@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from typing import TypeVar
 
 import torch
@@ -14,6 +14,11 @@ Row = TypeVar("Row")
 def batched(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
     """Runs of at most `size` rows, in order."""
     return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def by_length(rows: Sequence[Sized], size: int) -> Iterator[list[int]]:
+    """Places of rows, in runs of at most `size`, the shortest first: least of it is padding."""
+    yield from batched(sorted(range(len(rows)), key=lambda place: len(rows[place])), size)
 
 
 def pad(rows: Sequence[Sequence[int]], *, left: bool = False) -> Tensor:

@@ -11,7 +11,7 @@ from importlib.resources import files
 import torch
 from torch import Tensor, nn
 
-from niwfctl.backbone.batch import batched, pad, prompt_mask
+from niwfctl.backbone.batch import by_length, pad, prompt_mask
 from niwfctl.backbone.load import Backbone
 from niwfctl.backbone.prompts import common_prefix, prompt_tokens
 from niwfctl.backbone.sites import decoder_layers
@@ -88,11 +88,13 @@ def calibrate(
         for prompt in calibration_prompts()
     ]
     skip = common_prefix(rows)
-    found: list[Tensor] = []
-    for batch in batched(rows, BATCH):
-        found.append(pooled(backbone.model, tap_layer, batch, skip))
-        progress(sum(map(len, found)), len(rows))
-    states = torch.cat(found)
+    states = torch.empty(len(rows), backbone.model.config.hidden_size)
+    done = 0
+    for places in by_length(rows, BATCH):
+        batch = [rows[place] for place in places]
+        states[places] = pooled(backbone.model, tap_layer, batch, skip)
+        done += len(places)
+        progress(done, len(rows))
     try:
         coordinates = CoordinateMap.fit(states, dim)
     except ValueError as error:

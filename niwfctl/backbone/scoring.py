@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from niwfctl.backbone.adapter import FieldAdapter
-from niwfctl.backbone.batch import batched, pad, prompt_mask
+from niwfctl.backbone.batch import by_length, pad, prompt_mask
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.errors import BackboneError
 
@@ -71,17 +71,14 @@ class Scorer:
         between: Callable[[], None] = lambda: None,
     ) -> Score:
         """Perplexity over all rows; `between` is called after every batch and may raise."""
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # less padding
         total, count = 0.0, 0
-        coordinates: list[Tensor] = []
-        for batch in batched(order, batch_size):
-            loss, tokens = self.loss([rows[index] for index in batch])
+        coordinates = torch.empty(len(rows), self.adapter.coordinates.dim)
+        for places in by_length(rows, batch_size):
+            loss, tokens = self.loss([rows[place] for place in places])
             total, count = total + loss.item(), count + tokens
-            coordinates.append(self.adapter.z.cpu())
+            coordinates[places] = self.adapter.z.cpu()
             between()
-        in_order = torch.empty(len(rows), coordinates[0].shape[1])
-        in_order[order] = torch.cat(coordinates)
-        return Score(math.exp(min(total / count, 700.0)), count, in_order)
+        return Score(math.exp(min(total / count, 700.0)), count, coordinates)
 
     def _logits(self, states: Tensor) -> Tensor:
         logits = self._model.get_output_embeddings()(states).float()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from niwfctl.atlas import ObjectRef, RegionEntry, parse_target
 from niwfctl.backbone.adapter import ActiveField, Factors, FieldAdapter
-from niwfctl.backbone.batch import batched
+from niwfctl.backbone.batch import batched, by_length
 from niwfctl.backbone.blend import Blend
 from niwfctl.backbone.calibration import pooled
 from niwfctl.backbone.generation import Row, Wishes, answer
@@ -281,13 +281,14 @@ class Model:
         Raises:
             DataError: the template refuses a prompt, or it is longer than the backbone can read.
         """
-        found = [torch.empty(0, self.adapter.coordinates.dim)]
-        for batch in batched(examples, batch_size):
-            rows = [prompt_tokens(self.backbone.tokenizer, one.messages) for one in batch]
-            self._require_readable(batch, rows)
-            found.append(self.read(rows))
-            progress(sum(map(len, found)), len(examples))
-        return torch.cat(found)
+        rows = [prompt_tokens(self.backbone.tokenizer, one.messages) for one in examples]
+        self._require_readable(examples, rows)
+        found, done = torch.empty(len(rows), self.adapter.coordinates.dim), 0
+        for places in by_length(rows, batch_size):
+            found[places] = self.read([rows[place] for place in places])
+            done += len(places)
+            progress(done, len(rows))
+        return found
 
     def read(self, rows: Sequence[list[int]]) -> Tensor:
         """z of prompts as one batch, float32 [rows, dim]: what a whole pass reads, bit for bit.
