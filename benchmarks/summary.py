@@ -91,17 +91,21 @@ def stream(results: Results, sequence: str, way: str) -> dict[str, list[Results]
 
 def average_perplexity(results: Results) -> str:
     """Averages of five tasks are in nats a token, the sign turned."""
-    return ", ".join(
-        f"{title} {math.exp(-statistics.mean(one['average'] for one in lines)):.2f}"
-        for title, lines in stream(results, "five", OPEN).items()
-    )
+    return averages(stream(results, "five", OPEN), lambda mean: f"{math.exp(-mean):.2f}")
 
 
 def average_accuracy(results: Results) -> str:
     """Averages of classes are accuracies."""
+    return averages(stream(results, "classes", OPEN), lambda mean: f"{mean:.3f}")
+
+
+def averages(lines: dict[str, list[Results]], shown: Callable[[float], str]) -> str:
+    """The mean of each method's seeds; it is said of which methods there are fewer."""
+    most = max(map(len, lines.values()), default=0)
     return ", ".join(
-        f"{title} {statistics.mean(one['average'] for one in lines):.3f}"
-        for title, lines in stream(results, "classes", OPEN).items()
+        f"{title} {shown(statistics.mean(one['average'] for one in own))}"
+        + (f" ({len(own)} of {most} seeds)" if len(own) < most else "")
+        for title, own in lines.items()
     )
 
 
@@ -109,10 +113,16 @@ def kept_bits(results: Results) -> str:
     given, rest = stream(results, "five", GIVEN), stream(results, "five", OPEN).items()
     if "niwfctl" not in given:
         return ""
-    told = given["niwfctl"][0]["unchanged"]
+    told = kept(given["niwfctl"])
     return f"niwfctl told the task {told}; not told: " + ", ".join(
-        f"{title} {lines[0]['unchanged']}" for title, lines in rest
+        f"{title} {kept(lines)}" for title, lines in rest
     )
+
+
+def kept(lines: list[Results]) -> str:
+    """`K of N` tasks, of all seeds together."""
+    counts = [map(int, one["unchanged"].split(" of ")) for one in lines]
+    return " of ".join(str(sum(column)) for column in zip(*counts, strict=True))
 
 
 FIGURES = (

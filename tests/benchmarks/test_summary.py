@@ -22,23 +22,23 @@ RESULTS = {
         line("five", "niwfctl", -math.log(7), "4 of 4", "task given"),
         line("five", "niwfctl", -math.log(8), "3 of 4"),
         line("five", "lora", -math.log(4), "0 of 4"),
-        line("five", "lora", -math.log(9), "0 of 4"),
+        line("five", "lora", -math.log(9), "1 of 4"),
         line("two", "niwfctl", -math.log(2), "1 of 1"),
     ]
 }
 
 
 def test_perplexities_are_those_of_five_tasks_and_the_geometric_mean_of_seeds() -> None:
-    assert average_perplexity(RESULTS) == "niwfctl 8.00, one LoRA 6.00"
+    assert average_perplexity(RESULTS) == "niwfctl 8.00 (1 of 2 seeds), one LoRA 6.00"
 
 
 def test_accuracies_are_those_of_classes() -> None:
     assert average_accuracy(RESULTS) == "niwfctl 0.750, EWC on LoRA 0.500"
 
 
-def test_kept_bits_are_those_of_five_tasks() -> None:
+def test_kept_bits_are_those_of_five_tasks_and_all_seeds() -> None:
     assert kept_bits(RESULTS) == (
-        "niwfctl told the task 4 of 4; not told: niwfctl 3 of 4, one LoRA 0 of 4"
+        "niwfctl told the task 4 of 4; not told: niwfctl 3 of 4, one LoRA 1 of 8"
     )
 
 
