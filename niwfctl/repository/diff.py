@@ -119,10 +119,10 @@ def _before_head(repository: Repository) -> Atlas:
 
 
 def _left(repository: Repository, a: str, b: str) -> str:
-    base = repository.git.merge_base(*map(repository.git.resolve, (a, b)))
-    if base is None:
+    bases = repository.git.merge_bases(*map(repository.git.resolve, (a, b)))
+    if not bases:
         raise UsageError(f"{a} and {b} have no commit in common: compare them as {a}..{b}")
-    return base
+    return bases[0]
 
 
 def capabilities(repository: Repository, a: Capability, b: Capability) -> Compared:

@@ -82,11 +82,25 @@ class Git(GitObjects):
             ) from error
 
     def head(self) -> str | None:
-        """Commit id of HEAD; None before the first commit."""
+        """Commit id of HEAD; None before the first commit.
+
+        Raises:
+            GitError: git cannot read it: it is damaged, or git takes the repository for another's.
+        """
         try:
             return self.resolve("HEAD")
         except UnknownName:
-            return None
+            with self._command("read the commit at HEAD"):
+                return None if self._unborn() else self._run.rev_parse("HEAD^{commit}")
+
+    def _unborn(self) -> bool:
+        """Whether HEAD is a branch without a commit."""
+        status, branch, _ = self._git(
+            "symbolic-ref", "--quiet", "HEAD", with_extended_output=True, with_exceptions=False
+        )
+        if status:  # it is detached, or git refuses, which the next command tells
+            return False
+        return branch not in _lines(self._run.for_each_ref("--format=%(refname)", branch))
 
     def head_stamp(self) -> tuple[object, ...]:
         """Another one whenever HEAD is another commit; takes no process, to be asked often."""
@@ -173,6 +187,8 @@ class Git(GitObjects):
     def _agreed(self, scratch: Path, message: str, source: str, index: dict[str, str]) -> Path:
         """A file with the message that the hooks make of one."""
         file = scratch / "COMMIT_EDITMSG"
+        if not message.strip():
+            raise UsageError("the message is empty: say what was done")
         file.write_text(message.removesuffix("\n") + "\n", "utf-8", "surrogateescape")
         self.ask_hook("prepare-commit-msg", str(file), source, env=index)
         self.ask_hook("commit-msg", str(file), env=index)
@@ -256,12 +272,12 @@ class Git(GitObjects):
             blobs = self._git("hash-object", "--no-filters", "--stdin-paths", istream=paths).split()
         return dict(found.items() & zip(files, blobs, strict=True))
 
-    def merge_base(self, one: str, other: str) -> str | None:
-        """The best common ancestor; None if the histories have nothing in common."""
+    def merge_bases(self, one: str, other: str) -> list[str]:
+        """The best common ancestors: several after merges crosswise, none of foreign histories."""
         try:
-            return self._run.merge_base(one, other)
+            return _lines(self._run.merge_base("--all", one, other))
         except git.GitCommandError:
-            return None
+            return []
 
     def merge_tree(self, ours: str, theirs: str) -> tuple[str, list[str]]:
         """(tree of the merged files, paths in conflict), as `git merge` would have it."""

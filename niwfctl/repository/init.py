@@ -15,11 +15,14 @@ from niwfctl.config import FILE, BackboneConfig, Config, FieldConfig
 from niwfctl.errors import NotARepository, UsageError
 from niwfctl.repository.git import Git
 from niwfctl.repository.lfs import add_hook
-from niwfctl.repository.objects import object_file, require_folder, storing
+from niwfctl.repository.objects import (
+    ATTRIBUTES,
+    ATTRIBUTES_FILE,
+    object_file,
+    require_folder,
+    storing,
+)
 from niwfctl.tensors import as_bytes
-
-ATTRIBUTES_FILE = ".gitattributes"
-ATTRIBUTES = "objects/*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 
 
 def initialize(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, changes
+from niwfctl.config import FILE
 from niwfctl.errors import Conflict, UsageError
 from niwfctl.repository.names import require_free
-from niwfctl.repository.objects import OURS, storing
+from niwfctl.repository.objects import ATTRIBUTES_FILE, OURS, storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import changed_files, record
 from niwfctl.repository.same_field import require_same_field
@@ -76,20 +78,20 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
         require_free(repository, name)
     ours, theirs = git.resolve("HEAD"), git.resolve(revision)
     require_same_field(repository, theirs, revision)
-    base = git.merge_base(ours, theirs)
+    bases = git.merge_bases(ours, theirs)
     before, after = repository.atlas(ours), repository.atlas(theirs)
-    if base in (ours, theirs):
+    if bases in ([ours], [theirs]):
         _renames(resolution, [], before, after)  # nothing was changed on both sides
-    if base == theirs:
+    if bases == [theirs]:
         own = revision in ("HEAD", git.branch())  # another of the same commit asks for nothing new
         return _settle(repository, ours) if own else Merged(ours, *_UP_TO_DATE)
-    if base == ours:
+    if bases == [ours]:
         git.move(ours, theirs, f"niwfctl merge {revision}: fast-forward")
         return _report(theirs, "fast-forward", before, after)
-    common = repository.atlas(base) if base else {}
+    common = [repository.atlas(base) for base in bases] or [{}]
     union = united(common, before, after, resolution, revision)
     atlas, routed = _routed(repository, union)
-    commit = _commit(repository, ours, theirs, atlas, message)
+    commit = _commit(repository, ours, theirs, atlas, message, related=bool(bases))
     git.move(ours, commit, f"niwfctl merge {revision}")
     return replace(_report(commit, "merge", before, atlas), **routed)
 
@@ -119,13 +121,19 @@ def _routed(repository: Repository, union: Atlas) -> tuple[Atlas, dict]:
 
 
 def united(
-    base: Atlas, ours: Atlas, theirs: Atlas, resolution: Resolution, revision: str = "BRANCH"
+    bases: Sequence[Atlas],
+    ours: Atlas,
+    theirs: Atlas,
+    resolution: Resolution,
+    revision: str = "BRANCH",
 ) -> Atlas:
     """The three-way union: what one side changed is taken; what both changed needs a resolution.
 
     Without conflicts it is the same whichever side is ours.
 
     Args:
+        bases: of the best common ancestors, one or more. Where branches were merged into each
+            other crosswise, a side has changed what differs from any of them.
         revision: what is merged, for messages.
 
     Raises:
@@ -135,10 +143,11 @@ def united(
     atlas: Atlas = {}
     conflicts = []
     for name in sorted(ours.keys() | theirs.keys()):
-        before, mine, other = (_unrouted(side.get(name)) for side in (base, ours, theirs))
-        if mine == other or other == before:
+        mine, other = _unrouted(ours.get(name)), _unrouted(theirs.get(name))
+        before = [_unrouted(base.get(name)) for base in bases]
+        if mine == other or all(one == other for one in before):
             taken: Capability | None = ours.get(name)
-        elif mine == before:
+        elif all(one == mine for one in before):
             taken = theirs.get(name)
         else:
             conflicts.append(name)
@@ -188,10 +197,14 @@ def _unrouted(capability: Capability | None) -> Capability | None:
     return capability.unrouted if capability else None
 
 
-def _commit(repository: Repository, ours: str, theirs: str, atlas: Atlas, message: str) -> str:
+def _commit(
+    repository: Repository, ours: str, theirs: str, atlas: Atlas, message: str, *, related: bool
+) -> str:
     git = repository.git
     tree, paths = git.merge_tree(ours, theirs)
-    foreign = [path for path in paths if not path.startswith(OURS)]
+    # Of histories with nothing in common nobody knows which side changed these: ours stay.
+    settings = () if related else (FILE, ATTRIBUTES_FILE)
+    foreign = [path for path in paths if not path.startswith((*OURS, *settings))]
     if foreign:
         raise UsageError(
             f"both sides changed {', '.join(foreign)}: merge these with `git merge`, then "
@@ -200,6 +213,7 @@ def _commit(repository: Repository, ours: str, theirs: str, atlas: Atlas, messag
     # What either side has goes, then what is taken comes: git may have kept what is not.
     files = changed_files(repository.atlas(ours), {}) | changed_files(repository.atlas(theirs), {})
     files |= changed_files({}, atlas)
+    files |= {path: git.blob(ours, path) for path in paths if path in settings}
     return git.commit(files, message, [ours, theirs], onto=tree)
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ATTRIBUTES_FILE = ".gitattributes"
+ATTRIBUTES = "objects/*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 OURS = ("capabilities/", "objects/")  # what a commit's atlas determines
 _POINTER = re.compile(r"objects/(?P<oid>[0-9a-f]{64})\.safetensors")
 QUARANTINE = "quarantine"  # where corrupt objects go, under .git/niwf

@@ -124,8 +124,8 @@ class Repository(Exchange, Inspection):
         content = self.git.blob(head, FILE) if head else None
         if content is None:
             raise NotARepository(
-                f"{self.path} is a git repository without {FILE} in its history: make it a "
-                "niwfctl repository with `niwfctl init`"
+                f"{self.path} is a git repository without {FILE} at HEAD: check out a branch that "
+                "has it with `git checkout BRANCH`, or make one with `niwfctl init`"
             )
         return Config.parse(content)
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import crowd
 from faults import run_git
 
-from niwfctl.errors import GitError
+from niwfctl.errors import GitError, NotARepository
 from niwfctl.repository import Repository
 from niwfctl.repository.objects import manifest_file, object_file
 from niwfctl.repository.upkeep import check_all, collect
@@ -163,6 +163,29 @@ def test_fsck_reports_a_damaged_commit_or_folder(
 def test_a_damaged_niwf_toml_is_named(committed: Repository, harm: Harm) -> None:
     blob = harmed(committed, "HEAD:niwf.toml", harm)
     with pytest.raises(GitError, match=blob):
+        Repository.open(committed.path)
+
+
+@pytest.mark.parametrize("harm", [in_the_beginning, Path.unlink])
+def test_a_damaged_commit_at_head_is_named_and_never_taken_for_no_commit(
+    committed: Repository, harm: Harm
+) -> None:
+    commit = harmed(committed, "HEAD", harm)
+    with pytest.raises(GitError, match=commit if harm is not Path.unlink else "HEAD"):
+        Repository.open(committed.path)
+
+
+def test_a_repository_that_git_takes_for_anothers_is_told_in_its_words(
+    committed: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(GitError, match=r"dubious ownership.*safe\.directory"):
+        Repository.open(committed.path)
+
+
+def test_a_branch_without_a_field_says_what_to_check_out(committed: Repository) -> None:
+    committed.git.plain("checkout", "--quiet", "--orphan", "paper")
+    with pytest.raises(NotARepository, match="git checkout BRANCH"):
         Repository.open(committed.path)
 
 

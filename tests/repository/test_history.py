@@ -87,16 +87,16 @@ def test_without_conflicts_the_union_does_not_depend_on_the_side(
     base: dict, ours: dict, theirs: dict
 ) -> None:
     try:
-        one: Atlas | None = united(base, ours, theirs, Resolution())
+        one: Atlas | None = united([base], ours, theirs, Resolution())
     except Conflict as conflict:
         both = {n for n in "abcdef" if ours.get(n) != theirs.get(n)}
         assert set(conflict.names) <= both
         one = None
     if one is None:
         with pytest.raises(Conflict):
-            united(base, theirs, ours, Resolution())
+            united([base], theirs, ours, Resolution())
     else:
-        assert united(base, theirs, ours, Resolution()) == one
+        assert united([base], theirs, ours, Resolution()) == one
         assert all(one.get(n) == theirs.get(n) for n in "abcdef" if ours.get(n) == base.get(n))
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from niwfctl.atlas import Atlas, Capability
-from niwfctl.errors import FormatError, UsageError
+from niwfctl.errors import Conflict, FormatError, UsageError
 from niwfctl.repository import Repository
 from niwfctl.repository.merge import Resolution
 from niwfctl.repository.record import record
@@ -236,7 +236,7 @@ def test_histories_that_began_apart_merge_if_their_field_is_one(
     diverged.git.plain("checkout", "--quiet", "--orphan", "apart")
     diverged.git.plain("commit", "--quiet", "-m", "Begin apart")
     diverged.git.checkout("main")
-    assert diverged.git.merge_base("main", "apart") is None
+    assert diverged.git.merge_bases("main", "apart") == []
     assert diverged.merge("apart").added == ("right",)
     assert sorted(diverged.atlas()) == ["base", "left", "right"]
     assert evidence(diverged, "left") == before
@@ -316,3 +316,19 @@ def test_local_changes_are_kept_or_the_merge_is_refused(diverged: Repository, st
     del local["shared.txt"]
     assert {name: (diverged.path / name).read_text() for name in local} == local
     assert (diverged.path / "shared.txt").read_text() == "theirs\n"
+
+
+def test_what_branches_merged_crosswise_decided_otherwise_is_a_conflict(
+    conflicting: Repository,
+) -> None:
+    sides = {branch: conflicting.git.resolve(branch) for branch in ("main", "side")}
+    kept = {branch: conflicting.capability(f"x@{commit}") for branch, commit in sides.items()}
+    conflicting.merge(sides["side"], Resolution(side="ours"))
+    conflicting.git.checkout("side")
+    conflicting.merge(sides["main"], Resolution(side="ours"))
+    assert len(conflicting.git.merge_bases("main", "side")) == 2
+    for branch, other in (("side", "main"), ("main", "side")):
+        conflicting.git.checkout(branch)
+        with pytest.raises(Conflict, match="x"):
+            conflicting.merge(other)
+        assert conflicting.capability("x").unrouted == kept[branch].unrouted
