@@ -16,7 +16,13 @@ from niwfctl.atlas import Atlas
 from niwfctl.config import FILE
 from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
 from niwfctl.repository.merge import Merged, Resolution, merge
-from niwfctl.repository.objects import pointed, storing
+from niwfctl.repository.objects import (
+    ATTRIBUTES,
+    ATTRIBUTES_FILE,
+    object_file,
+    pointed,
+    storing,
+)
 from niwfctl.repository.record import changed_files
 
 if TYPE_CHECKING:
@@ -107,18 +113,30 @@ def _chosen(repository: Repository, targets: Sequence[str]) -> str:
 def _alone(repository: Repository, chosen: Atlas) -> str:
     """A commit of some capabilities only, on the one in which the field began.
 
-    So whoever applies it gets these and no others, and whoever shares the field can merge it. A
-    history that was cut short begins with capabilities: then the commit stands for itself, without
-    them.
+    So whoever applies it gets these and no others, and whoever shares the field can merge it. Where
+    that one brings more, as of a project that the field was begun in, or capabilities of a history
+    that was cut short, the commit stands for itself, with nothing of it.
     """
     from niwfctl.repository.routing import settled
 
     head = repository.git.resolve("HEAD")
     began = repository.git.log(head, "%H", "--diff-filter=A", "--", FILE).split()[-1]
     message = f"{', '.join(sorted(chosen))} of {head[:12]}"
-    others = repository.atlas(began)
-    files = changed_files(others, settled(repository, chosen))
-    return repository.git.commit(files, message, [] if others else [began], onto=began)
+    files = changed_files({}, settled(repository, chosen))
+    if _only_a_field(repository, began):
+        return repository.git.commit(files, message, [began])
+    fields = (FILE, object_file(repository.config.field.coordinates))
+    files |= {path: repository.git.blob(began, path) for path in fields}
+    return repository.git.commit(files | {ATTRIBUTES_FILE: ATTRIBUTES.encode()}, message, [])
+
+
+def _only_a_field(repository: Repository, began: str) -> bool:
+    """Whether a commit and its history are no more than an empty field."""
+    git = repository.git
+    parents = git.log(began, "%P", "--max-count=1").split()
+    names = git.plain("ls-tree", "--name-only", began).splitlines()
+    empty = not repository.atlas(began)
+    return empty and not parents and set(names) <= {FILE, ATTRIBUTES_FILE, "objects"}
 
 
 def _write_history(repository: Repository, commit: str, file: Path) -> None:

@@ -229,6 +229,29 @@ def test_a_bundle_of_one_capability_brings_no_other_where_history_begins_with_al
     assert fresh.verify().ok and not check_all(fresh).damage
 
 
+def test_a_bundle_of_one_capability_brings_nothing_of_the_project_that_it_lies_in(
+    backbone: Path, tmp_path: Path, add: Callable[..., str]
+) -> None:
+    project = tmp_path / "project"
+    run_git(tmp_path, "init", "--quiet", str(project))
+    (project / "secret").write_text("it is")
+    run_git(project, "add", "secret")
+    run_git(project, "commit", "--quiet", "-m", "Secret")
+    joined = Repository.init(project, model=str(backbone), dim=8)
+    other = Repository.clone(str(project), tmp_path / "other")
+    add(joined, "x")
+    (other.path / "niwf.toml").write_text((other.path / "niwf.toml").read_text() + "\n# ours\n")
+    run_git(other.path, "commit", "--quiet", "--all", "-m", "Ours")
+    create(joined, tmp_path / "x.niwf", ["x"])
+    assert apply(other, tmp_path / "x.niwf").added == ("x",)
+    brought = other.git.resolve("HEAD^2")
+    assert "secret" not in other.git.files(brought, ".")
+    assert other.git.plain("rev-list", "--count", brought) == "1"
+    assert (other.path / "niwf.toml").read_text().endswith("# ours\n")
+    assert (other.path / "secret").exists() and not other.changes()
+    assert other.verify().ok and not check_all(other).damage
+
+
 def test_a_shallow_clone_makes_no_bundle_and_says_what_it_lacks(
     committed: Repository, tmp_path: Path, niwfctl: Callable[..., Result]
 ) -> None:
