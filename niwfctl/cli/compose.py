@@ -62,7 +62,8 @@ def compose(
 ) -> None:
     """Make a capability of others, without retraining; --sweep alone only measures."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.compose import Recipe
+    from niwfctl.repository.compose import Recipe, checked
+    from niwfctl.repository.names import require_free
 
     if not sweep and (data or plot):
         raise UsageError("--data and --plot go with --sweep: add it")
@@ -74,6 +75,9 @@ def compose(
         require_file(ctx.obj / plot)
     repository = Repository.open(ctx.obj)
     chosen, points = _weights(weights), []
+    if sweep and name is not None:  # before the long work
+        require_free(repository, name)
+        checked(Recipe(None, method, rank, density, seed), len(sources))
     if sweep:
         points = _swept(repository, sources, _data(ctx.obj, data or []))
         chosen = points[0].weights

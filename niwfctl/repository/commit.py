@@ -163,7 +163,7 @@ def adding(
         Shadowed: earlier capabilities own too much of a region.
     """
     superseded = tuple(
-        entry.id for name in routing.supersede for entry in there(atlas, name).regions
+        entry.id for name in routing.supersede for entry in _owning(there(atlas, name))
     )
     limits = repository.config.routing
     order = _next_order(atlas)
@@ -188,6 +188,20 @@ def adding(
     return atlas
 
 
+def _owning(capability: Capability) -> tuple[RegionEntry, ...]:
+    """The regions by which a capability owns prompts.
+
+    Raises:
+        UsageError: it is a composition, which owns none.
+    """
+    if capability.parts:
+        raise UsageError(
+            f"{capability.name!r} is a composition and owns no prompts to supersede: name what it "
+            f"is made of, {', '.join(part.of for part in capability.parts)}"
+        )
+    return capability.regions
+
+
 def _next_order(atlas: Atlas) -> int:
     """After every region that is there, however many were removed."""
     regions = (entry for capability in atlas.values() for entry in capability.regions)
@@ -197,7 +211,10 @@ def _next_order(atlas: Atlas) -> int:
 def _with(atlas: Atlas, run: Run, entry: RegionEntry) -> Capability:
     mode = run.options.mode
     if mode == "new" and run.name in atlas:
-        raise UsageError(f"{run.name!r} has been committed meanwhile")
+        raise UsageError(
+            f"{run.name!r} has been committed meanwhile: give that one another name with "
+            f"`niwfctl mv {run.name} OTHER`, then commit this training"
+        )
     earlier = there(atlas, run.name).regions if mode != "new" else ()
     return Capability(name=run.name, regions=(*earlier, entry) if mode == "extend" else (entry,))
 

@@ -70,7 +70,9 @@ def compose(
 ) -> Composed:
     """Does what `Repository.compose` says."""
     require_free(repository, name)
-    parts = parts_of(repository, sources, _checked(recipe, len(sources)))
+    parts = parts_of(repository, sources, checked(recipe, len(sources)))
+    if recipe.method == "routed":
+        _require_owners(repository, sources)
     require_ready(repository)
     merged = None if recipe.method in EXACT else _merged(repository, name, parts, recipe)
     message = message or _message(name, sources, recipe, merged)
@@ -106,11 +108,18 @@ def parts_of(
         of = f"{name}@{repository.git.resolve(revision)[:12]}"
         own = [Part(of=of, weight=1.0, regions=capability.regions)] if capability.regions else []
         for part in own or capability.parts:
-            found.append(part.model_copy(update={"weight": part.weight * weight}))
+            if not math.isfinite(product := part.weight * weight):
+                raise UsageError(f"{source!r} times {weight:g} is beyond all numbers: weigh less")
+            found.append(part.model_copy(update={"weight": product}))
     return tuple(found)
 
 
-def _checked(recipe: Recipe, count: int) -> tuple[float, ...]:
+def checked(recipe: Recipe, count: int) -> tuple[float, ...]:
+    """The weights of so many capabilities.
+
+    Raises:
+        UsageError: the recipe is none.
+    """
     if recipe.method not in (*EXACT, *MERGING):
         known = ", ".join((*EXACT, *MERGING))
         raise UsageError(f"--method {recipe.method!r} is unknown: choose one of {known}")
@@ -136,6 +145,16 @@ def _checked(recipe: Recipe, count: int) -> tuple[float, ...]:
     if not 0 <= recipe.seed < SEEDS:
         raise UsageError(f"--seed {recipe.seed}: give a number from 0 to {SEEDS - 1}")
     return weights
+
+
+def _require_owners(repository: Repository, sources: Sequence[str]) -> None:
+    """Asks for capabilities with regions, which alone can own a prompt."""
+    for source in sources:
+        if parts := repository.capability(source).parts:
+            raise UsageError(
+                f"{source!r} is a weighted sum, which cannot own a prompt: name what it is made "
+                f"of instead, {', '.join(part.of for part in parts)}"
+            )
 
 
 def _message(name: str, sources: Sequence[str], recipe: Recipe, merged: _Merged | None) -> str:

@@ -18,6 +18,7 @@ from niwfctl.field.compress import best_rank, truncated
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.region import Region
 from niwfctl.repository import Repository
+from niwfctl.repository.commit import RoutingOptions
 from niwfctl.repository.compose import Recipe
 from niwfctl.repository.merging import merged_region
 from niwfctl.repository.model import Model
@@ -193,6 +194,34 @@ def test_a_recipe_that_does_not_fit_is_refused_and_nothing_is_committed(
     with pytest.raises(UsageError, match="already"):
         pair.compose(["apple", "plum"], "plum")
     assert pair.git.head() == head
+
+
+def test_a_sum_cannot_be_an_owner_among_others(pair: Repository) -> None:
+    pair.compose(["apple"], "half", Recipe((0.5,)))
+    with pytest.raises(UsageError, match="instead, apple@"):
+        pair.compose(["half", "plum"], "both", Recipe(method="routed"))
+
+
+def test_weights_that_multiply_beyond_all_numbers_are_refused(pair: Repository) -> None:
+    pair.compose(["apple"], "huge", Recipe((1e200,)))
+    with pytest.raises(UsageError, match="beyond all numbers"):
+        pair.compose(["huge"], "beyond", Recipe((1e200,)))
+    assert sorted(pair.atlas()) == ["apple", "huge", "plum"]
+
+
+def test_a_composition_owns_no_prompts_to_supersede(pair: Repository, tmp_path: Path) -> None:
+    pair.compose(["apple", "plum"], "both")
+    pair.train("fig", [write_data(tmp_path / "fig.jsonl", word="fig")], QUICK)
+    with pytest.raises(UsageError, match="'both' is a composition"):
+        pair.commit(["fig"], "Figs", RoutingOptions(supersede=("both",)))
+
+
+def test_a_sweep_for_a_name_that_is_taken_is_refused_before_it_measures(
+    pair: Repository, data: Path, niwfctl: Callable[..., Result]
+) -> None:
+    sweep = ["compose", "apple", "plum", "--sweep", "--data", f"apple={data}"]
+    done = niwfctl("-C", pair.path, *sweep, "--name", "plum")
+    assert done.exit_code == 2 and "already" in done.output
 
 
 def test_undo_takes_a_composition_back(pair: Repository) -> None:
