@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -14,7 +15,14 @@ from typer.core import TyperCommand, TyperGroup
 
 from niwfctl import __version__
 from niwfctl.cli.output import StandardOutput, err, out
-from niwfctl.errors import MemoryFull, NiwfError, StorageError, of_memory
+from niwfctl.errors import (
+    GitError,
+    MemoryFull,
+    NiwfError,
+    StorageError,
+    UsageError,
+    of_memory,
+)
 from niwfctl.repository.objects import storing
 
 MODULES = {  # and their commands, in the order in which help lists them
@@ -40,6 +48,21 @@ FULL = (
     "--gradient-checkpointing, give shorter prompts, or stop what else uses the memory; what was "
     "saved of a training is kept"
 )
+
+
+def expected(error: Exception) -> NiwfError | None:
+    """What an error of the machine or of git comes to; None where it is a mistake of our own."""
+    if isinstance(error, MemoryError | RuntimeError) and of_memory(error):
+        return MemoryFull(FULL)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        name = Path(str(error.filename)).name
+        return UsageError(f"{name[:40]!r}… is longer than the name of a file can be: give a path")
+    git = sys.modules.get("git")  # it was imported if it has raised anything
+    if git is not None and isinstance(error, git.GitCommandError):
+        from niwfctl.repository.process import words
+
+        return GitError(f"git could not go on: {words(error)}; ask `git fsck`")
+    return None
 
 
 class _Lazy(Mapping[str, TyperCommand]):
@@ -82,13 +105,13 @@ class _Commands(TyperGroup):
                     sys.stdout.flush()  # here, where an error of it is told
         except NiwfError as error:
             self._tell(ctx, error)
-        except (MemoryError, RuntimeError) as error:
-            if not of_memory(error):
-                raise
-            self._tell(ctx, MemoryFull(FULL))
         except KeyboardInterrupt:
             err.print("niwfctl: interrupted")
             raise typer.Exit(130) from None
+        except Exception as error:
+            if (found := expected(error)) is None:
+                raise
+            self._tell(ctx, found)
 
     def _tell(self, ctx: typer.Context, error: NiwfError) -> NoReturn:
         if ctx.params.get("debug"):

@@ -135,7 +135,8 @@ def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collecte
         kept = reachable(repository)
         oldest = time.time() - keep_days * 86400
         store = repository.store
-        unreachable = [oid for oid in store if oid not in kept]
+        others = (oid for oid in store if oid not in kept)
+        unreachable = [oid for oid in others if not store.path(oid).is_symlink()]  # who knows whose
         gone = [oid for oid in unreachable if store.path(oid).stat().st_mtime <= oldest]
         objects = tuple((oid, store.size(oid)) for oid in gone)
         unused = min(oldest, time.time() - LONGEST_COMMIT * 86400)

@@ -257,6 +257,20 @@ def test_only_errors_of_memory_are_told_as_such() -> None:
     assert [of_memory(e) for e in (full.value, other.value, gpu)] == [True, False, True]
 
 
+def test_a_history_that_is_damaged_further_down_is_told_without_a_traceback(
+    refused: Refused, committed: Repository
+) -> None:
+    parent = committed.git.resolve("HEAD~1")
+    (committed.path / ".git" / "objects" / parent[:2] / parent[2:]).unlink()
+    refused(committed, ["log"], 10, "git could not go on", parent)
+
+
+def test_a_name_that_no_file_can_have_is_told_as_such(
+    refused: Refused, committed: Repository
+) -> None:
+    refused(committed, ["train", "pear", "--data", "x" * 300], 2, "longer than the name of a file")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_repository_on_a_read_only_disk(refused: Refused, trained: Repository) -> None:
     trained.store.root.chmod(0o555)
