@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +19,9 @@ from niwfctl.cli.show import show_committed, training_progress
 from niwfctl.errors import UsageError
 from niwfctl.training.processes import leads
 from niwfctl.training.run import TrainingOptions
+
+if TYPE_CHECKING:
+    from niwfctl.repository import Repository
 
 _DEFAULT = {name: field.default for name, field in TrainingOptions.model_fields.items()}
 app = typer.Typer()
@@ -215,11 +219,12 @@ def commit(
 ) -> None:
     """Seal finished trainings for good and commit them."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.commit import RoutingOptions
+    from niwfctl.repository.commit import RoutingOptions, trained
 
     repository = Repository.open(ctx.obj)
-    if message is None:
-        message = _edited() if out.is_terminal else None
+    if message is None and out.is_terminal:
+        trained(repository, names or ())  # before anyone writes a message
+        message = _edited(repository)
     if not (message or "").strip():
         raise UsageError("an empty commit message: say what was trained with -m")
     routing = RoutingOptions(max_takeover, manual, tuple(supersede or ()), accept_shadow)
@@ -273,11 +278,13 @@ def stopping() -> Iterator:
             signal.signal(number, handler)
 
 
-def _edited() -> str | None:
+def _edited(repository: Repository) -> str | None:
+    """What the user writes in the editor that git would open."""
     import click
 
+    configured = repository.git.plain("config", "--default", "", "core.editor")
     try:
-        return click.edit("")
+        return click.edit("", os.environ.get("GIT_EDITOR") or configured or None)
     except click.ClickException as error:
         raise UsageError(f"{error.message.rstrip('.')}: give the message with -m") from error
 

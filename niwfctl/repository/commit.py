@@ -65,7 +65,7 @@ def commit(
         raise UsageError("an empty commit message: say what was trained")
     require_ready(repository)
     with storing(), repository.writing():
-        runs = _trained(repository, names)
+        runs = trained(repository, names)
         sealed = [_sealed(repository, run) for run in runs]
         done = commit_regions(repository, sealed, message, routing, [run.name for run in runs])
     repository.git.tell_hook("post-commit")
@@ -96,7 +96,14 @@ def commit_regions(
     return Committed(new, tuple(atlas[entry.run.name] for entry in entries))
 
 
-def _trained(repository: Repository, names: list[str]) -> list[Run]:
+def trained(repository: Repository, names: Sequence[str]) -> list[Run]:
+    """What a commit would seal.
+
+    Raises:
+        NiwfError: no training is finished.
+        UnknownName: nothing is trained under a name.
+        UsageError: a training is not finished, or was on another coordinate map.
+    """
     waiting = {run.name: run for run in repository.uncommitted()}
     for name in names:
         if name not in waiting:

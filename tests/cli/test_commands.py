@@ -189,6 +189,24 @@ def test_commit_on_a_terminal_asks_an_editor_for_the_message(
     terminal["EDITOR"] = "sh -c 'echo From the editor > $0'"
     assert niwfctl("-C", trained.path, "commit", env=terminal).exit_code == 0
     assert trained.history.log()[0].message == "From the editor"
+    opened = trained.path.parent / "opened"
+    terminal["EDITOR"] = f"sh -c 'touch {opened}'"
+    assert niwfctl("-C", trained.path, "commit", env=terminal).exit_code == 1
+    assert not opened.exists()  # there was nothing to commit
+
+
+@pytest.mark.parametrize("by", ["GIT_EDITOR", "core.editor"])
+def test_commit_opens_the_editor_that_git_would(
+    niwfctl: Command, trained: Repository, by: str
+) -> None:
+    editor = "sh -c 'echo From git > $0'"
+    terminal = {"FORCE_COLOR": "1", "EDITOR": "false"}
+    if by == "GIT_EDITOR":
+        terminal[by] = editor
+    else:
+        trained.git.plain("config", by, editor)
+    assert niwfctl("-C", trained.path, "commit", env=terminal).exit_code == 0
+    assert trained.history.log()[0].message == "From git"
 
 
 def test_a_name_of_both_a_capability_and_a_branch_is_refused_with_both_ways(
