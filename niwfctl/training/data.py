@@ -9,6 +9,7 @@ import os
 import random
 import re
 import reprlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
@@ -180,6 +181,7 @@ def _parse(text: str, source: str, line: int) -> object:
 
 
 def _csv(source: str, delimiter: str) -> Records:
+    csv.field_size_limit(sys.maxsize)  # rows that are too long are told by their tokens
     rows = csv.reader((line for _, line in _lines(source)), delimiter=delimiter, strict=True)
     header: list[str] = []
     origin = f"{source}:1"

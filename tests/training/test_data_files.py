@@ -116,6 +116,11 @@ def test_a_wrong_csv_row_is_named_by_its_line(write: Write, rows: bytes, place: 
     assert refusal(path).startswith(path + place)
 
 
+def test_a_csv_field_may_be_of_any_length(write: Write) -> None:
+    path = write("a.csv", b"prompt,completion\n" + b"x" * 200_000 + b",yes\n")
+    assert len(read_examples([path])[0].messages[0].content) == 200_000
+
+
 def test_a_csv_file_without_a_header_has_wrong_columns(write: Write) -> None:
     path = write("a.csv", b"Why?,Because.\nHow?,So.\n")
     assert refusal(path).startswith(f"{path}:2 has the wrong columns (`Why?`, `Because.`)")
