@@ -70,6 +70,19 @@ class GitObjects(GitProcess):
             start = end + 1
         return found
 
+    def blob_ids(self, path: str, commits: Iterable[str]) -> dict[str, str | None]:
+        """Id of a file's blob by commit, None where there is no such file; by one git process."""
+        commits = list(commits)
+        with as_input("".join(f"{commit}:{path}\n" for commit in commits)) as questions:
+            answer = self._run.cat_file(
+                "--batch-check=%(objectname)", "--buffer", istream=questions
+            )
+        lines = answer.splitlines()
+        return {
+            commit: None if line.endswith(" missing") else line
+            for commit, line in zip(commits, lines, strict=True)
+        }
+
     def small_blobs(self, ids: Iterable[str], limit: int) -> dict[str, bytes]:
         """Contents by id of those objects that are blobs of fewer bytes than `limit`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, there
@@ -129,13 +130,19 @@ def version_before(repository: Repository, name: str) -> str:
     Raises:
         UnknownName: there is no earlier version of it.
     """
-    now, commit = _version(repository, "HEAD", name), repository.git.resolve("HEAD")
-    listed = repository.git.log(commit, "%H %P")
-    parents = {line.split()[0]: line.split()[1:] for line in listed.splitlines()}
+    git, file = repository.git, manifest_file(name)
+    commit = git.resolve("HEAD")
+    parents = {line.split()[0]: line.split()[1:] for line in git.log(commit, "%H %P").splitlines()}
+    blobs = git.blob_ids(file, parents)
+
+    @cache
+    def version(blob: str | None) -> Capability | None:
+        return None if blob is None else _version(git.blobs([blob])[blob], file)
+
+    now = version(blobs[commit])
     while above := parents[commit]:
-        versions = {parent: _version(repository, parent, name) for parent in above}
-        commit = next((parent for parent in above if versions[parent]), above[0])
-        if versions[commit] not in (None, now):
+        commit = next((parent for parent in above if version(blobs[parent])), above[0])
+        if version(blobs[commit]) not in (None, now):
             return commit
     there(repository.atlas(), name)
     raise UnknownName(
@@ -143,12 +150,10 @@ def version_before(repository: Repository, name: str) -> str:
     )
 
 
-def _version(repository: Repository, revision: str, name: str) -> Capability | None:
-    """A capability as a revision has it, apart from its routing; None if it cannot be read."""
-    file = manifest_file(name)
-    content = repository.git.blob(revision, file)
+def _version(content: bytes, file: str) -> Capability | None:
+    """A capability as a manifest has it, apart from its routing; None if it cannot be read."""
     try:
-        return None if content is None else Capability.parse(content, file).unrouted
+        return Capability.parse(content, file).unrouted
     except FormatError:  # of a commit that was mended since, so there is no version to go back to
         return None
 
