@@ -128,13 +128,22 @@ def lacking(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]
 
 
 def _lacking_in(folder: Path, git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:
-    place = next((p for p in (folder / ".git", folder) if (p / "HEAD").is_file()), None)
+    place = _common(git, folder)
     if place is None:
         raise RemoteError(_unreachable(remote, f"{folder} is not a git repository"))
     store = ObjectStore(
         place / "lfs" / "objects", git.common / "niwf" / "cache" / "remote" / remote
     )
     return [pointer for pointer in pointers if not _whole(store, pointer)]
+
+
+def _common(git: Git, folder: Path) -> Path | None:
+    """Where the git repository of a folder has its objects; a `.git` that is a file leads there."""
+    for place in (folder / ".git", folder):
+        done = _run(git, "--git-dir", str(place), "rev-parse", "--git-common-dir")
+        if not done.returncode:
+            return git.worktree / done.stdout.removesuffix("\n")
+    return None
 
 
 def _whole(store: ObjectStore, pointer: Pointer) -> bool:

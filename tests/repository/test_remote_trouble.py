@@ -126,3 +126,14 @@ def test_a_refusal_of_the_remote_does_not_claim_that_the_same_command_goes_on(
         shared.remotes.push("origin", [])
     assert "goes on" not in str(refusal.value) and not git(remote, "for-each-ref")
     assert set(objects(remote)) == set(shared.store)
+
+
+def test_a_work_tree_of_another_repository_can_be_the_remote(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    git(shared.path, "push", "--quiet", "--no-verify", "origin", "main")
+    tree = tmp_path / "tree"
+    git(remote, "worktree", "add", "--quiet", "--detach", str(tree), "main")
+    shared.remotes.add("tree", str(tree))
+    assert shared.remotes.push("tree", ["main"]) == 4
+    assert len(list(objects(remote))) == 4
