@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from niwfctl.atlas import Atlas, Capability, there
 from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
 from niwfctl.repository.checkout import activate, active
-from niwfctl.repository.names import require_free
+from niwfctl.repository.names import require_file_name, require_free
 from niwfctl.repository.objects import manifest_file
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
@@ -99,7 +99,8 @@ def rollback(
 
     Raises:
         UnknownName: there is no such revision, or no such capability there.
-        UsageError: it is so already, or was on another backbone or coordinate map.
+        UsageError: it is so already, or was on another backbone or coordinate map, or a capability
+            is here whose name differs from its in case only.
     """
     if name is None and revision is None:
         raise UsageError("say what to bring back: a capability, `--to REV`, or both")
@@ -113,6 +114,8 @@ def rollback(
         return dict(then) if name is None else _settled(repository, atlas | {name: then[name]})
 
     before = repository.atlas()
+    if name is not None:
+        require_file_name(name, before)
     after = brought_back(dict(before))
     if after == before:
         raise UsageError(f"{name or 'everything'} is as it was at {source[:12]} already")

@@ -94,6 +94,13 @@ def test_the_version_before_a_merge_took_theirs_is_ours(two: Repository) -> None
     assert version_before(two, "x") == ours
 
 
+def test_nothing_is_brought_back_beside_a_name_that_differs_in_case_only(two: Repository) -> None:
+    two.rename("x", "pear")
+    two.rename("y", "X")
+    with pytest.raises(UsageError, match="in case only"):
+        two.rollback("x", to="HEAD~2")
+
+
 def test_everything_is_rolled_back_to_the_very_tree_it_was(two: Repository, add: Add) -> None:
     then, before = two.git.head(), tree(two)
     two.remove("x")
