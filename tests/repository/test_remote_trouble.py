@@ -126,3 +126,36 @@ def test_a_refusal_of_the_remote_does_not_claim_that_the_same_command_goes_on(
         shared.remotes.push("origin", [])
     assert "goes on" not in str(refusal.value) and not git(remote, "for-each-ref")
     assert set(objects(remote)) == set(shared.store)
+
+
+def test_a_tag_that_moved_on_the_remote_stays_here_and_hinders_no_pull(
+    shared: Repository, remote: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    git(shared.path, "tag", "v1")
+    shared.remotes.push("origin", ["main", "v1"])
+    copy = clone(str(remote), tmp_path / "copy")
+    old = git(copy.path, "rev-parse", "v1")
+    shared.rename("apple", "apples")
+    git(shared.path, "tag", "--force", "v1")
+    git(shared.path, "tag", "v2")
+    git(shared.path, "push", "-q", "--no-verify", "--force", "origin", "main", "v1", "v2")
+    assert copy.remotes.pull("origin").kind == "fast-forward"
+    assert set(copy.atlas()) == {"apples"} and copy.verify().ok
+    assert git(copy.path, "rev-parse", "v1") == old
+    assert git(copy.path, "rev-parse", "v2") == shared.git.head()
+    assert "called v1 than" in caplog.text and "`git fetch --tags --force origin`" in caplog.text
+
+
+def test_a_moved_tag_does_not_hide_that_a_branch_could_not_be_fetched(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    git(shared.path, "tag", "v1")
+    shared.remotes.push("origin", ["main", "v1"])
+    copy = clone(str(remote), tmp_path / "copy")
+    shared.rename("apple", "apples")
+    git(shared.path, "tag", "--force", "v1")
+    git(shared.path, "branch", "side")
+    git(shared.path, "push", "-q", "--no-verify", "--force", "origin", "main", "v1", "side")
+    git(copy.path, "update-ref", "refs/remotes/origin/side/in/the/way", "HEAD")
+    with pytest.raises(RemoteError, match="not everything has come from origin"):
+        copy.remotes.fetch("origin")
