@@ -152,8 +152,9 @@ class Remotes:
 
     def _fetch_objects(self, remote: str, everything: bool) -> None:
         listed = self._git.plain("for-each-ref", "--format=%(refname)", f"refs/remotes/{remote}")
-        branches = [ref for ref in listed.split() if not ref.endswith("/HEAD")]
-        what = ["--all"] if everything else branches
+        # HEAD may be at a tag, which none of the branches has.
+        revisions = ["HEAD", *(ref for ref in listed.split() if not ref.endswith("/HEAD"))]
+        what = ["--all"] if everything else revisions
         said = transfer(self._git.worktree, "lfs", "fetch", remote, *what)
         if said is None:
             return
@@ -165,8 +166,8 @@ class Remotes:
             )
         names = {
             name
-            for branch in branches
-            for name, capability in self._repository.atlas(branch).items()
+            for revision in revisions
+            for name, capability in self._repository.atlas(revision).items()
             if any(ref.oid in oids for ref in capability.objects)
         }
         raise RemoteError(

@@ -146,6 +146,18 @@ def test_a_tag_that_moved_on_the_remote_stays_here_and_hinders_no_pull(
     assert "called v1 than" in caplog.text and "`git fetch --tags --force origin`" in caplog.text
 
 
+def test_fetch_gets_the_objects_of_head_where_that_is_at_a_tag(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    git(shared.path, "tag", "v1")
+    shared.remove("apple")
+    shared.remotes.push("origin", ["main", "v1"])
+    copy = clone(str(remote), tmp_path / "copy", lazy=True)
+    copy.checkout("v1")
+    copy.remotes.fetch("origin")
+    assert all(ref.oid in copy.store for ref in copy.capability("apple").objects)
+
+
 def test_a_moved_tag_does_not_hide_that_a_branch_could_not_be_fetched(
     shared: Repository, remote: Path, tmp_path: Path
 ) -> None:
