@@ -163,6 +163,22 @@ def test_a_rename_to_the_name_of_an_uncommitted_training_is_refused(
         conflicting.merge("side", Resolution(rename=(("x", "y"),)))
 
 
+def test_every_commit_that_a_graph_draws_is_told_however_dates_interleave(
+    conflicting: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hour in range(4):
+        conflicting.git.checkout(("main", "side")[hour % 2])
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"2040-01-01T0{hour}:00:00Z")
+        conflicting.git.plain("commit", "--allow-empty", "-m", f"Hour {hour}")
+    conflicting.git.checkout("main")
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "2040-01-01T09:00:00Z")
+    conflicting.merge("side", Resolution(side="ours"))
+    for limit in range(1, 8):
+        drawn = conflicting.history.graph(limit=limit)
+        assert all(commit is not None for line, commit in drawn if "*" in line)
+        assert sum(commit is not None for _, commit in drawn) == limit
+
+
 def test_diff_reads_ranges_as_git_does(conflicting: Repository) -> None:
     main, side = conflicting.atlas("main"), conflicting.atlas("side")
     assert sides(conflicting, "main..side", None) == (main, side)
