@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from niwfstore import output_file, write_atomic
 
 from niwfctl.errors import FormatError, NiwfError, UsageError
+from niwfctl.repository.checkout import activate
 from niwfctl.repository.lock import lock
 from niwfctl.repository.underway import require_ended
 
@@ -40,6 +41,8 @@ class Operation:
         before, after: commits it moved between; None before the first commit.
         removed: trainings that were put aside, to be found in the operation's folder.
         added: trainings that were made.
+        active_before, active_after: the active capability, as `Repository.active` has it; None
+            both in logs from before it was noted.
     """
 
     id: str
@@ -50,6 +53,8 @@ class Operation:
     after: str | None = None
     removed: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
+    active_before: str | None = None
+    active_after: str | None = None
 
     @property
     def empty(self) -> bool:
@@ -91,6 +96,7 @@ class Operations:
             yield operation
         finally:
             operation.after = self._repository.git.head()
+            operation.active_after = self._repository.active
             if not operation.empty:
                 # A full disk must not make what is done look undone; only `undo` is lost.
                 with suppress(OSError), self._locked():
@@ -190,8 +196,19 @@ class Operations:
                 raise
             operation.before = last.after
         operation.removed, operation.added = kept, list(last.removed)
+        self._reactivate(last, operation)
         for name in set(kept) - set(last.removed):
             shutil.rmtree(trainings.root / name, ignore_errors=True)
+
+    def _reactivate(self, last: Operation, operation: Operation) -> None:
+        """Makes active again what `last` made inactive, unless another was chosen since."""
+        active = self._repository.active
+        if last.active_before == last.active_after:
+            return
+        if active == last.active_after:
+            activate(self._repository, last.active_before)
+        if active in (last.active_before, last.active_after):
+            operation.active_before = last.active_after
 
     def _keep(self, last: Operation, operation: Operation, name: str) -> bool:
         """Gives a training that is taken back a second place; False if the disk lets it not."""
@@ -247,7 +264,9 @@ class Operations:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         branch, head = git.branch(), git.head()
         where = f"refs/heads/{branch}" if branch else "HEAD"
-        return Operation(uuid.uuid4().hex[:8], now, command, where, head, head)
+        operation = Operation(uuid.uuid4().hex[:8], now, command, where, head, head)
+        operation.active_before = operation.active_after = self._repository.active
+        return operation
 
     def _locked(self) -> AbstractContextManager[bool]:
         return lock(self._folder.with_suffix(".lock"), "operation log", PATIENCE)

@@ -1,5 +1,6 @@
 """History: merging, rolling back, undoing, cleaning up."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -300,6 +301,36 @@ def test_undo_takes_back_each_operation_and_undoing_the_undo_repeats_it(
     assert sorted(repository.atlas()) == ["x"]
     assert not repository.git.plain("status", "--porcelain")
     assert repository.verify().ok
+
+
+def test_undo_makes_active_again_what_the_operation_made_inactive(repository: Repository) -> None:
+    add(repository, "apple")
+    repository.checkout("apple")
+    for change, then in (
+        (lambda: repository.rename("apple", "fruit"), "fruit"),
+        (lambda: repository.remove("apple"), None),
+    ):
+        change()
+        for active in ("apple", then, "apple"):
+            repository.operations.undo()
+            assert repository.active == active
+    repository.rename("apple", "fruit")
+    repository.checkout(None)
+    repository.operations.undo()
+    assert repository.active is None
+
+
+def test_undo_reads_a_log_that_does_not_say_what_was_active(repository: Repository) -> None:
+    add(repository, "apple")
+    repository.checkout("apple")
+    repository.rename("apple", "fruit")
+    log = repository.private / "operations" / "log.json"
+    entries = json.loads(log.read_bytes())
+    for entry in entries:
+        del entry["active_before"], entry["active_after"]
+    log.write_text(json.dumps(entries))
+    repository.operations.undo()
+    assert set(repository.atlas()) == {"apple"} and repository.active == "fruit"
 
 
 def test_where_nothing_was_done_nothing_is_undone(fresh: Repository) -> None:
