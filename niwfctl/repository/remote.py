@@ -90,6 +90,7 @@ class Remotes:
         require_lfs()
         oids = self._outgoing(remote, refs)
         oids += self._lost(remote, refs, oids)
+        self.gather(oids)
         for oid in oids:
             self._repository.object_path(oid)
         no = f"{remote} or the pre-push hook says no", "nothing was sent"

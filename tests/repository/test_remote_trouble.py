@@ -1,5 +1,6 @@
 """What plain git, an odd environment, hooks and disks do to sharing, and what is then said."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -171,3 +172,26 @@ def test_a_moved_tag_does_not_hide_that_a_branch_could_not_be_fetched(
     git(copy.path, "update-ref", "refs/remotes/origin/side/in/the/way", "HEAD")
     with pytest.raises(RemoteError, match="not everything has come from origin"):
         copy.remotes.fetch("origin")
+
+
+@pytest.mark.parametrize("command", ["bundle", "push"])
+def test_what_a_lazy_clone_lacks_of_a_bundle_or_push_is_asked_for_at_once(
+    shared: Repository,
+    remote: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    shared.remotes.push("origin", [])
+    copy = clone(str(remote), tmp_path / "copy", lazy=True)
+    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "second.git"], check=True)
+    copy.remotes.add("second", str(tmp_path / "second.git"))
+    asked = tmp_path / "asked"
+    hook(tmp_path, "git-lfs", f'echo "$@" >> {asked}\nexec {shutil.which("git-lfs")} "$@"')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'hooks'}:{os.environ['PATH']}")
+    if command == "push":
+        copy.remotes.push("second", [])
+    else:
+        copy.write_bundle(tmp_path / "apple.bundle")
+    fetched = [line for line in asked.read_text().splitlines() if line.startswith("fetch")]
+    assert len(fetched) == 1 and set(copy.store) == set(shared.store)
