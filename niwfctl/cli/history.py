@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from niwfctl.atlas import owner_names, parse_target
 from niwfctl.cli.options import AsJson
-from niwfctl.cli.output import emit_json, err, out
+from niwfctl.cli.output import emit_json, err, out, paged
 from niwfctl.cli.schema import capability_json, commit_json, run_json
 from niwfctl.cli.show import (
     run_line,
@@ -84,19 +83,18 @@ def log(
 
     history = Repository.open(ctx.obj).history
     if graph and not as_json:
-        for drawn, commit in history.graph(revision, limit):
-            show_graph_line(drawn, commit)
+        lines = history.graph(revision, limit)
+        with paged():
+            for drawn, commit in lines:
+                show_graph_line(drawn, commit)
         return
     commits = history.log(revision, limit)
     if as_json:
         emit_json([commit_json(commit) for commit in commits])
-    elif oneline:
+        return
+    with paged():
         for commit in commits:
-            show_commit_line(commit)
-    else:
-        with out.pager(styles=True) if out.is_terminal else nullcontext():
-            for commit in commits:
-                show_commit(commit)
+            (show_commit_line if oneline else show_commit)(commit)
 
 
 @app.command()

@@ -73,6 +73,18 @@ def put(text: Text) -> None:
         out.file.write(f"{text.plain}\n")
 
 
+@contextmanager
+def paged() -> Iterator[None]:
+    """A block whose output a pager shows, where it goes to a terminal."""
+    if not out.is_terminal:
+        yield
+        return
+    # As git has it: less shows styles, and ends by itself where all is on one screen.
+    os.environ.setdefault("LESS", "FRX")
+    with out.pager(styles=True):
+        yield
+
+
 def emit_json(value: object) -> None:
     """Writes one JSON document to standard output, in UTF-8; docs/json.md describes each."""
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # `\udc80` is JSON, too

@@ -58,6 +58,7 @@ def create(repository: Repository, file: Path, targets: Sequence[str] = ()) -> l
         note = scratch / "bundle.json"
         note.write_text(_Note(commit=commit, names=names).model_dump_json())
         objects = dict.fromkeys(pointed(repository.git, commit).values())
+        repository.remotes.gather(objects)
         with output_file(file) as whole, tarfile.open(fileobj=whole, mode="w|") as archive:
             archive.add(note, "bundle.json", filter=_plain)
             archive.add(history, "history", filter=_plain)

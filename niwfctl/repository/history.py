@@ -56,13 +56,18 @@ class History:
         self._git = git
 
     def log(
-        self, revision: str = "HEAD", limit: int | None = None, first_parent: bool = False
+        self,
+        revision: str = "HEAD",
+        limit: int | None = None,
+        first_parent: bool = False,
+        by_branch: bool = False,
     ) -> list[Commit]:
         """Commits reachable from a revision, newest first.
 
         Args:
             limit: at most so many.
             first_parent: leave out what merges brought in.
+            by_branch: each branch in one piece, whatever the dates, as a graph has it.
 
         Raises:
             UnknownName: there is no such revision.
@@ -72,6 +77,8 @@ class History:
             options.append(f"--max-count={limit}")
         if first_parent:
             options.append("--first-parent")
+        if by_branch:
+            options.append("--topo-order")
         text = self._git.log(self._git.resolve(revision), _FORMAT, *options)
         fields = iter(text.split("\0")[1:])
         parsed = [_parse(*record) for record in zip(*[fields] * _FIELDS, strict=True)]
@@ -86,7 +93,7 @@ class History:
         Raises:
             UnknownName: there is no such revision.
         """
-        commits = {commit.id: commit for commit in self.log(revision, limit)}
+        commits = {commit.id: commit for commit in self.log(revision, limit, by_branch=True)}
         options = ["--graph", *([f"--max-count={limit}"] if limit is not None else [])]
         text = self._git.log(self._git.resolve(revision), "%x1e%H", *options)
         lines = (line.partition("\x1e") for line in text.split("\n"))

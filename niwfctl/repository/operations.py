@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
+import hashlib
 import json
 import logging
-import os
 import shutil
 import sys
 import uuid
@@ -15,9 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niwfstore import write_atomic
+from niwfstore import output_file, write_atomic
 
 from niwfctl.errors import FormatError, NiwfError, UsageError
+from niwfctl.repository.checkout import activate
 from niwfctl.repository.lock import lock
 from niwfctl.repository.underway import require_ended
 
@@ -39,6 +41,8 @@ class Operation:
         before, after: commits it moved between; None before the first commit.
         removed: trainings that were put aside, to be found in the operation's folder.
         added: trainings that were made.
+        active_before, active_after: the active capability, as `Repository.active` has it; None
+            both in logs from before it was noted.
     """
 
     id: str
@@ -49,6 +53,8 @@ class Operation:
     after: str | None = None
     removed: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
+    active_before: str | None = None
+    active_after: str | None = None
 
     @property
     def empty(self) -> bool:
@@ -90,6 +96,7 @@ class Operations:
             yield operation
         finally:
             operation.after = self._repository.git.head()
+            operation.active_after = self._repository.active
             if not operation.empty:
                 # A full disk must not make what is done look undone; only `undo` is lost.
                 with suppress(OSError), self._locked():
@@ -106,7 +113,7 @@ class Operations:
             checkpoint = self._repository.trainings.checkpoint(name)
             if checkpoint.is_file():
                 with suppress(OSError):
-                    _link(checkpoint, self.put_aside(operation) / name / checkpoint.name)
+                    _share(checkpoint, self._aside(operation, name))
                     operation.removed.append(name)
             yield
             operation.added.append(name)
@@ -142,13 +149,7 @@ class Operations:
                 locks.enter_context(self._repository.trainings.training())
             self._check(last)
             operation = locks.enter_context(self.recording(_taking_back(last.command)))
-            if last.before != last.after:
-                self._repository.git.move(last.after, last.before, f"niwfctl undo {last.id}")
-            for name in last.added:
-                self.set_aside(operation, name)
-            for name in last.removed:
-                self._bring_back(last, name)
-                operation.added.append(name)
+            self._reverse(last, operation)
         return last
 
     def older(self, than: datetime) -> list[Operation]:
@@ -173,11 +174,72 @@ class Operations:
     def _file(self) -> Path:
         return self._folder / "log.json"
 
+    def _reverse(self, last: Operation, operation: Operation) -> None:
+        """Takes back `last`, in steps that each leave every training somewhere to be found.
+
+        Any step may have been done already, by an undo that was killed before it was logged. The
+        branch moves last but for trainings that lie elsewhere as well by then, so whoever does not
+        go on has either state, without a loss.
+        """
+        git, trainings = self._repository.git, self._repository.trainings
+        operation.id = _id_of_undoing(last)
+        kept = [name for name in last.added if self._keep(last, operation, name)]
+        for name in last.removed:
+            _share(self._aside(last, name), trainings.checkpoint(name))
+        if last.before != last.after:
+            try:
+                if git.head() != last.before:
+                    git.move(last.after, last.before, f"niwfctl undo {last.id}")
+            except (NiwfError, OSError):
+                for name in set(last.removed) - set(last.added):
+                    shutil.rmtree(trainings.root / name, ignore_errors=True)
+                raise
+            operation.before = last.after
+        operation.removed, operation.added = kept, list(last.removed)
+        self._reactivate(last, operation)
+        for name in set(kept) - set(last.removed):
+            shutil.rmtree(trainings.root / name, ignore_errors=True)
+
+    def _reactivate(self, last: Operation, operation: Operation) -> None:
+        """Makes active again what `last` made inactive, unless another was chosen since."""
+        active = self._repository.active
+        if last.active_before == last.active_after:
+            return
+        if active == last.active_after:
+            activate(self._repository, last.active_before)
+        if active in (last.active_before, last.active_after):
+            operation.active_before = last.active_after
+
+    def _keep(self, last: Operation, operation: Operation, name: str) -> bool:
+        """Gives a training that is taken back a second place; False if the disk lets it not."""
+        checkpoint = self._repository.trainings.checkpoint(name)
+        aside = self._aside(operation, name)
+        if aside.is_file() and name in last.removed and self._is_back(last, name):
+            return True
+        try:
+            if checkpoint.is_file():
+                _share(checkpoint, aside)
+        except OSError:
+            return False
+        return aside.is_file()
+
+    def _aside(self, operation: Operation, name: str) -> Path:
+        """Where the checkpoint of a training is that an operation put aside."""
+        return self.put_aside(operation) / name / self._repository.trainings.checkpoint(name).name
+
+    def _is_back(self, last: Operation, name: str) -> bool:
+        """Whether a training is the one that an operation put aside."""
+        checkpoint, aside = self._repository.trainings.checkpoint(name), self._aside(last, name)
+        there = checkpoint.is_file() and aside.is_file()
+        return there and filecmp.cmp(checkpoint, aside, shallow=False)
+
     def _check(self, last: Operation) -> None:
         git = self._repository.git
         branch = git.branch()
         here = f"refs/heads/{branch}" if branch else "HEAD"
-        if last.before != last.after and (here != last.branch or git.head() != last.after):
+        # At `before` it is where an undo moved it that was killed since, and goes on now.
+        there = here == last.branch and git.head() in (last.before, last.after)
+        if last.before != last.after and not there:
             raise UsageError(
                 f"{last.command!r} cannot be undone: {last.branch} has moved on since, or is not "
                 "checked out; go back with `niwfctl rollback --to`"
@@ -190,25 +252,21 @@ class Operations:
                     f"{last.command!r} cannot be undone: the training of {name!r} that it put "
                     "aside was cleaned away"
                 )
-            if name not in last.added and self._repository.trainings.checkpoint(name).is_file():
+            waits = name not in last.added and self._repository.trainings.checkpoint(name).is_file()
+            if waits and not self._is_back(last, name):
                 raise UsageError(
                     f"{last.command!r} cannot be undone: there is a newer training of {name!r}; "
                     "commit it first"
                 )
-
-    def _bring_back(self, last: Operation, name: str) -> None:
-        target = self._repository.trainings.root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            shutil.rmtree(target)
-        (self.put_aside(last) / name).replace(target)
 
     def _begin(self, command: str) -> Operation:
         git = self._repository.git
         now = datetime.now(UTC).isoformat(timespec="seconds")
         branch, head = git.branch(), git.head()
         where = f"refs/heads/{branch}" if branch else "HEAD"
-        return Operation(uuid.uuid4().hex[:8], now, command, where, head, head)
+        operation = Operation(uuid.uuid4().hex[:8], now, command, where, head, head)
+        operation.active_before = operation.active_after = self._repository.active
+        return operation
 
     def _locked(self) -> AbstractContextManager[bool]:
         return lock(self._folder.with_suffix(".lock"), "operation log", PATIENCE)
@@ -240,13 +298,28 @@ class Operations:
         write_atomic(self._file, text.encode())
 
 
-def _link(source: Path, target: Path) -> None:
-    """The same file under a second name; a copy where the file system has no links."""
-    target.parent.mkdir(parents=True)
+def _share(source: Path, target: Path) -> None:
+    """Gives a file a second name, at once and in the place of what has that name.
+
+    Where the file system has no links, it is a copy.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and target.samefile(source):
+        return
+    link = target.with_name(".tmp-link")
     try:
-        os.link(source, target)
+        link.unlink(missing_ok=True)
+        link.hardlink_to(source)
     except OSError:
-        shutil.copyfile(source, target)
+        with source.open("rb") as file, output_file(target) as copy:
+            shutil.copyfileobj(file, copy)
+    else:
+        link.replace(target)
+
+
+def _id_of_undoing(last: Operation) -> str:
+    """The id of the operation that takes back `last`: the same however often it is begun."""
+    return hashlib.sha256(f"undo {last.id}".encode()).hexdigest()[: len(last.id)]
 
 
 def _taking_back(command: str) -> str:

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 REQUESTED = 1000  # objects that one git-lfs is asked for, whose command line has an end
 _BEHIND = re.compile(r"^ ! \[rejected\] .*\((fetch first|non-fast-forward)\)", re.M)
+_MOVED = re.compile(r"^ ! \[rejected\] +(\S+) .*\(would clobber existing tag\)", re.M)
 
 
 class Remotes:
@@ -89,6 +90,7 @@ class Remotes:
         require_lfs()
         oids = self._outgoing(remote, refs)
         oids += self._lost(remote, refs, oids)
+        self.gather(oids)
         for oid in oids:
             self._repository.object_path(oid)
         no = f"{remote} or the pre-push hook says no", "nothing was sent"
@@ -114,6 +116,8 @@ class Remotes:
     def fetch(self, remote: str, everything: bool = False, lazy: bool = False) -> None:
         """Fetches refs, then the objects of HEAD and of the remote's branches.
 
+        A tag that is another commit here than on the remote stays as it is, with a warning.
+
         Args:
             everything: the objects of all history.
             lazy: no objects; they come when a command first needs them.
@@ -126,15 +130,32 @@ class Remotes:
         if not lazy:
             require_lfs()
         self._git.await_locks()
-        no = f"not everything has come from {remote}", "nothing is lost"
-        self._run("fetch", "--tags", remote, refusal=no)
+        self._fetch_refs(remote)
         if not lazy:
             self._fetch_objects(remote, everything)
 
+    def _fetch_refs(self, remote: str) -> None:
+        no = f"not everything has come from {remote}", "nothing is lost"
+        said = transfer(self._git.worktree, "fetch", "--tags", remote)
+        moved = _MOVED.findall(said or "")
+        if not moved:
+            self._require_done(said, no)
+            return
+        logger.warning(
+            "%s has other tags called %s than are here, and those here stay: to have the others "
+            "in their place, run `git fetch --tags --force %s`",
+            remote,
+            ", ".join(moved),
+            remote,
+        )
+        # All else has come by now, unless git met more than the tags: this shows which.
+        self._run("fetch", "--no-tags", remote, refusal=no)
+
     def _fetch_objects(self, remote: str, everything: bool) -> None:
         listed = self._git.plain("for-each-ref", "--format=%(refname)", f"refs/remotes/{remote}")
-        branches = [ref for ref in listed.split() if not ref.endswith("/HEAD")]
-        what = ["--all"] if everything else branches
+        # HEAD may be at a tag, which none of the branches has.
+        revisions = ["HEAD", *(ref for ref in listed.split() if not ref.endswith("/HEAD"))]
+        what = ["--all"] if everything else revisions
         said = transfer(self._git.worktree, "lfs", "fetch", remote, *what)
         if said is None:
             return
@@ -146,8 +167,8 @@ class Remotes:
             )
         names = {
             name
-            for branch in branches
-            for name, capability in self._repository.atlas(branch).items()
+            for revision in revisions
+            for name, capability in self._repository.atlas(revision).items()
             if any(ref.oid in oids for ref in capability.objects)
         }
         raise RemoteError(
@@ -279,7 +300,10 @@ class Remotes:
         env: Mapping[str, str] | None = None,
     ) -> None:
         """Runs a transfer; if it fails, the refusal says what that means, and how things are."""
-        said = transfer(self._git.worktree, *command, given=given, env=env)
+        self._require_done(transfer(self._git.worktree, *command, given=given, env=env), refusal)
+
+    def _require_done(self, said: str | None, refusal: tuple[str, str]) -> None:
+        """Asks that a transfer is done, of which `said` is what `transfer` returned."""
         if said is None:
             return
         what, then = refusal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -54,9 +55,9 @@ def remove(repository: Repository, name: str, message: str | None) -> str:
         there(atlas, name)
         return {other: capability for other, capability in atlas.items() if other != name}
 
-    commit = _recorded(repository, without, message or f"Remove {name}")
-    if active(repository) == name:
-        activate(repository, None)
+    was_active = active(repository) == name
+    commit = _recorded(repository, without, message or f"Remove {name}", (name, None))
+    if was_active:
         logger.warning("%s was active: the bare backbone is now", name)
     return commit
 
@@ -78,10 +79,7 @@ def rename(repository: Repository, old: str, new: str, message: str | None) -> s
         atlas = {name: other for name, other in atlas.items() if name != old}
         return atlas | {new: capability.model_copy(update={"name": new})}
 
-    commit = _recorded(repository, renamed, message or f"Rename {old} to {new}")
-    if active(repository) == old:
-        activate(repository, new)
-    return commit
+    return _recorded(repository, renamed, message or f"Rename {old} to {new}", (old, new))
 
 
 def rollback(
@@ -171,9 +169,21 @@ def _settled(repository: Repository, atlas: Atlas) -> Atlas:
         return atlas
 
 
-def _recorded(repository: Repository, change, message: str) -> str:
+def _recorded(
+    repository: Repository,
+    change: Callable[[Atlas], Atlas],
+    message: str,
+    successor: tuple[str, str | None] | None = None,
+) -> str:
+    """Commits a changed atlas as one operation; returns the commit's id.
+
+    Args:
+        successor: a capability that goes, and what is active from then on if that was.
+    """
     require_ready(repository)
     with repository.writing(), repository.operations.recording(command_line()):
         commit = record(repository, change, message)
+        if successor and active(repository) == successor[0]:
+            activate(repository, successor[1])
     repository.git.tell_hook("post-commit")
     return commit

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,34 @@ def test_an_output_is_written_into_the_pipe_or_through_the_link_that_is_there(
     assert done.exit_code == 0, done.output
     assert file.is_symlink() if kind == "link" else file.is_fifo()
     assert target.read_bytes().lower().startswith(begins.lower())
+
+
+def on_a_terminal(path: Path, command: str, **env: str) -> str:
+    """What a command shows on a terminal until it ends by itself."""
+    terminal, end = os.openpty()
+    line = [sys.executable, "-m", "niwfctl", "-C", str(path), *command.split()]
+    streams = {"stdin": end, "stdout": end, "stderr": end}
+    with subprocess.Popen(line, env={**os.environ, "TERM": "xterm", **env}, **streams) as process:
+        os.close(end)
+        shown = b""
+        with suppress(OSError):  # as Linux tells the end of it
+            while part := os.read(terminal, 1 << 16):
+                shown += part
+    os.close(terminal)
+    assert process.returncode == 0
+    return shown.decode()
+
+
+@pytest.mark.skipif(not shutil.which("less"), reason="needs less")
+@pytest.mark.parametrize("options", ["", "--oneline", "--graph"])
+def test_a_short_log_is_shown_with_its_colours_by_a_pager_that_ends_by_itself(
+    committed: Repository, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    for name in ("LESS", "MANPAGER", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    shown = on_a_terminal(committed.path, f"log {options}", PAGER="echo PAGED; less")
+    assert "PAGED" in shown and "\x1b[33m" in shown and "Apples" in shown
+
+
+def test_what_less_is_told_by_the_user_stays(committed: Repository) -> None:
+    assert "LESS=-S" in on_a_terminal(committed.path, "log", PAGER="env", LESS="-S")

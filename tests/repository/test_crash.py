@@ -35,8 +35,12 @@ def waiting(tmp_path_factory: pytest.TempPathFactory, _trained: Path) -> Path:
     return path
 
 
-def kill_at(moment: int) -> None:
-    """Makes this process kill itself around one of its steps towards the disk."""
+def kill_at(moment: int, *more: str) -> None:
+    """Makes this process kill itself around one of its steps towards the disk.
+
+    Args:
+        more: names of further calls of `os` that are such steps.
+    """
     left = moment
 
     def pass_by() -> None:
@@ -59,6 +63,8 @@ def kill_at(moment: int) -> None:
 
     fsync = os.fsync
     os.fsync, os.replace, os.rename = map(deadly, (fsync, os.replace, os.rename))
+    for name in more:
+        setattr(os, name, deadly(getattr(os, name)))
     git.Git.execute = deadly(git.Git.execute, lambda _, command: bool(WRITING & set(command)))
 
 
@@ -123,6 +129,61 @@ def test_a_kill_at_any_step_of_a_fast_forward_lets_it_be_done_again(
         if code == 0:
             break
     assert moment > 10
+
+
+def committed_fruit(repository: Repository) -> None:
+    repository.commit([], "Fruit")
+
+
+def taken_back_fruit(repository: Repository) -> None:
+    repository.commit([], "Fruit")
+    repository.operations.undo()
+
+
+def trained_anew(repository: Repository) -> None:
+    path = repository.trainings.checkpoint("plum")
+    run, tensors = checkpoint.load(path)
+    with repository.operations.training("plum"):
+        checkpoint.save(path, run, {key: value + 1 for key, value in tensors.items()})
+
+
+@pytest.mark.parametrize("work", [committed_fruit, taken_back_fruit, trained_anew])
+def test_a_kill_at_any_step_of_an_undo_loses_no_training_and_another_undo_goes_on(
+    waiting: Path, tmp_path: Path, work: Callable[[Repository], None]
+) -> None:
+    ready = Repository.open(shutil.copytree(waiting, tmp_path / "ready"))
+    work(ready)
+    done = state(ready)
+    undone = Repository.open(shutil.copytree(ready.path, tmp_path / "undone"))
+    undone.operations.undo()
+    for moment in count(1):
+        path = shutil.copytree(ready.path, tmp_path / str(moment))
+
+        def undo(path: Path = path, moment: int = moment) -> None:
+            kill_at(moment, "link")
+            Repository.open(path).operations.undo()
+
+        code = ended(start(undo))
+        assert code in (0, KILLED)
+        repository = Repository.open(path)
+        assert state(repository) in (done, state(undone)), moment
+        if len(repository.operations.list()) == len(ready.operations.list()):
+            repository.operations.undo()
+        assert state(repository) == state(undone), moment
+        assert intact(path).changes() == []
+        repository.operations.undo()
+        assert state(repository) == done, moment
+        shutil.rmtree(path)
+        if code == 0:
+            break
+    assert moment > 20
+
+
+def state(repository: Repository) -> tuple[str | None, dict[str, bytes]]:
+    """HEAD, and the trainings that wait to be committed."""
+    names = [run.name for run in repository.uncommitted()]
+    checkpoint = repository.trainings.checkpoint
+    return repository.git.head(), {name: checkpoint(name).read_bytes() for name in names}
 
 
 @pytest.mark.parametrize("again", [False, True])

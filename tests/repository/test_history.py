@@ -1,5 +1,6 @@
 """History: merging, rolling back, undoing, cleaning up."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -163,6 +164,22 @@ def test_a_rename_to_the_name_of_an_uncommitted_training_is_refused(
         conflicting.merge("side", Resolution(rename=(("x", "y"),)))
 
 
+def test_every_commit_that_a_graph_draws_is_told_however_dates_interleave(
+    conflicting: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hour in range(4):
+        conflicting.git.checkout(("main", "side")[hour % 2])
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"2040-01-01T0{hour}:00:00Z")
+        conflicting.git.plain("commit", "--allow-empty", "-m", f"Hour {hour}")
+    conflicting.git.checkout("main")
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "2040-01-01T09:00:00Z")
+    conflicting.merge("side", Resolution(side="ours"))
+    for limit in range(1, 8):
+        drawn = conflicting.history.graph(limit=limit)
+        assert all(commit is not None for line, commit in drawn if "*" in line)
+        assert sum(commit is not None for _, commit in drawn) == limit
+
+
 def test_diff_reads_ranges_as_git_does(conflicting: Repository) -> None:
     main, side = conflicting.atlas("main"), conflicting.atlas("side")
     assert sides(conflicting, "main..side", None) == (main, side)
@@ -284,6 +301,36 @@ def test_undo_takes_back_each_operation_and_undoing_the_undo_repeats_it(
     assert sorted(repository.atlas()) == ["x"]
     assert not repository.git.plain("status", "--porcelain")
     assert repository.verify().ok
+
+
+def test_undo_makes_active_again_what_the_operation_made_inactive(repository: Repository) -> None:
+    add(repository, "apple")
+    repository.checkout("apple")
+    for change, then in (
+        (lambda: repository.rename("apple", "fruit"), "fruit"),
+        (lambda: repository.remove("apple"), None),
+    ):
+        change()
+        for active in ("apple", then, "apple"):
+            repository.operations.undo()
+            assert repository.active == active
+    repository.rename("apple", "fruit")
+    repository.checkout(None)
+    repository.operations.undo()
+    assert repository.active is None
+
+
+def test_undo_reads_a_log_that_does_not_say_what_was_active(repository: Repository) -> None:
+    add(repository, "apple")
+    repository.checkout("apple")
+    repository.rename("apple", "fruit")
+    log = repository.private / "operations" / "log.json"
+    entries = json.loads(log.read_bytes())
+    for entry in entries:
+        del entry["active_before"], entry["active_after"]
+    log.write_text(json.dumps(entries))
+    repository.operations.undo()
+    assert set(repository.atlas()) == {"apple"} and repository.active == "fruit"
 
 
 def test_where_nothing_was_done_nothing_is_undone(fresh: Repository) -> None:

@@ -1,5 +1,6 @@
 """What plain git, an odd environment, hooks and disks do to sharing, and what is then said."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -137,3 +138,71 @@ def test_a_work_tree_of_another_repository_can_be_the_remote(
     shared.remotes.add("tree", str(tree))
     assert shared.remotes.push("tree", ["main"]) == 4
     assert len(list(objects(remote))) == 4
+
+
+def test_a_tag_that_moved_on_the_remote_stays_here_and_hinders_no_pull(
+    shared: Repository, remote: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    git(shared.path, "tag", "v1")
+    shared.remotes.push("origin", ["main", "v1"])
+    copy = clone(str(remote), tmp_path / "copy")
+    old = git(copy.path, "rev-parse", "v1")
+    shared.rename("apple", "apples")
+    git(shared.path, "tag", "--force", "v1")
+    git(shared.path, "tag", "v2")
+    git(shared.path, "push", "-q", "--no-verify", "--force", "origin", "main", "v1", "v2")
+    assert copy.remotes.pull("origin").kind == "fast-forward"
+    assert set(copy.atlas()) == {"apples"} and copy.verify().ok
+    assert git(copy.path, "rev-parse", "v1") == old
+    assert git(copy.path, "rev-parse", "v2") == shared.git.head()
+    assert "called v1 than" in caplog.text and "`git fetch --tags --force origin`" in caplog.text
+
+
+def test_fetch_gets_the_objects_of_head_where_that_is_at_a_tag(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    git(shared.path, "tag", "v1")
+    shared.remove("apple")
+    shared.remotes.push("origin", ["main", "v1"])
+    copy = clone(str(remote), tmp_path / "copy", lazy=True)
+    copy.checkout("v1")
+    copy.remotes.fetch("origin")
+    assert all(ref.oid in copy.store for ref in copy.capability("apple").objects)
+
+
+def test_a_moved_tag_does_not_hide_that_a_branch_could_not_be_fetched(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    git(shared.path, "tag", "v1")
+    shared.remotes.push("origin", ["main", "v1"])
+    copy = clone(str(remote), tmp_path / "copy")
+    shared.rename("apple", "apples")
+    git(shared.path, "tag", "--force", "v1")
+    git(shared.path, "branch", "side")
+    git(shared.path, "push", "-q", "--no-verify", "--force", "origin", "main", "v1", "side")
+    git(copy.path, "update-ref", "refs/remotes/origin/side/in/the/way", "HEAD")
+    with pytest.raises(RemoteError, match="not everything has come from origin"):
+        copy.remotes.fetch("origin")
+
+
+@pytest.mark.parametrize("command", ["bundle", "push"])
+def test_what_a_lazy_clone_lacks_of_a_bundle_or_push_is_asked_for_at_once(
+    shared: Repository,
+    remote: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    shared.remotes.push("origin", [])
+    copy = clone(str(remote), tmp_path / "copy", lazy=True)
+    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "second.git"], check=True)
+    copy.remotes.add("second", str(tmp_path / "second.git"))
+    asked = tmp_path / "asked"
+    hook(tmp_path, "git-lfs", f'echo "$@" >> {asked}\nexec {shutil.which("git-lfs")} "$@"')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'hooks'}:{os.environ['PATH']}")
+    if command == "push":
+        copy.remotes.push("second", [])
+    else:
+        copy.write_bundle(tmp_path / "apple.bundle")
+    fetched = [line for line in asked.read_text().splitlines() if line.startswith("fetch")]
+    assert len(fetched) == 1 and set(copy.store) == set(shared.store)
