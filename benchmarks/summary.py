@@ -67,6 +67,19 @@ def related(results: Results) -> str:
     return f"{auto['bytes'] / first['bytes']:.2f}, {auto['perplexity'] / first['perplexity']:.3f}"
 
 
+def transfer(results: Results) -> str:
+    ways: dict[str, list[Results]] = {}
+    for one in results["results"]:
+        ways.setdefault(one["way"], []).append(one)
+
+    def mean(way: str, what: str) -> float:
+        return statistics.mean(one[what] for one in ways[way])
+
+    figures = ", ".join(f"{mean(way, 'told'):.3f} ({mean(way, 'auto'):.3f})" for way in ways)
+    first, last = (mean(way, "bytes") for way in ways)
+    return f"{figures}; {last / first:.2f}"
+
+
 STREAM = {
     "niwfctl": "niwfctl",
     "per-task": "a LoRA a task",
@@ -100,11 +113,11 @@ def average_accuracy(results: Results) -> str:
 
 
 def averages(lines: dict[str, list[Results]], shown: Callable[[float], str]) -> str:
-    """The mean of each method's seeds; it is said of which methods there are fewer."""
-    most = max(map(len, lines.values()), default=0)
+    """The mean of each method's seeds; it is said of which methods there are more."""
+    fewest = min(map(len, lines.values()), default=0)
     return ", ".join(
         f"{title} {shown(statistics.mean(one['average'] for one in own))}"
-        + (f" ({len(own)} of {most} seeds)" if len(own) < most else "")
+        + (f" ({len(own)} seeds)" if len(own) > fewest else "")
         for title, own in lines.items()
     )
 
@@ -208,6 +221,13 @@ FIGURES = (
         "continual",
         "five classifications one after another, no task given: average accuracy in the end",
         average_accuracy,
+        "",
+    ),
+    Figure(
+        "transfer",
+        "five classifications by `train` alone and with `--reuse auto`: accuracy by name "
+        "(with `--auto`); bytes",
+        transfer,
         "",
     ),
     Figure(

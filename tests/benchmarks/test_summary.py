@@ -29,7 +29,7 @@ RESULTS = {
 
 
 def test_perplexities_are_those_of_five_tasks_and_the_geometric_mean_of_seeds() -> None:
-    assert average_perplexity(RESULTS) == "niwfctl 8.00 (1 of 2 seeds), one LoRA 6.00"
+    assert average_perplexity(RESULTS) == "niwfctl 8.00, one LoRA 6.00 (2 seeds)"
 
 
 def test_accuracies_are_those_of_classes() -> None:
