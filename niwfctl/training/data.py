@@ -9,7 +9,6 @@ import os
 import random
 import re
 import reprlib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
@@ -19,6 +18,7 @@ from niwfctl.records import Example, Message
 from niwfctl.several import Sources, several
 
 MOST_HELD_OUT = 256  # records; more would cost time and change the perplexity little
+_LONGEST_FIELD = 2**31 - 1  # of CSV, the most any system takes; rows too long are told by tokens
 _Row = TypeVar("_Row")
 _ACCEPTED = (
     "expected `instruction` and `output` (with an optional `input`), `prompt` and `completion`, "
@@ -181,7 +181,7 @@ def _parse(text: str, source: str, line: int) -> object:
 
 
 def _csv(source: str, delimiter: str) -> Records:
-    csv.field_size_limit(sys.maxsize)  # rows that are too long are told by their tokens
+    csv.field_size_limit(_LONGEST_FIELD)
     rows = csv.reader((line for _, line in _lines(source)), delimiter=delimiter, strict=True)
     header: list[str] = []
     origin = f"{source}:1"
