@@ -51,11 +51,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="for the backbone and the repository")
     parser.add_argument("--tiny", action="store_true", help="4 layers: does it run?")
     arguments = parser.parse_args()
+    if (arguments.folder / "repository").exists():
+        parser.error(f"{arguments.folder / 'repository'} is there already: remove it first")
     arguments.folder.mkdir(parents=True, exist_ok=True)
     backbone = save_random(arguments.folder / "backbone", **(TINY if arguments.tiny else {}))
     rows = [measured(arguments.folder, command) for command in session(arguments.folder, backbone)]
     name = "mistral_commands-tiny" if arguments.tiny else "mistral_commands"
-    write_results(name, {"weights": "random", "commands": rows}, table(rows), "mistral_commands")
+    what = "A tiny Mistral" if arguments.tiny else "Mistral-7B's architecture"
+    results = {"weights": "random", "commands": rows}
+    write_results(name, results, table(rows, what), "mistral_commands")
 
 
 def save_random(folder: Path, **sizes: int) -> Path:
@@ -166,17 +170,16 @@ def measured(folder: Path, command: list[str]) -> dict[str, object]:
     return {"command": shown, "seconds": seconds, "peak_gib": peak / 2**30}
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[dict], what: str) -> str:
     """All of it, for people."""
     lines = [
         [f"`{row['command']}`", f"{row['seconds']:.1f}", f"{row['peak_gib']:.1f}"] for row in rows
     ]
     return (
-        "Mistral-7B's architecture in NF4 with random weights, all of it on the processor.\n\n"
+        f"{what} in NF4 with random weights, all of it on the processor.\n\n"
         f"{markdown(['`niwfctl …`', 'seconds', 'peak of own memory, GiB'], lines)}\n\n"
-        "Whenever a command loads the backbone, bitsandbytes puts 14.5 GB of weights into 4 bits: "
-        "85% of the seconds of `run`, by a profile (`py-spy record`). What is shown is that it "
-        "works at this size; for training use a GPU."
+        "Whenever a command loads the backbone, bitsandbytes puts its weights into 4 bits anew. "
+        "What is shown is that all of it works; for training use a GPU."
     )
 
 

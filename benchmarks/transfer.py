@@ -4,8 +4,9 @@
     python benchmarks/transfer.py CLASSES FOLDER [--steps 40] [--seeds 0]
 
 Each task is trained and committed as `train` and `commit` do it: alone, or with `--reuse auto`,
-which gates the sealed bases of an earlier one where they help. Rows and steps are those of the
-stream that `benchmarks/continual.py` gives to the rivals. FOLDER given again is gone on with.
+which gates the sealed bases of an earlier one where they help. Steps, test rows and the rows to
+learn from are those of `benchmarks/continual.py`, but `train` holds some of the latter out and has
+an order of its own. FOLDER given again is gone on with.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help="of 8 rows, for each capability")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     given = parser.parse_args()
-    tasks = sorted(path.name for path in given.classes.iterdir() if path.is_dir())
+    tasks = sorted(path.parent.name for path in given.classes.glob("*/train.json"))
+    if not tasks:
+        parser.error(f"{given.classes} is no folder with TASK/train.json and TASK/test.json")
     results = [
         found
         for seed in given.seeds
