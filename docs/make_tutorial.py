@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from niwfctl.backbone.embedded import cache_folder
+from niwfctl.backbone.cache import cache_folder
 
 FILE = Path(__file__).with_name("tutorial.md")
 HEAD, TAIL, WIDTH = 9, 2, 100  # lines of an answer that are shown, and their longest

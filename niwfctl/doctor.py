@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from niwfctl.backbone.embedded import INSTALL, cache_folder, embedded_gguf
+from niwfctl.backbone.cache import cache_folder
+from niwfctl.backbone.embedded import INSTALL, embedded_gguf
 from niwfctl.errors import BackboneError
 
 LITTLE_SPACE = 5_000_000_000  # bytes

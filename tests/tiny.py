@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    BitsAndBytesConfig,
     GemmaConfig,
     LlamaConfig,
     MistralConfig,
@@ -37,6 +38,13 @@ CONFIGS: dict[str, type[PretrainedConfig]] = {
     "gemma": GemmaConfig,
 }
 
+NF4 = {
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "bnb_4bit_compute_dtype": torch.bfloat16,
+}
+
 
 def tiny_model(kind: str = "mistral", seed: int = 0, **sizes: int) -> PreTrainedModel:
     torch.manual_seed(seed)
@@ -56,6 +64,22 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def save_tiny(folder: Path, kind: str = "mistral", seed: int = 0, **sizes: int) -> Path:
     """A backbone folder as `niwfctl init --model` takes it."""
     tiny_model(kind, seed, **sizes).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_quantized(folder: Path, full: Path, **form: object) -> Path:
+    """A backbone folder whose files hold quantized weights, as others publish them.
+
+    Args:
+        full: a folder with the weights in 16 bits.
+        form: arguments of `BitsAndBytesConfig`.
+    """
+    options = {"dtype": torch.bfloat16, "device_map": "cpu"}
+    model = AutoModelForCausalLM.from_pretrained(
+        full, quantization_config=BitsAndBytesConfig(**form), **options
+    )
+    model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 

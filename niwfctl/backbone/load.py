@@ -17,14 +17,15 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from niwfctl.backbone.embedded import EMBEDDED, converted, embedded_gguf, hashes
+from niwfctl.backbone.cache import hashes, is_whole
+from niwfctl.backbone.embedded import EMBEDDED, converted, embedded_gguf
 from niwfctl.backbone.hub import snapshot
 from niwfctl.backbone.identity import files_identity, require_covered
+from niwfctl.backbone.quantized import keep_copy, kept_copy, nf4, stored_form
 from niwfctl.errors import BackboneError, UsageError, of_memory, reason
 
 QUANTIZATIONS = ("none", "nf4")
@@ -49,11 +50,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen model in evaluation mode, with its tokenizer and identity."""
+    """A frozen model in evaluation mode, with its tokenizer and identity.
+
+    Attributes:
+        quant: how its weights are held: `nf4`, or `none` for as its files have them.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     identity: str
+    quant: str = "none"
 
 
 def resolve(model: str, revision: str | None = None) -> Source:
@@ -89,37 +95,58 @@ def local_path(model: str) -> Path:
 def load(source: Source, quant: str = "none") -> Backbone:
     """Loads a backbone, frozen, on the GPU where there is one.
 
+    Weights that were put into 4 bits are kept beside the hashes, and read from there later.
+
     Args:
         source: from `resolve`.
-        quant: `nf4` (double quantization, bf16 compute) or `none` (bf16 weights).
+        quant: `nf4` (double quantization, bf16 compute), or `none`: as the files have the weights,
+            numbers in bf16.
 
     Raises:
         UsageError: another `quant`.
         BackboneError: transformers cannot load it, or would load more than its identity covers, or
-            less than its config.json asks for.
+            less than its config.json asks for; or its files are quantized otherwise.
     """
     if quant not in QUANTIZATIONS:
         raise UsageError(f"--quant {quant!r} is unknown: choose {' or '.join(QUANTIZATIONS)}")
-    options: dict[str, object] = {"dtype": torch.bfloat16, "device_map": default_device()}
-    if quant == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
     with _loading(source):
+        form = stored_form(AutoConfig.from_pretrained(source.folder))
+        if quant == "nf4" and form not in QUANTIZATIONS:
+            raise BackboneError(
+                f"the weights in {source.folder} are quantized already, by {form}: take them as "
+                "they are, without --quant nf4, or take a model with weights in 16 bits"
+            )
         tokenizer = AutoTokenizer.from_pretrained(source.folder)
-        model, found = AutoModelForCausalLM.from_pretrained(
-            source.folder, use_safetensors=True, output_loading_info=True, **options
-        )
+        model = _in_4_bits(source) if quant == "nf4" and form == "none" else _read(source.folder)
+    _keep_gradients_right(model)
+    model = model.requires_grad_(False).eval()
+    return Backbone(model, tokenizer, source.identity, "nf4" if form == "nf4" else quant)
+
+
+def _in_4_bits(source: Source) -> PreTrainedModel:
+    copy = kept_copy(source.identity, default_device())
+    if is_whole(copy):
+        return _read(str(copy))
+    model = _read(source.folder, quantization_config=nf4())
+    keep_copy(model, copy)
+    return model
+
+
+def _read(folder: str, **options: object) -> PreTrainedModel:
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder,
+        use_safetensors=True,
+        output_loading_info=True,
+        dtype=torch.bfloat16,
+        device_map=default_device(),
+        **options,
+    )
     if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
         raise BackboneError(
-            f"the backbone {source.folder} cannot be loaded: its files lack {len(lacking)} weights "
+            f"the backbone {folder} cannot be loaded: its files lack {len(lacking)} weights "
             f"that its config.json asks for, such as {lacking[0]}"
         )
-    _keep_gradients_right(model)
-    return Backbone(model.requires_grad_(False).eval(), tokenizer, source.identity)
+    return model
 
 
 def outline(source: Source) -> PreTrainedModel:

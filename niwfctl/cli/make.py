@@ -41,7 +41,7 @@ def init(
         str | None, typer.Option(help="Branch, tag or commit of a Hugging Face id.")
     ] = None,
     quant: Annotated[
-        str, typer.Option(help="`nf4` loads the backbone in 4 bits; or `none`.")
+        str, typer.Option(help="`nf4` holds the backbone in 4 bits, `none` as its files have it.")
     ] = "none",
     tap_layer: Annotated[
         int | None, typer.Option(help="First adapted layer; by default an eighth of the way up.")

@@ -72,10 +72,12 @@ def require_mergeable(model: Model) -> None:
     """Asks that changes of weights can be added to the backbone's own.
 
     Raises:
-        UsageError: it is loaded in 4 bits.
+        UsageError: it is quantized.
     """
     if getattr(model.backbone.model, "hf_quantizer", None) is not None:
-        raise UsageError("a 4-bit backbone cannot be merged into: export `--format peft` instead")
+        raise UsageError(
+            "a quantized backbone cannot be merged into: export `--format peft` instead"
+        )
 
 
 def write_merged(folder: Path, model: Model, change: FrozenSum) -> None:

@@ -62,7 +62,7 @@ def initialize(
                 model=model if by_name else str(local_path(model).resolve()),
                 revision=source.revision,
                 identity=source.identity,
-                quant=quant,
+                quant=backbone.quant,
                 witness=witness,
             ),
             field=FieldConfig(

@@ -10,7 +10,7 @@ import torch
 from conftest import QUICK, crowd
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import SIZES, write_data
+from tiny import NF4, SIZES, write_data
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -22,12 +22,6 @@ from niwfctl.repository.regions import load_region
 
 WORDS = ["apple", "peach", "mango", "grape", "lemon", "melon"]
 WORDS += ["cherry", "fig", "olive", "date", "prune", "onion"]
-NF4 = BitsAndBytesConfig(
-    load_in_4bit=True,
-    bnb_4bit_quant_type="nf4",
-    bnb_4bit_use_double_quant=True,
-    bnb_4bit_compute_dtype=torch.bfloat16,
-)
 token_rows = st.lists(st.integers(0, SIZES["vocab_size"] - 1), min_size=2, max_size=24)
 commits = st.integers(0, len(WORDS) - 1)
 
@@ -80,7 +74,7 @@ def models(history: History) -> list[Model]:
 @pytest.fixture(scope="module")
 def bare(history: History, backbone: Path) -> torch.nn.Module:
     """The backbone as transformers loads it, without any of ours."""
-    quantized = {"quantization_config": NF4} if history.quant == "nf4" else {}
+    quantized = {"quantization_config": BitsAndBytesConfig(**NF4)} if history.quant == "nf4" else {}
     model = AutoModelForCausalLM.from_pretrained(
         backbone, dtype=torch.bfloat16, device_map="cpu", **quantized
     )

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import QUICK
+from tiny import NF4, save_quantized
 
 from niwfctl.backbone.platform import same_platform, threads_of
 from niwfctl.records import Platform
@@ -59,3 +61,15 @@ def test_a_witness_names_the_versions_that_its_logits_depend_on(
     assert platform.keys() == {"torch", "device", "kernels", "threads", *packages}
     assert same_platform(platform | {"threads": 64}, platform)
     assert not same_platform(platform | {"torch": "0"}, platform)
+
+
+def test_a_repository_on_weights_that_are_stored_in_4_bits_says_so(
+    backbone: Path, tmp_path: Path, data: Path
+) -> None:
+    folder = save_quantized(tmp_path / "stored", backbone, **NF4)
+    repository = Repository.init(tmp_path / "new", model=str(folder), dim=8)
+    assert repository.config.backbone.quant == "nf4"
+    assert "bitsandbytes" in repository.config.backbone.witness.platform
+    repository.train("apple", data=data, options=QUICK)
+    repository.commit(["apple"], message="Apples")
+    assert repository.verify(deep=True).ok

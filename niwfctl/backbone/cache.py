@@ -1,0 +1,78 @@
+"""Models in another form, made once and found again by later commands."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from niwfstore.atomic import fsync_dir
+
+from niwfctl.backbone.identity import files_identity
+from niwfctl.errors import BackboneError
+
+logger = logging.getLogger(__name__)
+
+IDENTITY = "niwf-identity"  # in a kept folder, of the files beside it
+
+
+def cache_folder() -> Path:
+    """Where models in other forms, and hashes, are kept: $NIWFCTL_CACHE, else ~/.cache/niwfctl."""
+    return Path(os.environ.get("NIWFCTL_CACHE") or Path.home() / ".cache" / "niwfctl")
+
+
+def hashes() -> Path:
+    """Where the hashes of files are remembered."""
+    return cache_folder() / "hashes"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a kept folder is what was written."""
+    try:
+        return (folder / IDENTITY).read_text() == files_identity(folder, hashes())
+    except (OSError, ValueError, BackboneError):
+        return False
+
+
+def keep(target: Path, write: Callable[[Path], None]) -> None:
+    """Makes a folder of what `write` puts into the one it is given, unless it is there and whole.
+
+    Two processes may do so at once: each writes a folder of its own and one rename wins.
+
+    Raises:
+        OSError: the disk is full or read-only; nothing is left of it.
+    """
+    if (target / IDENTITY).exists() and not is_whole(target):
+        logger.warning("%s was damaged, and is made anew", target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".tmp-"))
+    try:
+        write(scratch)
+        (scratch / IDENTITY).write_text(files_identity(scratch, None))
+        _make_durable(scratch)
+        _put(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put(scratch: Path, target: Path) -> None:
+    if is_whole(target):  # another process was faster
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        os.replace(scratch, target)
+    except OSError:
+        if not is_whole(target):
+            raise
+    fsync_dir(target.parent)
+
+
+def _make_durable(folder: Path) -> None:
+    """So that a power cut after the rename leaves no folder that is there and not whole."""
+    for file in folder.iterdir():
+        with file.open("rb") as content:
+            os.fsync(content.fileno())
+    fsync_dir(folder)
