@@ -144,8 +144,8 @@ def table(results: dict) -> str:
     ]
     sides = list(results["inference"]["rows"][0]["ratio"])
     unchanged = ", ".join(f"{key}: {same}" for key, same in results["unchanged"].items())
-    seconds = {**results["seconds"], **results["inference"]["seconds"]}
-    seconds["load"] = results["training"]["load_seconds"]
+    parts = (results["training"], results, results["inference"])
+    seconds = {key: value for part in parts for key, value in part["seconds"].items()}
     return "\n\n".join(
         [
             f"Mistral-7B's shapes, {weights}.",

@@ -3,10 +3,10 @@
     python benchmarks/mistral_commands.py FOLDER [--tiny]
 
 Each is a command of its own, as its user types it: its seconds and its peak memory. FOLDER holds
-the backbone, 14.5 GB of random weights, and the repository; it is left there, and the backbone is
-used again. Training is two steps of two short rows: what is shown is that all of it works at this
-size, within what memory, and that the first capability is what it was after the second
-(`verify --deep`).
+the backbone, 14.5 GB of random weights, their copy in 4 bits, and the repository; it is left
+there, and the backbone is used again. Training is two steps of two short rows: what is shown is
+that all of it works at this size, within what memory, and that the first capability is what it was
+after the second (`verify --deep`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -55,6 +56,9 @@ def main() -> None:
         parser.error(f"{arguments.folder / 'repository'} is there already: remove it first")
     arguments.folder.mkdir(parents=True, exist_ok=True)
     backbone = save_random(arguments.folder / "backbone", **(TINY if arguments.tiny else {}))
+    cache = arguments.folder / "cache"
+    shutil.rmtree(cache, ignore_errors=True)  # so that `init` finds no copy in 4 bits
+    os.environ["NIWFCTL_CACHE"] = str(cache)
     rows = [measured(arguments.folder, command) for command in session(arguments.folder, backbone)]
     name = "mistral_commands-tiny" if arguments.tiny else "mistral_commands"
     what = "A tiny Mistral" if arguments.tiny else "Mistral-7B's architecture"
@@ -178,8 +182,8 @@ def table(rows: list[dict], what: str) -> str:
     return (
         f"{what} in NF4 with random weights, all of it on the processor.\n\n"
         f"{markdown(['`niwfctl …`', 'seconds', 'peak of own memory, GiB'], lines)}\n\n"
-        "Whenever a command loads the backbone, bitsandbytes puts its weights into 4 bits anew. "
-        "What is shown is that all of it works; for training use a GPU."
+        "`init` puts the backbone's weights into 4 bits; the commands after it read those. What is "
+        "shown is that all of it works; for training use a GPU."
     )
 
 

@@ -24,23 +24,34 @@ app = typer.Typer()
 def branch(
     ctx: typer.Context,
     name: Annotated[str | None, typer.Argument(help="A new branch; without it, list them.")] = None,
-    start: Annotated[str, typer.Argument(help="Where it begins.")] = "HEAD",
+    start: Annotated[
+        str | None, typer.Argument(help="Where it begins, HEAD by default; the new name after -m.")
+    ] = None,
     delete: Annotated[bool, typer.Option("-d", "--delete", help="Delete a merged branch.")] = False,
+    move: Annotated[
+        bool, typer.Option("-m", "--move", help="Rename: -m OLD NEW, or -m NEW for this branch.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List, make or delete branches."""
+    """List, make, rename or delete branches."""
     from niwfctl.repository import Repository
 
     branches = Repository.open(ctx.obj).branches
     said = ""
-    if delete and name is None:
-        raise UsageError("--delete: say which branch")
+    if (delete or move) and name is None:
+        raise UsageError(f"--{'delete' if delete else 'move'}: say which branch")
+    if delete and move:
+        raise UsageError("--delete and --move exclude each other: give one of them")
+    if delete and start:
+        raise UsageError(f"--delete takes one branch, and was given {name!r} and {start!r}")
     if name is None:
         said = branches.text()
     elif delete:
         said = branches.delete(name)
+    elif move:
+        branches.rename(*((name, start) if start else (None, name)))
     else:
-        branches.make(name, start)
+        branches.make(name, start or "HEAD")
     _show_refs(branches, said, as_json)
 
 
@@ -132,14 +143,15 @@ def rollback(
 @app.command()
 def rm(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="The capability.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Capabilities.")],
     message: Message = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a capability in a new commit; history keeps it."""
+    """Remove capabilities in a new commit; history keeps them."""
     from niwfctl.repository import Repository
 
-    _made(Repository.open(ctx.obj).remove(name, message), f"removed {name}", as_json)
+    commit = Repository.open(ctx.obj).remove(names, message)
+    _made(commit, f"removed {', '.join(names)}", as_json)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ from niwfctl.cli.show import (
     show_commit_line,
     show_graph_line,
 )
-from niwfctl.errors import FormatError
+from niwfctl.errors import FormatError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from niwfctl.repository import Repository
@@ -72,7 +73,14 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
 @app.command()
 def log(
     ctx: typer.Context,
-    revision: Annotated[str, typer.Argument(help="Where to begin.")] = "HEAD",
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[REV|A..B] [NAME...]",
+            help="Where to begin, HEAD by default; and capabilities, for the commits that changed "
+            "them.",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option("-n", "--max-count", help="At most so many.")] = None,
     oneline: Annotated[bool, typer.Option("--oneline", help="One line a commit.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="Draw how branches meet.")] = False,
@@ -81,14 +89,16 @@ def log(
     """Show the history, in terms of capabilities."""
     from niwfctl.repository import Repository
 
-    history = Repository.open(ctx.obj).history
+    repository = Repository.open(ctx.obj)
+    history = repository.history
+    revision, names = _asked(repository, targets or ())
     if graph and not as_json:
-        lines = history.graph(revision, limit)
+        lines = history.graph(revision, limit, names)
         with paged():
             for drawn, commit in lines:
                 show_graph_line(drawn, commit)
         return
-    commits = history.log(revision, limit)
+    commits = history.log(revision, limit, names=names)
     if as_json:
         emit_json([commit_json(commit) for commit in commits])
         return
@@ -127,6 +137,37 @@ def show(
             err.print(f"warning: {change.problem}", markup=False)
         else:
             show_capability(change.capability, owner, indent="    ")
+
+
+def _asked(repository: Repository, targets: Sequence[str]) -> tuple[str, list[str]]:
+    """(revision or range, names of capabilities), in whatever order they were given."""
+    names, revisions = [], []
+    for target in targets:
+        if _is_name(repository, target):
+            name, at, revision = target.partition("@")
+            names.append(name)
+            revisions += [revision] if at else []
+        else:
+            revisions.append(target)
+    if len(revisions) > 1:
+        raise UsageError(
+            f"{revisions[0]!r} and {revisions[1]!r} are two revisions: give one, or a range "
+            f"{revisions[0]}..{revisions[1]}"
+        )
+    return (*revisions, "HEAD")[0], names
+
+
+def _is_name(repository: Repository, target: str) -> bool:
+    """Whether a target is a capability, of HEAD or, if it is no revision, of some commit."""
+    if ".." in target:
+        return False
+    if repository.names_capability(target):
+        return True
+    try:
+        repository.git.resolve(target)
+    except UnknownName:
+        return repository.history.knows(target)
+    return False
 
 
 def _owners(repository: Repository, revision: str) -> dict[str, str]:

@@ -249,13 +249,19 @@ def checkout(
         str | None, typer.Argument(help="NAME, NAME@REV, or a branch, tag or commit.")
     ] = None,
     base: Annotated[bool, typer.Option("--base", help="Make no capability active.")] = False,
+    branch: Annotated[
+        str | None,
+        typer.Option("-b", metavar="BRANCH", help="Make a branch at a revision, and move to it."),
+    ] = None,
 ) -> None:
     """Make a capability the active one, or move to a branch, tag or commit."""
     from niwfctl.repository import Repository
 
-    if base == (target is not None):
+    if base and branch is not None:
+        raise UsageError("--base and -b exclude each other: give one of them")
+    if branch is None and base == (target is not None):
         raise UsageError("say what to check out: a capability, a revision, or --base")
-    out.print(Repository.open(ctx.obj).checkout(target), markup=False)
+    out.print(Repository.open(ctx.obj).checkout(target, branch), markup=False)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ app.add_typer(bundle, name="bundle")
 
 @remote.callback()
 def list_remotes(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """List, add or remove remotes."""
+    """List, add, rename or remove remotes."""
     from niwfctl.repository import Repository
 
     if ctx.invoked_subcommand is None:
@@ -67,6 +67,38 @@ def remote_remove(
         _show_remotes(remotes, as_json)
 
 
+@remote.command("rename")
+def remote_rename(
+    ctx: typer.Context,
+    old: Annotated[str, typer.Argument(help="Of the remote.")],
+    new: Annotated[str, typer.Argument(help="Its new name.")],
+    as_json: AsJson = False,
+) -> None:
+    """Rename a remote."""
+    from niwfctl.repository import Repository
+
+    remotes = Repository.open(ctx.obj).remotes
+    remotes.rename(old, new)
+    if as_json:
+        _show_remotes(remotes, as_json)
+
+
+@remote.command("set-url")
+def remote_set_url(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Of the remote.")],
+    url: Annotated[str, typer.Argument(help="Where it is now.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say where a remote is now."""
+    from niwfctl.repository import Repository
+
+    remotes = Repository.open(ctx.obj).remotes
+    remotes.set_url(name, url)
+    if as_json:
+        _show_remotes(remotes, as_json)
+
+
 def _show_remotes(remotes: Remotes, as_json: bool) -> None:
     if as_json:
         emit_json([{"name": name, "url": url} for name, url in remotes.urls().items()])
@@ -82,12 +114,13 @@ def push(
     refs: Annotated[
         list[str] | None, typer.Argument(help="Branches and tags; the current branch by default.")
     ] = None,
+    tags: Annotated[bool, typer.Option("--tags", help="All tags, beside what is named.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Push branches or tags: objects first, then refs."""
     from niwfctl.repository import Repository
 
-    sent = Repository.open(ctx.obj).remotes.push(remote, refs or ())
+    sent = Repository.open(ctx.obj).remotes.push(remote, refs or (), tags)
     if as_json:
         emit_json({"remote": remote, "objects": sent})
     else:
@@ -100,11 +133,14 @@ def fetch(
     remote: Remote = "origin",
     everything: Annotated[bool, typer.Option("--all", help="Objects of all history.")] = False,
     lazy: Lazy = False,
+    prune: Annotated[
+        bool, typer.Option("-p", "--prune", help="Forget branches that the remote has no more.")
+    ] = False,
 ) -> None:
     """Fetch branches and the objects of their newest commits."""
     from niwfctl.repository import Repository
 
-    Repository.open(ctx.obj).remotes.fetch(remote, everything, lazy)
+    Repository.open(ctx.obj).remotes.fetch(remote, everything, lazy, prune)
 
 
 @app.command()

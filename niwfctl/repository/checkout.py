@@ -25,8 +25,10 @@ def active(repository: Repository) -> str | None:
         return None
 
 
-def checkout(repository: Repository, target: str | None) -> str:
+def checkout(repository: Repository, target: str | None, branch: str | None) -> str:
     """Does what `Repository.checkout` says."""
+    if branch is not None:
+        return _new_branch(repository, branch, target or "HEAD")
     if target is None:
         activate(repository, None)
         return "the bare backbone is active"
@@ -49,6 +51,13 @@ def checkout(repository: Repository, target: str | None) -> str:
         ) from error
     with repository.writing():  # a commit under way lands on the branch that it began on
         repository.git.checkout(target.removeprefix("refs/heads/"))
+    return _place(repository)
+
+
+def _new_branch(repository: Repository, branch: str, start: str) -> str:
+    commit = repository.git.resolve(start)
+    with repository.writing():
+        repository.git.plain("checkout", "--quiet", "-b", branch, commit)
     return _place(repository)
 
 

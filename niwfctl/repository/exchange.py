@@ -35,7 +35,7 @@ class Exchange:
             NotARepository: what is there is no niwfctl repository.
             RemoteError: the remote cannot be reached, or git-lfs is missing.
         """
-        from niwfctl.repository.remote import clone
+        from niwfctl.repository.clone import clone
 
         return clone(str(url), Path(folder), lazy)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from niwfctl.atlas import Capability, manifest_name
 from niwfctl.errors import FormatError
 from niwfctl.repository.git import Git
+from niwfctl.repository.objects import manifest_file
+from niwfctl.several import Names, several
 
 _FORMAT = "%x00%H%x00%an%x00%ae%x00%aI%x00%D%x00%B%x00"  # NUL: all else a message may hold
 _FIELDS = 7  # the last is what the commit changed
@@ -61,13 +63,16 @@ class History:
         limit: int | None = None,
         first_parent: bool = False,
         by_branch: bool = False,
+        names: Names = (),
     ) -> list[Commit]:
         """Commits reachable from a revision, newest first.
 
         Args:
+            revision: or a range, `A..B` or `A...B`, as git has them.
             limit: at most so many.
             first_parent: leave out what merges brought in.
             by_branch: each branch in one piece, whatever the dates, as a graph has it.
+            names: only commits that changed one of these capabilities, and what they did to them.
 
         Raises:
             UnknownName: there is no such revision.
@@ -79,25 +84,45 @@ class History:
             options.append("--first-parent")
         if by_branch:
             options.append("--topo-order")
-        text = self._git.log(self._git.resolve(revision), _FORMAT, *options)
+        text = self._git.log(self._span(revision), _FORMAT, *options, *_paths(names))
         fields = iter(text.split("\0")[1:])
         parsed = [_parse(*record) for record in zip(*[fields] * _FIELDS, strict=True)]
         contents = self._git.blobs(blob for _, changes in parsed for _, blob, _ in changes)
         return [Commit(*fields, tuple(_changes(changes, contents))) for fields, changes in parsed]
 
     def graph(
-        self, revision: str = "HEAD", limit: int | None = None
+        self, revision: str = "HEAD", limit: int | None = None, names: Names = ()
     ) -> list[tuple[str, Commit | None]]:
         """Lines of git's graph, each with the commit it shows, or None between commits.
 
         Raises:
             UnknownName: there is no such revision.
         """
-        commits = {commit.id: commit for commit in self.log(revision, limit, by_branch=True)}
+        listed = self.log(revision, limit, by_branch=True, names=names)
+        commits = {commit.id: commit for commit in listed}
         options = ["--graph", *([f"--max-count={limit}"] if limit is not None else [])]
-        text = self._git.log(self._git.resolve(revision), "%x1e%H", *options)
+        text = self._git.log(self._span(revision), "%x1e%H", *options, *_paths(names))
         lines = (line.partition("\x1e") for line in text.split("\n"))
         return [(drawn, commits.get(commit)) for drawn, _, commit in lines]
+
+    def knows(self, name: str) -> bool:
+        """Whether any commit of any branch had a capability of that name."""
+        return bool(self._git.log("HEAD", "%H", "--all", "--max-count=1", *_paths(name)))
+
+    def _span(self, revision: str) -> str:
+        """A revision or range by the ids of its commits."""
+        for dots in ("...", ".."):
+            first, found, last = revision.partition(dots)
+            if found:
+                ends = (self._git.resolve(end or "HEAD") for end in (first, last))
+                return dots.join(ends)
+        return self._git.resolve(revision)
+
+
+def _paths(names: Names) -> list[str]:
+    """Arguments of `git log` that leave nothing but commits which changed some capabilities."""
+    files = [f":(literal){manifest_file(name)}" for name in several(names)]
+    return ["--", *files] if files else []
 
 
 def _parse(

@@ -26,11 +26,19 @@ class _Refs:
             UnknownName: there is none of that name; the message lists what there is.
             UsageError: git refuses.
         """
+        self.require(name)
+        return self._git.plain(self.command, "--delete", name)
+
+    def require(self, name: str) -> None:
+        """Asks that there is one of a name.
+
+        Raises:
+            UnknownName: there is none; the message lists what there is.
+        """
         known = [ref.name for ref in self._git.refs(self.folder)]
         if name not in known:
             there = ", ".join(known) or "none yet"
             raise UnknownName(f"no {self.command} is called {name!r}: there are {there}")
-        return self._git.plain(self.command, "--delete", name)
 
 
 class Branches(_Refs):
@@ -50,6 +58,17 @@ class Branches(_Refs):
             UsageError: git refuses the name, or has it already.
         """
         self._git.plain("branch", "--", name, self._git.resolve(start))
+
+    def rename(self, old: str | None, new: str) -> None:
+        """Renames a branch, the current one where `old` is None.
+
+        Raises:
+            UnknownName: there is none of that name; the message lists what there is.
+            UsageError: git refuses the new name, or has it already.
+        """
+        if old is not None:
+            self.require(old)
+        self._git.plain("branch", "--move", "--", *([old] if old else []), new)
 
 
 class Tags(_Refs):

@@ -1,32 +1,27 @@
-"""push, fetch, pull, clone: git and git-lfs move the bytes, in the order that loses nothing."""
+"""remote, push, fetch, pull: git and git-lfs move the bytes, in the order that loses nothing."""
 
 from __future__ import annotations
 
 import logging
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from niwfstore import Pointer
 
-from niwfctl.config import FILE
-from niwfctl.errors import NotARepository, RemoteError, UnknownName, UsageError
-from niwfctl.repository.git import Git
+from niwfctl.errors import RemoteError, UnknownName, UsageError
 from niwfctl.repository.lfs import (
     absent,
-    add_hook,
     fetch_objects,
     held,
     lacking,
     oids_in,
     require_lfs,
 )
-from niwfctl.repository.objects import pointed, read_pointers, require_new
-from niwfctl.repository.process import require_git, transfer
+from niwfctl.repository.objects import pointed, read_pointers
+from niwfctl.repository.process import transfer
 from niwfctl.several import Names, several
 
 if TYPE_CHECKING:
@@ -69,8 +64,30 @@ class Remotes:
         self.require(name)
         self._git.plain("remote", "remove", name)
 
-    def push(self, remote: str, refs: Names = ()) -> int:
+    def rename(self, old: str, new: str) -> None:
+        """Renames a remote, and its branches as they are known here.
+
+        Raises:
+            UnknownName: there is none of that name; the message lists what there is.
+            UsageError: git refuses the new name, or has it already.
+        """
+        self.require(old)
+        self._git.plain("remote", "rename", old, new)
+
+    def set_url(self, name: str, url: str) -> None:
+        """Says that a remote is elsewhere now; nothing is fetched.
+
+        Raises:
+            UnknownName: there is none of that name; the message lists what there is.
+        """
+        self.require(name)
+        self._git.plain("remote", "set-url", name, url)
+
+    def push(self, remote: str, refs: Names = (), tags: bool = False) -> int:
         """Pushes refs, the current branch by default; returns how many objects went before them.
+
+        With `tags`, all tags beside the refs that are named, as git has it: so without any, only
+        those.
 
         Objects travel first, each hashed before it leaves, and the remote must say that it has
         them: so it never holds a pointer without its object. What it lacks of commits that it has,
@@ -80,13 +97,16 @@ class Remotes:
 
         Raises:
             UnknownName: there is no such remote or ref.
+            UsageError: there are no tags, or HEAD is detached.
             ObjectError: an object is missing or corrupt here; nothing is pushed.
             RemoteError: the remote cannot be reached, refuses, or has not what it was sent.
         """
         self.require(remote)
-        refs = several(refs) or [self._branch()]
+        refs = several(refs)
         for ref in refs:
             self._git.resolve(ref)
+        refs += self._tags() if tags else []
+        refs = refs or [self._branch()]
         require_lfs()
         oids = self._outgoing(remote, refs)
         oids += self._lost(remote, refs, oids)
@@ -113,7 +133,9 @@ class Remotes:
         self._run("push", "--no-verify", "--set-upstream", remote, *refs, refusal=no)
         return len(oids)
 
-    def fetch(self, remote: str, everything: bool = False, lazy: bool = False) -> None:
+    def fetch(
+        self, remote: str, everything: bool = False, lazy: bool = False, prune: bool = False
+    ) -> None:
         """Fetches refs, then the objects of HEAD and of the remote's branches.
 
         A tag that is another commit here than on the remote stays as it is, with a warning.
@@ -121,6 +143,7 @@ class Remotes:
         Args:
             everything: the objects of all history.
             lazy: no objects; they come when a command first needs them.
+            prune: forget branches of the remote that it has no more.
 
         Raises:
             UnknownName: there is no such remote.
@@ -130,6 +153,9 @@ class Remotes:
         if not lazy:
             require_lfs()
         self._git.await_locks()
+        if prune:  # first, since a branch a/b cannot come where there is an a
+            no = f"{remote} cannot be asked for its branches", "nothing was fetched"
+            self._run("remote", "prune", remote, refusal=no)
         self._fetch_refs(remote)
         if not lazy:
             self._fetch_objects(remote, everything)
@@ -286,6 +312,12 @@ class Remotes:
                 f"it with `niwfctl remote add {remote} URL`"
             )
 
+    def _tags(self) -> list[str]:
+        tags = [f"refs/tags/{ref.name}" for ref in self._git.refs("tags")]
+        if not tags:
+            raise UsageError("there are no tags to push: make one with `niwfctl tag NAME`")
+        return tags
+
     def _branch(self) -> str:
         branch = self._git.branch()
         if branch is None:
@@ -311,84 +343,3 @@ class Remotes:
             what = "the remote has commits that are not here"
             then += "; get them with `niwfctl pull` on that branch, and push again"
         raise RemoteError(f"{what} (see above): {then}")
-
-
-def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
-    """Clones history and pointers, then objects.
-
-    The folder appears once all of its history is there. If it is a clone of `url` already, it
-    stays as it is, so that a clone which was interrupted among its objects goes on.
-
-    Args:
-        lazy: no objects; they come when a command first needs them.
-
-    Raises:
-        UsageError: the folder is there, not empty, and no clone of this; or it cannot be replaced.
-        NotARepository: what is there is no niwfctl repository.
-        RemoteError: the remote cannot be reached, or git-lfs is missing.
-    """
-    from niwfctl.repository.repository import Repository
-
-    require_git()
-    if not lazy:
-        require_lfs()
-    folder = folder.resolve()
-    if not _is_clone(url, folder):
-        _require_replaceable(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clone-") as scratch:
-            whole = Path(scratch) / folder.name
-            # git names the folder it is given, and who asked wants none of a scratch folder's
-            copy = ("clone", "--origin", "origin", _located(url), folder.name)
-            if transfer(Path(scratch), *copy) is not None:
-                raise RemoteError(
-                    f"{url} cannot be cloned (see above): nothing was made; look whether this is "
-                    "where it is, and whether it can be reached"
-                )
-            git = Git.open(whole)
-            _check_out(url, git)
-            add_hook(git)
-            whole.rename(folder)
-    repository = Repository.open(folder)
-    if not lazy:
-        repository.remotes.fetch("origin")
-    return repository
-
-
-def _require_replaceable(folder: Path) -> None:
-    """Asks that a folder can be made, or is empty and can make way for another."""
-    require_new(folder)
-    if folder == Path.cwd() or folder.is_mount():
-        raise UsageError(
-            f"{folder} is the current folder or a mount, and cannot make way for a clone: give the "
-            "name of a new folder"
-        )
-
-
-def _check_out(url: str, git: Git) -> None:
-    """Asks that a clone is of a niwfctl repository; checks out its branch where git did not."""
-    if git.head() is None:  # the remote's HEAD is of a branch that was never pushed
-        listed = git.plain("for-each-ref", "--format=%(refname:lstrip=3)", "refs/remotes/origin")
-        branches = listed.split()
-        if len(branches) > 1:
-            raise UsageError(
-                f"{url} has {', '.join(branches)}, and its HEAD is none of them: say there which, "
-                f"with `git symbolic-ref HEAD refs/heads/{branches[0]}`"
-            )
-        for branch in branches:
-            git.checkout(branch)
-    if git.head() is None or git.blob("HEAD", FILE) is None:
-        raise NotARepository(f"{url} is no niwfctl repository: it has no {FILE}")
-
-
-def _is_clone(url: str, folder: Path) -> bool:
-    if not (folder / ".git").is_dir():
-        return False
-    origin = ("git", "-C", str(folder), "config", "remote.origin.url")
-    known = subprocess.run(origin, capture_output=True, text=True, check=False).stdout.strip()
-    return known == _located(url)
-
-
-def _located(url: str) -> str:
-    """A folder by its absolute path; any other URL as it is."""
-    return str(Path(url).resolve()) if Path(url).exists() else url

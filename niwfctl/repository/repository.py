@@ -168,11 +168,12 @@ class Repository(Exchange, Inspection):
         """What is checked out: `NAME` or `NAME@COMMIT`; None for the bare backbone."""
         return active(self)
 
-    def checkout(self, target: str | None) -> str:
+    def checkout(self, target: str | None, branch: str | None = None) -> str:
         """Makes a capability the active one, or moves the work tree to a branch, tag or commit.
 
         Args:
             target: `NAME`, `NAME@REV`, a revision, or None for the bare backbone.
+            branch: to make at the target, a revision then and HEAD by default, and to move to.
 
         Returns:
             What is active or checked out now, in one line.
@@ -181,7 +182,7 @@ class Repository(Exchange, Inspection):
             UnknownName: nothing is called so.
             UsageError: both a capability and a branch or tag are called so, or git refuses.
         """
-        return checkout(self, target)
+        return checkout(self, target, branch)
 
     def names_capability(self, target: str) -> bool:
         """Whether a target is a capability (else it can only be a revision).
@@ -277,11 +278,11 @@ class Repository(Exchange, Inspection):
 
         return rollback(self, name, to, dry_run)
 
-    def remove(self, name: str, message: str | None = None) -> str:
-        """Commits an atlas without a capability; history keeps it. Returns the commit's id."""
+    def remove(self, names: Names, message: str | None = None) -> str:
+        """Commits an atlas without capabilities; history keeps them. Returns the commit's id."""
         from niwfctl.repository.rewrite import remove
 
-        return remove(self, name, message)
+        return remove(self, several(names), message)
 
     def rename(self, old: str, new: str, message: str | None = None) -> str:
         """Commits an atlas in which a capability has another name. Returns the commit's id."""

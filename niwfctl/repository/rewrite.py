@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, there
+from niwfctl.config import FILE
 from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
 from niwfctl.repository.checkout import activate, active
 from niwfctl.repository.names import require_file_name, require_free
@@ -41,8 +42,8 @@ class Rollback:
     after: Atlas
 
 
-def remove(repository: Repository, name: str, message: str | None) -> str:
-    """A commit without a capability; objects that others use stay in the tree.
+def remove(repository: Repository, names: Sequence[str], message: str | None) -> str:
+    """A commit without some capabilities; objects that others use stay in the tree.
 
     Returns:
         Id of the commit.
@@ -52,13 +53,16 @@ def remove(repository: Repository, name: str, message: str | None) -> str:
     """
 
     def without(atlas: Atlas) -> Atlas:
-        there(atlas, name)
-        return {other: capability for other, capability in atlas.items() if other != name}
+        for name in names:
+            there(atlas, name)
+        return {name: capability for name, capability in atlas.items() if name not in names}
 
-    was_active = active(repository) == name
-    commit = _recorded(repository, without, message or f"Remove {name}", (name, None))
-    if was_active:
-        logger.warning("%s was active: the bare backbone is now", name)
+    was = active(repository)
+    message = message or f"Remove {', '.join(names)}"
+    commit = _recorded(repository, without, message, dict.fromkeys(names))
+    if was in names:
+        logger.warning("%s was active: the bare backbone is now", was)
+    _tell_gates(repository, names)
     return commit
 
 
@@ -79,7 +83,20 @@ def rename(repository: Repository, old: str, new: str, message: str | None) -> s
         atlas = {name: other for name, other in atlas.items() if name != old}
         return atlas | {new: capability.model_copy(update={"name": new})}
 
-    return _recorded(repository, renamed, message or f"Rename {old} to {new}", (old, new))
+    commit = _recorded(repository, renamed, message or f"Rename {old} to {new}", {old: new})
+    _tell_gates(repository, [old])
+    return commit
+
+
+def _tell_gates(repository: Repository, gone: Sequence[str]) -> None:
+    """Warns of gates that no capability has any more: niwf.toml is the user's, comments and all."""
+    for name in gone:
+        if name in repository.config.gates:
+            logger.warning(
+                "%s still sets [gates.%s], which `niwfctl check` fails on: change it there",
+                FILE,
+                name,
+            )
 
 
 def rollback(
@@ -173,17 +190,17 @@ def _recorded(
     repository: Repository,
     change: Callable[[Atlas], Atlas],
     message: str,
-    successor: tuple[str, str | None] | None = None,
+    successors: Mapping[str, str | None] | None = None,
 ) -> str:
     """Commits a changed atlas as one operation; returns the commit's id.
 
     Args:
-        successor: a capability that goes, and what is active from then on if that was.
+        successors: by capabilities that go, what is active from then on if they were.
     """
     require_ready(repository)
     with repository.writing(), repository.operations.recording(command_line()):
         commit = record(repository, change, message)
-        if successor and active(repository) == successor[0]:
-            activate(repository, successor[1])
+        if successors and (was := active(repository)) in successors:
+            activate(repository, successors[was])
     repository.git.tell_hook("post-commit")
     return commit

@@ -12,7 +12,7 @@ import yaml
 from tiny import write_data
 
 from niwfctl.repository import Repository
-from niwfctl.repository.remote import clone
+from niwfctl.repository.clone import clone
 
 PIPELINES = sorted((Path(__file__).parents[2] / "examples" / "ci").iterdir())
 pytestmark = pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs")

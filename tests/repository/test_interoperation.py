@@ -19,7 +19,7 @@ from niwfstore import ObjectStore
 
 from niwfctl.errors import ObjectError
 from niwfctl.repository import Repository
-from niwfctl.repository.remote import clone
+from niwfctl.repository.clone import clone
 from niwfctl.repository.upkeep import check_all
 
 pytestmark = pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs")

@@ -20,7 +20,7 @@ from niwfstore import ObjectStore, Pointer
 
 from niwfctl.errors import NiwfError
 from niwfctl.repository import Repository
-from niwfctl.repository.remote import clone
+from niwfctl.repository.clone import clone
 from niwfctl.repository.upkeep import check_all, collect
 
 Add = Callable[..., str]

@@ -12,7 +12,7 @@ from niwfstore import ObjectStore
 
 from niwfctl.errors import ObjectError, RemoteError
 from niwfctl.repository import Repository
-from niwfctl.repository.remote import clone
+from niwfctl.repository.clone import clone
 
 pytestmark = pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs")
 

@@ -15,7 +15,7 @@ from typer.testing import Result
 from niwfctl.cli.share import folder_name
 from niwfctl.errors import ObjectError, RemoteError, UnknownName, UsageError
 from niwfctl.repository import Repository
-from niwfctl.repository.remote import clone
+from niwfctl.repository.clone import clone
 from niwfctl.repository.upkeep import check_all
 
 needs_lfs = pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs")

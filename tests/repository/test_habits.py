@@ -1,0 +1,183 @@
+"""What hands that know git type without thinking: ranges, branch -m, checkout -b, push --tags."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from niwfctl.errors import UnknownName, UsageError
+from niwfctl.repository import Repository
+from niwfctl.repository.clone import clone
+
+Add = Callable[..., str]
+Command = Callable[..., Result]
+needs_lfs = pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs")
+
+
+@pytest.fixture
+def two(fresh: Repository, add: Add) -> Repository:
+    """`x` and then `y`, on the branch main."""
+    fresh.git.plain("branch", "--move", "--force", "main")
+    add(fresh, "x", 0.1)
+    add(fresh, "y", 0.2)
+    return fresh
+
+
+def subjects(done: Result) -> list[str]:
+    assert done.exit_code == 0, done.output
+    return [commit["message"] for commit in json.loads(done.stdout)]
+
+
+def git(path: Path, *arguments: str) -> list[str]:
+    return subprocess.check_output(["git", "-C", path, *arguments], text=True).split()
+
+
+def test_log_of_a_capability_has_the_commits_that_changed_it(
+    niwfctl: Command, two: Repository
+) -> None:
+    two.rename("x", "z")
+    two.remove("y")
+
+    def log(*arguments: str) -> list[str]:
+        return subjects(niwfctl("-C", two.path, "log", "--json", *arguments))
+
+    assert log("z") == ["Rename x to z"]
+    assert log("x") == ["Rename x to z", "Add x"]  # it is at HEAD no more
+    assert log("y", "HEAD~1") == log("HEAD~1", "y") == log("y@HEAD~1") == ["Add y"]
+    assert log("y", "z") == ["Remove y", "Rename x to z", "Add y"]
+    drawn = niwfctl("-C", two.path, "log", "--graph", "y").stdout
+    assert "Remove y" in drawn and "Add y" in drawn and "Rename" not in drawn
+
+
+def test_log_of_a_capability_tells_nothing_of_others(niwfctl: Command, two: Repository) -> None:
+    two.remove(["x", "y"])
+    (last, _) = json.loads(niwfctl("-C", two.path, "log", "y", "--json").stdout)
+    assert [change["name"] for change in last["changes"]] == ["y"]
+
+
+def test_log_of_a_range_has_what_one_end_lacks(niwfctl: Command, two: Repository) -> None:
+    two.branches.make("side", "HEAD~1")
+    for span in ("side..main", "side..", "side...main", "..side"):
+        found = subjects(niwfctl("-C", two.path, "log", "--json", span))
+        assert found == ([] if span == "..side" else ["Add y"])
+
+
+@pytest.mark.parametrize(
+    ("targets", "code", "words"),
+    [
+        (("nothing",), 4, "no commit is called 'nothing'"),
+        (("*",), 4, "no commit is called '*'"),
+        (("nothing..main",), 4, "no commit is called 'nothing'"),
+        (("main", "HEAD~1"), 2, "are two revisions: give one, or a range main..HEAD~1"),
+    ],
+)
+def test_log_of_what_is_not_there_is_refused(
+    niwfctl: Command, two: Repository, targets: tuple[str, ...], code: int, words: str
+) -> None:
+    done = niwfctl("-C", two.path, "log", *targets)
+    assert done.exit_code == code and words in done.stderr
+
+
+def test_a_branch_is_made_and_checked_out_at_once(niwfctl: Command, two: Repository) -> None:
+    before = two.git.head()
+    assert niwfctl("-C", two.path, "checkout", "-b", "side").stdout.startswith("at side (")
+    assert two.git.branch() == "side" and two.git.head() == before
+    niwfctl("-C", two.path, "checkout", "-b", "older", "HEAD~1")
+    assert set(two.atlas()) == {"x"}
+    again = niwfctl("-C", two.path, "checkout", "-b", "side")
+    assert again.exit_code == 2 and "already exists" in again.stderr
+    nowhere = niwfctl("-C", two.path, "checkout", "-b", "new", "nowhere")
+    assert nowhere.exit_code == 4 and "no commit is called 'nowhere'" in nowhere.stderr
+    both = niwfctl("-C", two.path, "checkout", "-b", "new", "--base")
+    assert both.exit_code == 2 and "exclude each other" in both.stderr
+    assert two.git.branch() == "older"
+
+
+def test_a_branch_is_renamed(niwfctl: Command, two: Repository) -> None:
+    two.branches.make("side")
+    niwfctl("-C", two.path, "branch", "-m", "side", "other")
+    niwfctl("-C", two.path, "branch", "-m", "trunk")
+    assert [ref.name for ref in two.branches.list()] == ["other", "trunk"]
+    assert two.git.branch() == "trunk" and set(two.atlas()) == {"x", "y"}
+    for arguments, code, words in (
+        (("-m",), 2, "--move: say which branch"),
+        (("-m", "none", "new"), 4, "no branch is called 'none': there are other, trunk"),
+        (("-m", "other", "trunk"), 2, "already exists"),
+        (("-m", "-d", "other"), 2, "exclude each other"),
+        (("-d", "other", "trunk"), 2, "takes one branch"),
+    ):
+        done = niwfctl("-C", two.path, "branch", *arguments)
+        assert done.exit_code == code and words in done.stderr
+
+
+def test_several_capabilities_are_removed_in_one_commit(
+    niwfctl: Command, two: Repository, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = two.git.head()
+    missing = niwfctl("-C", two.path, "rm", "x", "nothing")
+    assert missing.exit_code == 4 and two.git.head() == before
+    two.checkout("y")
+    done = niwfctl("-C", two.path, "rm", "x", "y")
+    assert "removed x, y" in done.stdout and "y was active" in caplog.text
+    assert not two.atlas() and two.active is None
+    two.operations.undo()
+    assert set(two.atlas()) == {"x", "y"} and two.active == "y"
+
+
+def test_gates_that_lose_their_capability_are_told(
+    two: Repository, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = two.path / "niwf.toml"
+    file.write_text(f'{file.read_text()}\n[gates.x]\ndata = "{data}"\n')
+    two.git.plain("commit", "--quiet", "--all", "-m", "A gate")
+    two.remove("y")
+    assert not caplog.text
+    two.rename("x", "z")
+    assert "niwf.toml still sets [gates.x]" in caplog.text
+
+
+def test_a_remote_is_renamed_and_moved(niwfctl: Command, two: Repository) -> None:
+    two.remotes.add("origin", "/there")
+    niwfctl("-C", two.path, "remote", "rename", "origin", "team")
+    shown = niwfctl("-C", two.path, "remote", "set-url", "team", "/elsewhere", "--json").stdout
+    assert json.loads(shown) == [{"name": "team", "url": "/elsewhere"}]
+    for call in (
+        lambda: two.remotes.rename("origin", "x"),
+        lambda: two.remotes.set_url("origin", "x"),
+    ):
+        with pytest.raises(UnknownName, match="no remote is called 'origin': there are team"):
+            call()
+
+
+@needs_lfs
+def test_push_tags_sends_all_tags_and_their_objects(
+    niwfctl: Command, shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="there are no tags to push"):
+        shared.remotes.push("origin", tags=True)
+    shared.tags.make("v1")
+    shared.tags.make("v2", message="Annotated")
+    assert niwfctl("-C", shared.path, "push", "--tags").exit_code == 0
+    assert git(remote, "tag") == ["v1", "v2"] and not git(remote, "branch")
+    shared.remotes.push("origin", ["main"], tags=True)
+    copy = clone(str(remote), tmp_path / "copy")
+    copy.checkout("v2")
+    assert copy.verify().ok and copy.atlas() == shared.atlas()
+
+
+@needs_lfs
+def test_fetch_prune_forgets_branches_that_the_remote_has_no_more(
+    niwfctl: Command, shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    shared.branches.make("side")
+    shared.remotes.push("origin", ["main", "side"])
+    copy = clone(str(remote), tmp_path / "copy")
+    git(remote, "branch", "-D", "side")
+    git(remote, "branch", "side/below", "main")  # which cannot come while there is a `side`
+    assert niwfctl("-C", copy.path, "fetch", "--prune").exit_code == 0
+    known = git(copy.path, "for-each-ref", "--format=%(refname:lstrip=3)", "refs/remotes")
+    assert set(known) - {"HEAD"} == {"main", "side/below"}
