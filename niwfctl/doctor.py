@@ -12,7 +12,7 @@ from pathlib import Path
 
 from niwfctl.backbone.cache import cache_folder
 from niwfctl.backbone.embedded import INSTALL, embedded_gguf
-from niwfctl.errors import BackboneError
+from niwfctl.errors import BackboneError, GitError
 
 LITTLE_SPACE = 5_000_000_000  # bytes
 
@@ -37,7 +37,7 @@ def examine(directory: Path) -> list[Finding]:
         Finding("python", "ok", platform.python_version()),
         *map(_package, ("torch", "transformers", "bitsandbytes", "safetensors")),
         _cuda(),
-        _program("git", "missing", "install git: https://git-scm.com/downloads"),
+        _git(),
         _program("git-lfs", "note", "needed to push and fetch: https://git-lfs.com"),
         *_disk(directory),
         _embedded(),
@@ -59,6 +59,18 @@ def _cuda() -> Finding:
     if not torch.cuda.is_available():
         return Finding("cuda", "note", "no GPU is visible to torch: models run on the CPU")
     return Finding("cuda", "ok", f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+
+
+def _git() -> Finding:
+    found = _program("git", "missing", "install git: https://git-scm.com/downloads")
+    if found.state == "ok":
+        from niwfctl.repository.process import require_recent_git
+
+        try:
+            require_recent_git()
+        except GitError as error:
+            return Finding("git", "missing", str(error))
+    return found
 
 
 def _program(name: str, otherwise: str, advice: str) -> Finding:

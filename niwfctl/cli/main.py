@@ -59,8 +59,12 @@ def expected(error: Exception) -> NiwfError | None:
         return UsageError(f"{name[:40]!r}… is longer than the name of a file can be: give a path")
     git = sys.modules.get("git")  # it was imported if it has raised anything
     if git is not None and isinstance(error, git.GitCommandError):
-        from niwfctl.repository.process import words
+        from niwfctl.repository.process import require_recent_git, words
 
+        try:
+            require_recent_git()
+        except GitError as older:
+            return older
         return GitError(f"git could not go on: {words(error)}; ask `git fsck`")
     return None
 

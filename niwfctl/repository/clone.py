@@ -12,7 +12,7 @@ from niwfctl.errors import NotARepository, RemoteError, UsageError
 from niwfctl.repository.git import Git
 from niwfctl.repository.lfs import add_hook, require_lfs
 from niwfctl.repository.objects import require_new
-from niwfctl.repository.process import require_git, transfer
+from niwfctl.repository.process import require_recent_git, transfer
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -34,7 +34,7 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
     """
     from niwfctl.repository.repository import Repository
 
-    require_git()
+    require_recent_git()
     if not lazy:
         require_lfs()
     folder = folder.resolve()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +14,14 @@ import git
 from niwfstore.atomic import write_atomic
 
 from niwfctl.errors import GitError, NotARepository, UnknownName, UsageError
-from niwfctl.repository.gitobjects import GitObjects
+from niwfctl.repository.gitmerges import GitMerges
 from niwfctl.repository.index import rewrite_index, stamp
-from niwfctl.repository.process import GitCommand, Repo, as_input, require_git, words
+from niwfctl.repository.process import GitCommand, Repo, as_input, lines_of, require_git, words
 from niwfctl.repository.reflocks import await_locks
 
 Changes = Mapping[str, bytes | None]
 _REF = "%(refname:lstrip=2)%1f%(objectname)%1f%(*objectname)%1f%(contents:subject)"
+_ENDS_LINES = (2, 36)  # the first git that lists work trees whose paths hold newlines
 _FILE = re.compile(r"^:\d+ 100644 \w+ (\w+) \w\t(.+)$", re.M)  # (blob, path) as `diff-tree` says
 
 
@@ -33,7 +33,7 @@ class Ref(NamedTuple):
     subject: str
 
 
-class Git(GitObjects):
+class Git(GitMerges):
     """One git repository and its main work tree."""
 
     @classmethod
@@ -100,7 +100,7 @@ class Git(GitObjects):
         )
         if status:  # it is detached, or git refuses, which the next command tells
             return False
-        return branch not in _lines(self._run.for_each_ref("--format=%(refname)", branch))
+        return branch not in lines_of(self._run.for_each_ref("--format=%(refname)", branch))
 
     def head_stamp(self) -> tuple[object, ...]:
         """Another one whenever HEAD is another commit; takes no process, to be asked often."""
@@ -145,12 +145,12 @@ class Git(GitObjects):
         listed = self._run.for_each_ref(
             "--format=%(refname)", f"refs/heads/{name}", f"refs/tags/{name}"
         )
-        return [ref for ref in _lines(listed) if ref.split("/", 2)[2] == name]
+        return [ref for ref in lines_of(listed) if ref.split("/", 2)[2] == name]
 
     def refs(self, kind: str) -> list[Ref]:
         """Branches (`heads`) or tags (`tags`), by name."""
         listed = self._run.for_each_ref(f"--format={_REF}", f"refs/{kind}")
-        found = (line.split("\x1f", 3) for line in _lines(listed))
+        found = (line.split("\x1f", 3) for line in lines_of(listed))
         return [Ref(name, peeled or id, subject) for name, id, peeled, subject in found]
 
     def commit(
@@ -272,32 +272,6 @@ class Git(GitObjects):
             blobs = self._git("hash-object", "--no-filters", "--stdin-paths", istream=paths).split()
         return dict(found.items() & zip(files, blobs, strict=True))
 
-    def merge_bases(self, one: str, other: str) -> list[str]:
-        """The best common ancestors: several after merges crosswise, none of foreign histories."""
-        try:
-            return _lines(self._run.merge_base("--all", one, other))
-        except git.GitCommandError:
-            return []
-
-    def merge_tree(self, ours: str, theirs: str) -> tuple[str, list[str]]:
-        """(tree of the merged files, paths in conflict), as `git merge` would have it."""
-        status, text, error = self._git(
-            "merge-tree",
-            "--write-tree",
-            "--name-only",
-            "--no-messages",
-            "-z",
-            "--allow-unrelated-histories",
-            ours,
-            theirs,
-            with_extended_output=True,
-            with_exceptions=False,
-        )
-        if status not in (0, 1):
-            raise GitError(f"git could not merge: {error}")
-        tree, *paths = text.rstrip("\0").split("\0")
-        return tree, paths
-
     def check(self) -> None:
         """`git fsck`.
 
@@ -310,7 +284,7 @@ class Git(GitObjects):
             with_exceptions=False,
         )
         if status:
-            what = "; ".join(_lines(f"{error}\n{found}")) or f"exit status {status}"
+            what = "; ".join(lines_of(f"{error}\n{found}")) or f"exit status {status}"
             raise GitError(f"git did not find its own objects whole: {what}")
 
     def checkout(self, revision: str) -> None:
@@ -328,15 +302,25 @@ class Git(GitObjects):
             UsageError: git refuses: several remotes have it, or local changes would be lost.
         """
         listed = self._run.for_each_ref("--format=%(refname:lstrip=3)", "refs/remotes")
-        if branch not in _lines(listed):
+        if branch not in lines_of(listed):
             return False
         self.plain("checkout", "--quiet", "--guess", branch, "--")
         return True
 
+    def work_trees(self) -> list[Path]:
+        """The main work tree and the linked ones."""
+        listed = ("worktree", "list", "--porcelain")
+        if self._run.version_info >= _ENDS_LINES:
+            lines = self.plain(*listed, "-z").split("\0")
+        else:  # a newline in a path ends it here
+            lines = lines_of(self.plain(*listed))
+        places = (line.partition(" ") for line in lines)
+        return [Path(place) for key, _, place in places if key == "worktree"]
+
     def changes(self, *paths: str) -> list[str]:
         """Lines of `git status --porcelain` for paths of the work tree."""
         listed = self._run.status("--porcelain", "--untracked-files=all", "--", *paths)
-        return _lines(listed)
+        return lines_of(listed)
 
     def log(self, revision: str, format: str, *options: str) -> str:
         """`git log` with a format, and nothing that git's configuration adds to it."""
@@ -362,22 +346,3 @@ class Git(GitObjects):
             *("verify-tag", "--raw", tag), with_extended_output=True, with_exceptions=False
         )
         return said
-
-    def _stage(self, blobs: Mapping[str, str | None], index: dict[str, str]) -> None:
-        """Puts blobs into an index; None takes the path out."""
-        lines = "".join(
-            f"100644 {blob}\t{path}\0" if blob else f"0 {self._no_object}\t{path}\0"
-            for path, blob in blobs.items()
-        )
-        with as_input(lines) as info:
-            self._git("update-index", "--add", "-z", "--index-info", istream=info, env=index)
-
-    @cached_property
-    def _no_object(self) -> str:
-        digits = {"sha1": 40, "sha256": 64}
-        return "0" * digits[self._run.rev_parse("--show-object-format")]
-
-
-def _lines(listed: str) -> list[str]:
-    """Lines as git ends them: `splitlines` would end them at a form feed or U+2028 as well."""
-    return [line for line in listed.split("\n") if line]

@@ -1,9 +1,10 @@
-"""git's objects: blobs and trees, read and written without an index."""
+"""git's objects: blobs and trees, read, written, and put into an index."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import git
@@ -122,6 +123,20 @@ class GitObjects(GitProcess):
         with as_input("".join(f"{_quoted(file)}\n" for file in files)) as paths:
             options = ("-w", "--no-filters", "--stdin-paths")
             return self._git("hash-object", *options, istream=paths).split()
+
+    def _stage(self, blobs: Mapping[str, str | None], index: dict[str, str]) -> None:
+        """Puts blobs into an index; None takes the path out."""
+        lines = "".join(
+            f"100644 {blob}\t{path}\0" if blob else f"0 {self._no_object}\t{path}\0"
+            for path, blob in blobs.items()
+        )
+        with as_input(lines) as info:
+            self._git("update-index", "--add", "-z", "--index-info", istream=info, env=index)
+
+    @cached_property
+    def _no_object(self) -> str:
+        digits = {"sha1": 40, "sha256": 64}
+        return "0" * digits[self._run.rev_parse("--show-object-format")]
 
     def _cat(self, name: str) -> bytes:
         return self._run.cat_file(

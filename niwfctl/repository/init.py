@@ -22,6 +22,7 @@ from niwfctl.repository.objects import (
     require_folder,
     storing,
 )
+from niwfctl.repository.process import require_recent_git
 from niwfctl.tensors import as_bytes
 
 
@@ -36,6 +37,7 @@ def initialize(
 ) -> Git:
     """Does what `Repository.init` says; nothing is written before the model has been read."""
     require_folder(path)
+    require_recent_git()
     Git.require_identity(path)
     _refuse_loss(path)
     source = resolve(model, revision)

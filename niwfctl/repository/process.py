@@ -43,6 +43,8 @@ _OF_ONE_REPOSITORY = (
     "GIT_NO_REPLACE_OBJECTS",
     "GIT_REPLACE_REF_BASE",
 )
+OLDEST = (2, 31)  # the first git that says of a merge what it changed for its first parent
+_RUNS_HOOKS = (2, 36)  # the first git that does by itself
 DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
 
 
@@ -88,14 +90,22 @@ class GitProcess:
             GitError: it says no.
         """
         try:
-            self._git("hook", "run", "--ignore-missing", name, "--", *arguments, env=env)
+            self._hook(name, *arguments, env=env)
         except git.GitCommandError as error:
             raise GitError(f"the {name} hook says no: {words(error)}") from error
 
     def tell_hook(self, name: str, *arguments: str) -> None:
         """Runs a hook if there is one, after the fact: as with git, its failure changes nothing."""
         with suppress(git.GitCommandError):
-            self._git("hook", "run", "--ignore-missing", name, "--", *arguments)
+            self._hook(name, *arguments)
+
+    def _hook(self, name: str, *arguments: str, env: dict[str, str] | None = None) -> None:
+        if self._run.version_info >= _RUNS_HOOKS:
+            self._git("hook", "run", "--ignore-missing", name, "--", *arguments, env=env)
+            return
+        file = self.worktree / self._run.rev_parse("--git-path", f"hooks/{name}")
+        if os.access(file, os.X_OK):
+            self._run.execute([str(file), *arguments], env=env)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -135,6 +145,21 @@ def require_git() -> None:
         os.environ.pop(name, None)
     if not shutil.which("git"):
         raise GitError("there is no git on this machine: install git, https://git-scm.com")
+
+
+def require_recent_git() -> None:
+    """Asks for a git that knows all that it will be asked.
+
+    Raises:
+        GitError: it is older, or not installed.
+    """
+    require_git()
+    found = GitCommand(Path.cwd()).version_info
+    if found < OLDEST:
+        raise GitError(
+            f"git {'.'.join(map(str, found))} is too old: install {'.'.join(map(str, OLDEST))} or "
+            "a newer one, https://git-scm.com/downloads"
+        )
 
 
 def progress() -> int:
@@ -190,6 +215,11 @@ def as_input(text: str) -> Iterator[IO[bytes]]:
         file.write(text.encode())
         file.seek(0)
         yield file
+
+
+def lines_of(listed: str) -> list[str]:
+    """Lines as git ends them: `splitlines` would end them at a form feed or U+2028 as well."""
+    return [line for line in listed.split("\n") if line]
 
 
 def words(error: git.GitCommandError) -> str:

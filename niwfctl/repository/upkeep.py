@@ -84,11 +84,9 @@ def reachable(repository: Repository) -> set[str]:
 
 def _lying_about(repository: Repository) -> Iterator[str]:
     """Ids of the objects with a pointer in a work tree, whether git knows of it or not."""
-    listed = repository.git.plain("worktree", "list", "--porcelain", "-z")
-    for line in listed.split("\0"):
-        if line.startswith("worktree "):
-            for path in Path(line.removeprefix("worktree ")).glob("objects/*.safetensors"):
-                yield path.stem
+    for place in repository.git.work_trees():
+        for path in place.glob("objects/*.safetensors"):
+            yield path.stem
 
 
 def _reused(repository: Repository) -> Iterator[str]:
