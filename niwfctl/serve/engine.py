@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import reprlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -12,7 +13,6 @@ from functools import partial
 
 from niwfctl.atlas import there
 from niwfctl.backbone.generation import Row, Wishes
-from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.errors import NiwfError, UnknownName
 from niwfctl.repository.model import AUTO, Model
 from niwfctl.repository.repository import Repository
@@ -20,6 +20,7 @@ from niwfctl.serve.errors import OURS, ApiError, as_api_error
 from niwfctl.serve.protocol import AnyRequest, ChatRequest
 
 BASE_MODEL, AUTO_MODEL = "base", "auto"
+LONGEST_NAME = 1000  # of a model; git is asked what it means, and its command line has an end
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +120,8 @@ class Engine:
         """
         if name in (BASE_MODEL, AUTO_MODEL):
             return AUTO if name == AUTO_MODEL else None
-        if not name.isprintable():
-            raise UnknownName(f"no model is called {name!r}: see /v1/models")
+        if not name.isprintable() or len(name) > LONGEST_NAME:
+            raise UnknownName(f"no model is called {reprlib.repr(name)}: see /v1/models")
         plain, at, revision = name.partition("@")
         commit = self._repository.git.resolve(revision if at else "HEAD")
         return f"{there(self._repository.atlas(commit), plain).name}@{commit}"
@@ -228,8 +229,9 @@ class Engine:
         """A request's tokens, and how many of them its coordinate leaves out."""
         tokenizer = self._model.backbone.tokenizer
         if isinstance(asked, ChatRequest):
-            return prompt_tokens(tokenizer, asked.conversation), self._model.skip
-        tokens = tokenizer(asked.prompt)["input_ids"]
+            return self._model.prompt(asked.conversation)
+        begun = bool(tokenizer.bos_token) and asked.prompt.startswith(tokenizer.bos_token)
+        tokens = tokenizer(asked.prompt, add_special_tokens=not begun)["input_ids"]
         return tokens, self._model.skipped(tokens)
 
     async def _work(self, worker: ThreadPoolExecutor) -> None:

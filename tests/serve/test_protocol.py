@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2 as httpx
@@ -9,6 +10,11 @@ import openai
 import pytest
 from openai import OpenAI
 from serve.conftest import APPLES, PLUMS, Served
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerBase
+
+from niwfctl.backbone.template import render
+from niwfctl.records import Message
 
 SAY = [{"role": "user", "content": APPLES}]
 
@@ -243,7 +249,43 @@ def test_an_answer_is_as_long_as_the_context_allows_where_nothing_is_said(client
     assert found.usage.total_tokens == 512 and found.choices[0].finish_reason == "length"
 
 
-UNKNOWN = ["pear", "", "a@nowhere", "apple@", "@", "--auto", "--each", "a\nb", "a@\0", "\ud800"]
+@pytest.fixture
+def beginning(served: Served) -> Iterator[PreTrainedTokenizerBase]:
+    """The tokenizer, which begins every text as Mistral's and Llama's do."""
+    tokenizer = served.model.backbone.tokenizer
+    first = (tokenizer.bos_token, tokenizer.bos_token_id)
+    processor = TemplateProcessing(single=f"{first[0]} $A", special_tokens=[first])
+    before, tokenizer.backend_tokenizer.post_processor = None, processor
+    yield tokenizer
+    tokenizer.backend_tokenizer.post_processor = before
+
+
+def test_a_text_in_the_template_is_read_as_the_chat_that_it_is_of(
+    served: Served, beginning: PreTrainedTokenizerBase
+) -> None:
+    served.client.chat.completions.create(model="apple", messages=SAY, max_tokens=1)
+    chat = served.engine.last.row
+    text = render(beginning, [Message(**turn) for turn in SAY])
+    for prompt in (text, text.removeprefix(beginning.bos_token)):
+        served.client.completions.create(model="apple", prompt=prompt, max_tokens=1)
+        row = served.engine.last.row
+        assert (row.prompt, row.skip) == (chat.prompt, chat.skip)
+
+
+LONG = "a@" + "b" * 200_000
+UNKNOWN = [
+    LONG,
+    "pear",
+    "",
+    "a@nowhere",
+    "apple@",
+    "@",
+    "--auto",
+    "--each",
+    "a\nb",
+    "a@\0",
+    "\ud800",
+]
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
