@@ -8,7 +8,6 @@ import json
 import os
 import random
 import re
-import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
@@ -16,20 +15,13 @@ from typing import TypeVar
 from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
 from niwfctl.several import Sources, several
+from niwfctl.training.layouts import ACCEPTED, examples_of
 
 MOST_HELD_OUT = 256  # records; more would cost time and change the perplexity little
 _LONGEST_FIELD = 2**31 - 1  # of CSV, the most any system takes; rows too long are told by tokens
 _Row = TypeVar("_Row")
-_ACCEPTED = (
-    "expected `instruction` and `output` (with an optional `input`), `prompt` and `completion`, "
-    "or `messages` (or `conversations`)"
-)
-_ROLES = {role: role for role in ("system", "user", "assistant", "tool")}
-_SHAREGPT_ROLES = _ROLES | {"human": "user", "gpt": "assistant"}
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?")
 _OBJECTS_ON_LINES = re.compile(r"\s*\{.*\}[ \t\r]*\n\s*\{")
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_KINDS = {dict: "an object", list: "an array", str: "a string", type(None): "null"}
 
 Records = Iterator[tuple[str, object]]  # each with its origin
 
@@ -106,11 +98,11 @@ def data_hash(examples: Iterable[Example]) -> str:
 
 def _read(source: str) -> list[Example]:
     try:
-        examples = [e for origin, record in _records(source) for e in _examples(origin, record)]
+        examples = [e for origin, record in _records(source) for e in examples_of(origin, record)]
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error.strerror or error}") from None
     if not examples:
-        raise DataError(f"{source} holds no records: {_ACCEPTED} in at least one")
+        raise DataError(f"{source} holds no records: {ACCEPTED} in at least one")
     return examples
 
 
@@ -242,79 +234,3 @@ _READERS: dict[str, Callable[[str], Records]] = {
     ".tsv": partial(_csv, delimiter="\t"),
     ".parquet": _parquet,
 }
-
-
-def _examples(origin: str, record: object) -> list[Example]:
-    try:
-        turns, start = _chat(record)
-    except _Wrong as wrong:
-        raise DataError(f"{origin} {wrong}") from None
-    answers = [i for i in range(start, len(turns)) if turns[i].role == "assistant"]
-    if not answers:
-        raise DataError(f"{origin} has no answer: expected at least one turn of the assistant")
-    if answers[0] == 0:
-        raise DataError(f"{origin} has no prompt: expected a turn before the assistant's first")
-    return [Example(tuple(turns[:i]), turns[i].content, origin) for i in answers]
-
-
-class _Wrong(Exception):
-    """What is wrong with a record, to be said after its origin."""
-
-
-def _chat(record: object) -> tuple[list[Message], int]:
-    """The turns of a record, and the index from which the assistant's are answers to learn."""
-    if not isinstance(record, dict):
-        raise _Wrong(f"is {_kind(record)} where an object is needed: {_ACCEPTED}")
-    # a table of several formats fills the columns of the others with null
-    match {column: value for column, value in record.items() if value is not None}:
-        case {"messages": turns}:
-            return _turns("messages", turns), 0
-        case {"conversations": turns}:
-            return _turns("conversations", turns, "from", "value"), 0
-        case {"instruction": prompt, "output": answer, **others}:
-            prompt = _text("instruction", prompt)
-            given = others.get("input", "")
-            if not isinstance(given, str) or given.strip():  # blank: nothing is given
-                prompt += "\n\n" + _text("input", given)
-            return [Message("user", prompt), Message("assistant", _text("output", answer))], 1
-        case {"prompt": list(prompt), "completion": list(answer)}:
-            turns = _turns("prompt", prompt)
-            return turns + _turns("completion", answer), len(turns)
-        case {"prompt": prompt, "completion": answer}:
-            prompt, answer = _text("prompt", prompt), _text("completion", answer)
-            return [Message("user", prompt), Message("assistant", answer)], 1
-    found = [f"`{column}`" + " (null)" * (value is None) for column, value in record.items()]
-    raise _Wrong(f"has the wrong columns ({', '.join(found) or 'none'}): {_ACCEPTED}")
-
-
-def _turns(column: str, turns: object, by: str = "role", says: str = "content") -> list[Message]:
-    if not isinstance(turns, list):
-        raise _Wrong(f"has {_kind(turns)} for `{column}`: expected an array of turns")
-    roles = _SHAREGPT_ROLES if by == "from" else _ROLES
-    messages = []
-    for index, turn in enumerate(turns):
-        name = f"{column}[{index}]"
-        if not isinstance(turn, dict) or not {by, says} <= turn.keys():
-            raise _Wrong(f"has a wrong `{name}`: expected an object with `{by}` and `{says}`")
-        role = roles.get(str(turn[by]))
-        if role is None:
-            known = ", ".join(roles)
-            found = reprlib.repr(turn[by])
-            raise _Wrong(f"has the unknown {by} {found} in `{name}`: expected {known}")
-        silent = role in ("system", "tool") and turn[says] == ""
-        messages.append(Message(role, "" if silent else _text(f"{name}.{says}", turn[says])))
-    return messages
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise _Wrong(f"has {_kind(value)} for `{name}`: expected a string")
-    if not value.strip():
-        raise _Wrong(f"has an empty `{name}`: write one or leave the record out")
-    if _SURROGATE.search(value):
-        raise _Wrong(f"has half a surrogate pair in `{name}`: expected text that UTF-8 can hold")
-    return value
-
-
-def _kind(value: object) -> str:
-    return _KINDS.get(type(value), f"the value {reprlib.repr(value)}")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from records import ALPACA, CHAT, PAIR, SHAREGPT, refusal, user
 
+from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
 from niwfctl.training.data import read_examples
 
@@ -66,9 +67,41 @@ def test_a_system_or_tool_turn_may_be_empty(write: Write) -> None:
     assert example.messages[0] == Message("system", "")
 
 
+def test_a_turn_of_weight_0_is_read_and_not_learned(write: Write) -> None:
+    turns = [
+        turn | ({"weight": 0} if place == 2 else {}) for place, turn in enumerate(CHAT["messages"])
+    ]
+    (example,) = read_examples([write("a.jsonl", {"messages": turns})])
+    assert example.answer == "Farewell" and example.messages[2].content == "Hello"
+    none = write("b.jsonl", {"messages": [turn | {"weight": 0} for turn in turns]})
+    with pytest.raises(DataError, match="has no answer"):
+        read_examples([none])
+
+
+@pytest.mark.parametrize("record", [ALPACA, PAIR, {"conversations": SHAREGPT["conversations"][1:]}])
+def test_a_system_column_is_the_first_turn(write: Write, record: dict) -> None:
+    (example,) = read_examples([write("a.jsonl", record | {"system": "Be brief."})])
+    (plain,) = read_examples([write("b.jsonl", record | {"system": ""})])
+    assert example.messages == (Message("system", "Be brief."), *plain.messages)
+    assert example.answer == plain.answer
+
+
+@pytest.mark.parametrize("empty", [None, [], "", "[]", {}])
+def test_columns_that_hold_nothing_are_no_matter(write: Write, empty: object) -> None:
+    read_examples([write("a.jsonl", ALPACA | {"tools": empty, "history": empty})])
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
+        (ALPACA | {"history": [["a", "b"]]}, "has `history`, which would not be heeded"),
+        (CHAT | {"tools": [{"name": "f"}]}, "has `tools`, which would not be heeded"),
+        (
+            {"messages": [*CHAT["messages"][:-1], CHAT["messages"][-1] | {"tool_calls": [{}]}]},
+            "has `messages[4].tool_calls`, which would not be heeded",
+        ),
+        (CHAT | {"system": "Be long."}, "has a `system` beside a system turn"),
+        (ALPACA | {"system": 7}, "has the value 7 for `system`: expected a string"),
         ([ALPACA], "is an array where an object is needed: expected `instruction` and `output`"),
         ("text", "is a string where an object is needed"),
         (None, "is null where an object is needed"),

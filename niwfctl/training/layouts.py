@@ -1,0 +1,136 @@
+"""Layouts of training records: alpaca, prompt and completion, chat messages, ShareGPT."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+
+from niwfctl.errors import DataError
+from niwfctl.records import Example, Message
+
+ACCEPTED = (
+    "expected `instruction` and `output` (with an optional `input`), `prompt` and `completion`, "
+    "or `messages` (or `conversations`)"
+)
+_ROLES = {role: role for role in ("system", "user", "assistant", "tool")}
+_SHAREGPT_ROLES = _ROLES | {"human": "user", "gpt": "assistant"}
+# What would change the meaning of what is read, and has no place in a prompt here.
+_OF_RECORDS = ("tools", "functions", "history")
+_OF_TURNS = ("tool_calls", "function_call")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_KINDS = {dict: "an object", list: "an array", str: "a string", type(None): "null"}
+
+
+def examples_of(origin: str, record: object) -> list[Example]:
+    """The answers of a record, each with what comes before it.
+
+    Columns that say nothing of the conversation are ignored.
+
+    Args:
+        origin: of the record, for messages.
+
+    Raises:
+        DataError: it has none of the layouts, or says something that could not be heeded.
+    """
+    try:
+        turns, learned = _chat(record)
+    except _Wrong as wrong:
+        raise DataError(f"{origin} {wrong}") from None
+    answers = [place for place in learned if turns[place].role == "assistant"]
+    if not answers:
+        raise DataError(f"{origin} has no answer: expected at least one turn of the assistant")
+    if turns[0].role == "assistant":
+        raise DataError(f"{origin} has no prompt: expected a turn before the assistant's first")
+    return [Example(tuple(turns[:place]), turns[place].content, origin) for place in answers]
+
+
+class _Wrong(Exception):
+    """What is wrong with a record, to be said after its origin."""
+
+
+def _chat(record: object) -> tuple[list[Message], list[int]]:
+    """The turns of a record, and the places of those whose answers are to learn."""
+    if not isinstance(record, dict):
+        raise _Wrong(f"is {_kind(record)} where an object is needed: {ACCEPTED}")
+    # a table of several formats fills the columns of the others with null
+    given = {column: value for column, value in record.items() if value is not None}
+    _refuse(_OF_RECORDS, given, "")
+    turns, learned = _turns_of(given, record)
+    if "system" not in given or given["system"] == "":
+        return turns, learned
+    if turns[0].role == "system":
+        raise _Wrong("has a `system` beside a system turn: leave one of them out")
+    system = Message("system", _text("system", given["system"]))
+    return [system, *turns], [place + 1 for place in learned]
+
+
+def _turns_of(given: Mapping[str, object], record: dict) -> tuple[list[Message], list[int]]:
+    match given:
+        case {"messages": turns}:
+            return _turns("messages", turns), _learned(turns)
+        case {"conversations": turns}:
+            return _turns("conversations", turns, "from", "value"), _learned(turns)
+        case {"instruction": prompt, "output": answer, **others}:
+            prompt = _text("instruction", prompt)
+            more = others.get("input", "")
+            if not isinstance(more, str) or more.strip():  # blank: nothing is given
+                prompt += "\n\n" + _text("input", more)
+            return [Message("user", prompt), Message("assistant", _text("output", answer))], [1]
+        case {"prompt": list(prompt), "completion": list(answer)}:
+            before = _turns("prompt", prompt)
+            turns = before + _turns("completion", answer)
+            return turns, [len(before) + place for place in _learned(answer)]
+        case {"prompt": prompt, "completion": answer}:
+            prompt, answer = _text("prompt", prompt), _text("completion", answer)
+            return [Message("user", prompt), Message("assistant", answer)], [1]
+    found = [f"`{column}`" + " (null)" * (value is None) for column, value in record.items()]
+    raise _Wrong(f"has the wrong columns ({', '.join(found) or 'none'}): {ACCEPTED}")
+
+
+def _turns(column: str, turns: object, by: str = "role", says: str = "content") -> list[Message]:
+    if not isinstance(turns, list):
+        raise _Wrong(f"has {_kind(turns)} for `{column}`: expected an array of turns")
+    roles = _SHAREGPT_ROLES if by == "from" else _ROLES
+    messages = []
+    for index, turn in enumerate(turns):
+        name = f"{column}[{index}]"
+        if not isinstance(turn, dict) or not {by, says} <= turn.keys():
+            raise _Wrong(f"has a wrong `{name}`: expected an object with `{by}` and `{says}`")
+        _refuse(_OF_TURNS, turn, f"{name}.")
+        role = roles.get(str(turn[by]))
+        if role is None:
+            known = ", ".join(roles)
+            found = reprlib.repr(turn[by])
+            raise _Wrong(f"has the unknown {by} {found} in `{name}`: expected {known}")
+        silent = role in ("system", "tool") and turn[says] == ""
+        messages.append(Message(role, "" if silent else _text(f"{name}.{says}", turn[says])))
+    return messages
+
+
+def _learned(turns: Sequence[Mapping[str, object]]) -> list[int]:
+    """Places of the turns that are to learn: one of weight 0 is not, as OpenAI's format has it."""
+    return [place for place, turn in enumerate(turns) if turn.get("weight") != 0]
+
+
+def _refuse(columns: Sequence[str], given: Mapping[str, object], where: str) -> None:
+    for column in columns:
+        if given.get(column) not in (None, "", [], {}, "[]"):
+            raise _Wrong(
+                f"has `{where}{column}`, which would not be heeded: write what matters of it into "
+                "the turns, and leave it out"
+            )
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise _Wrong(f"has {_kind(value)} for `{name}`: expected a string")
+    if not value.strip():
+        raise _Wrong(f"has an empty `{name}`: write one or leave the record out")
+    if _SURROGATE.search(value):
+        raise _Wrong(f"has half a surrogate pair in `{name}`: expected text that UTF-8 can hold")
+    return value
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), f"the value {reprlib.repr(value)}")
