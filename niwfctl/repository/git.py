@@ -324,7 +324,7 @@ class Git(GitMerges):
 
     def log(self, revision: str, format: str, *options: str) -> str:
         """`git log` with a format, and nothing that git's configuration adds to it."""
-        plain = ("--no-show-signature", "--no-color")
+        plain = ("--no-show-signature", "--no-color", "--no-follow")
         return self._run.log(revision, f"--format={format}", *plain, *options)
 
     def has_header(self, commit: str, name: str) -> bool:

@@ -12,6 +12,7 @@ from niwfctl.repository.objects import manifest_file
 from niwfctl.several import Names, several
 
 _FORMAT = "%x00%H%x00%an%x00%ae%x00%aI%x00%D%x00%B%x00"  # NUL: all else a message may hold
+_OF_MERGES = "--diff-merges=first-parent"  # it decides as well which commits changed a path
 _FIELDS = 7  # the last is what the commit changed
 
 
@@ -77,7 +78,7 @@ class History:
         Raises:
             UnknownName: there is no such revision.
         """
-        options = ["--raw", "--no-abbrev", "--no-renames", "--diff-merges=first-parent"]
+        options = ["--raw", "--no-abbrev", "--no-renames", _OF_MERGES]
         if limit is not None:
             options.append(f"--max-count={limit}")
         if first_parent:
@@ -100,7 +101,8 @@ class History:
         """
         listed = self.log(revision, limit, by_branch=True, names=names)
         commits = {commit.id: commit for commit in listed}
-        options = ["--graph", *([f"--max-count={limit}"] if limit is not None else [])]
+        options = ["--graph", "--no-patch", _OF_MERGES]
+        options += [f"--max-count={limit}"] if limit is not None else []
         text = self._git.log(self._span(revision), "%x1e%H", *options, *_paths(names))
         lines = (line.partition("\x1e") for line in text.split("\n"))
         return [(drawn, commits.get(commit)) for drawn, _, commit in lines]

@@ -53,6 +53,22 @@ def test_log_of_a_capability_has_the_commits_that_changed_it(
     assert "Remove y" in drawn and "Add y" in drawn and "Rename" not in drawn
 
 
+def test_a_graph_of_a_capability_draws_the_commits_that_its_log_lists(
+    two: Repository, add: Add
+) -> None:
+    two.checkout("HEAD~1", branch="side")
+    add(two, "z", 0.3)
+    two.checkout("main")
+    two.merge("side")
+    two.git.plain("config", "log.follow", "true")
+    listed = [commit.id for commit in two.history.log(names="z")]
+    assert len(listed) == 2  # where it was added, and the merge that brought it
+    for limit in (1, 2, None):
+        drawn = two.history.graph(limit=limit, names="z")
+        assert [commit.id for _, commit in drawn if commit] == listed[:limit]
+        assert all(commit is not None for line, commit in drawn if "*" in line)
+
+
 def test_log_of_a_capability_tells_nothing_of_others(niwfctl: Command, two: Repository) -> None:
     two.remove(["x", "y"])
     (last, _) = json.loads(niwfctl("-C", two.path, "log", "y", "--json").stdout)
