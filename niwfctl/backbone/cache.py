@@ -6,7 +6,9 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from niwfstore.atomic import fsync_dir
@@ -14,6 +16,8 @@ from niwfstore.atomic import fsync_dir
 from niwfctl.backbone.identity import files_identity
 from niwfctl.errors import BackboneError
 
+_SCRATCH = ".tmp-"
+_LONGEST_WRITE = 24 * 3600.0  # seconds
 logger = logging.getLogger(__name__)
 
 IDENTITY = "niwf-identity"  # in a kept folder, of the files beside it
@@ -45,17 +49,44 @@ def keep(target: Path, write: Callable[[Path], None]) -> None:
     Raises:
         OSError: the disk is full or read-only; nothing is left of it.
     """
-    if (target / IDENTITY).exists() and not is_whole(target):
+    if not is_whole(target) and _is_there(target / IDENTITY):
         logger.warning("%s was damaged, and is made anew", target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".tmp-"))
+    _remove_leftovers(target.parent)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=_SCRATCH))
     try:
         write(scratch)
         (scratch / IDENTITY).write_text(files_identity(scratch, None))
+        _share(scratch)
         _make_durable(scratch)
         _put(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_there(file: Path) -> bool:
+    """Whether a file can be seen; others' folders may be closed."""
+    try:
+        return file.exists()
+    except OSError:
+        return False
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what a kill left, once nobody can be writing it any more."""
+    for scratch in folder.glob(f"{_SCRATCH}*"):
+        with suppress(OSError):
+            if time.time() - scratch.stat().st_mtime > _LONGEST_WRITE:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Lets others read it as they may read any new file: several users may share a cache."""
+    mask = os.umask(0)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)
+    for file in folder.iterdir():  # which safetensors writes for its user alone
+        file.chmod(0o666 & ~mask)
 
 
 def _put(scratch: Path, target: Path) -> None:

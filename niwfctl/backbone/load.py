@@ -17,6 +17,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -110,13 +111,16 @@ def load(source: Source, quant: str = "none") -> Backbone:
     if quant not in QUANTIZATIONS:
         raise UsageError(f"--quant {quant!r} is unknown: choose {' or '.join(QUANTIZATIONS)}")
     with _loading(source):
-        form = stored_form(AutoConfig.from_pretrained(source.folder))
+        form = stored_form(read_config(source.folder))
         if quant == "nf4" and form not in QUANTIZATIONS:
             raise BackboneError(
                 f"the weights in {source.folder} are quantized already, by {form}: take them as "
                 "they are, without --quant nf4, or take a model with weights in 16 bits"
             )
-        tokenizer = AutoTokenizer.from_pretrained(source.folder)
+        # Mistral's own tokenizer, where it is installed, reads a file that no identity covers.
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.folder, mistral_format=False, trust_remote_code=False
+        )
         model = _in_4_bits(source) if quant == "nf4" and form == "none" else _read(source.folder)
     _keep_gradients_right(model)
     model = model.requires_grad_(False).eval()
@@ -136,6 +140,7 @@ def _read(folder: str, **options: object) -> PreTrainedModel:
     model, found = AutoModelForCausalLM.from_pretrained(
         folder,
         use_safetensors=True,
+        trust_remote_code=False,
         output_loading_info=True,
         dtype=torch.bfloat16,
         device_map=default_device(),
@@ -156,7 +161,17 @@ def outline(source: Source) -> PreTrainedModel:
         BackboneError: transformers cannot make it.
     """
     with _loading(source), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.folder))
+        return AutoModelForCausalLM.from_config(read_config(source.folder), trust_remote_code=False)
+
+
+def read_config(folder: str) -> PretrainedConfig:
+    """A model's configuration. A model whose folder brings code of its own is refused: it runs no
+    code but transformers'.
+
+    Raises:
+        ValueError, OSError: it has such code, or no configuration that transformers knows.
+    """
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 @contextmanager

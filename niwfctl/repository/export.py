@@ -12,16 +12,17 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from torch import Tensor
-from transformers import AutoConfig
 
 from niwfctl import __version__
 from niwfctl.atlas import Capability, RegionEntry, parse_target
 from niwfctl.backbone.adapter import ActiveField
 from niwfctl.backbone.embedded import EMBEDDED, UPSTREAM
+from niwfctl.backbone.load import read_config
 from niwfctl.errors import UsageError
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.region import Region
 from niwfctl.records import Example
+from niwfctl.repository.backbone import pinned_source
 from niwfctl.repository.forms import (
     factors_of,
     rank_of,
@@ -31,7 +32,7 @@ from niwfctl.repository.forms import (
 )
 from niwfctl.repository.gguf_lora import Layout, write_gguf_lora
 from niwfctl.repository.mixture import of_capability
-from niwfctl.repository.model import Model, pinned_source
+from niwfctl.repository.model import Model
 from niwfctl.repository.objects import require_new, require_new_file, storing
 from niwfctl.repository.regions import acting_everywhere, load_region
 from niwfctl.repository.same_field import usable
@@ -161,7 +162,7 @@ def _known_as(backbone: str) -> str:
 
 def _layout(repository: Repository) -> Layout:
     source = pinned_source(repository)
-    return Layout.of(AutoConfig.from_pretrained(source.folder))
+    return Layout.of(read_config(source.folder))
 
 
 def _freezing(model: Model, name: str, change: FrozenSum, examples: Sequence[Example]) -> Freezing:

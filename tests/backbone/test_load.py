@@ -10,7 +10,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from conftest import HUB_COMMIT
-from tiny import NF4, SIZES, save_quantized, tiny_tokenizer
+from tiny import SIZES, tiny_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, MistralConfig, logging
 
@@ -122,80 +122,6 @@ def test_loading_leaves_progress_bars_as_the_user_has_them(backbone: Path, shown
         control[before]()
 
 
-def copies() -> list[Path]:
-    """What is kept of weights in 4 bits."""
-    return sorted((cache_folder() / "backbones").glob("*-nf4"))
-
-
-@pytest.fixture
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("NIWFCTL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def test_weights_in_4_bits_are_kept_and_then_read_with_the_same_bits(
-    wide: Path, empty_cache: Path
-) -> None:
-    made = load(resolve(str(wide)), "nf4").model
-    (copy,) = copies()
-    written = (copy / "model.safetensors").stat().st_mtime_ns
-    read = load(resolve(str(wide)), "nf4").model
-    assert (copy / "model.safetensors").stat().st_mtime_ns == written
-    assert read.config.quantization_config.load_in_4bit
-    assert {type(module) for module in read.modules()} == {type(one) for one in made.modules()}
-    with torch.no_grad():
-        assert torch.equal(made(TOKENS).logits, read(TOKENS).logits)
-
-
-def test_a_kept_copy_that_was_damaged_is_made_anew(
-    wide: Path, empty_cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    load(resolve(str(wide)), "nf4")
-    weights = copies()[0] / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    load(resolve(str(wide)), "nf4")
-    assert weights.read_bytes() == whole and "was damaged" in caplog.text
-
-
-def test_other_weights_have_a_copy_of_their_own(copy: Path, wide: Path, empty_cache: Path) -> None:
-    for folder in (copy, wide):
-        load(resolve(str(folder)), "nf4")
-    assert len(copies()) == 2
-
-
-def test_a_copy_that_cannot_be_kept_is_said_and_the_backbone_loaded(
-    wide: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("NIWFCTL_CACHE", "/dev/null/cache")
-    assert load(resolve(str(wide)), "nf4").quant == "nf4"
-    assert "cannot be kept in /dev/null/cache" in caplog.text
-
-
-@pytest.mark.parametrize("quant", ["none", "nf4"])
-def test_weights_that_are_stored_in_4_bits_are_taken_as_they_are(
-    wide: Path, tmp_path: Path, empty_cache: Path, quant: str
-) -> None:
-    folder = save_quantized(tmp_path / "stored", wide, **NF4)
-    backbone, ours = load(resolve(str(folder)), quant), load(resolve(str(wide)), "nf4")
-    assert backbone.quant == "nf4" and len(copies()) == 1
-    with torch.no_grad():
-        assert torch.equal(backbone.model(TOKENS).logits, ours.model(TOKENS).logits)
-
-
-@pytest.mark.parametrize(
-    ("form", "name"), [({"load_in_8bit": True}, "int8"), ({"load_in_4bit": True}, "fp4")]
-)
-def test_weights_that_are_stored_otherwise_are_no_nf4(
-    wide: Path, tmp_path: Path, form: dict[str, bool], name: str
-) -> None:
-    folder = save_quantized(tmp_path / "stored", wide, **form)
-    with pytest.raises(BackboneError, match=f"are quantized already, by {name}: take") as error:
-        load(resolve(str(folder)), "nf4")
-    sentence(error)
-    assert load(resolve(str(folder))).quant == "none"
-
-
 def test_an_unknown_quantization_is_refused_with_the_known_ones(backbone: Path) -> None:
     with pytest.raises(UsageError, match="none or nf4") as error:
         load(resolve(str(backbone)), "int3")
@@ -216,6 +142,20 @@ def test_a_backbone_that_does_not_exist_is_named_with_what_is_accepted(model: st
     with pytest.raises(BackboneError, match=f"{model}.*does not exist: expected") as error:
         resolve(model)
     sentence(error)
+
+
+def test_a_backbone_that_brings_code_of_its_own_is_refused_and_the_code_not_run(
+    copy: Path, tmp_path: Path
+) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    code = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    changed = config | {"model_type": "own", "auto_map": code}
+    (copy / "config.json").write_text(json.dumps(changed))
+    (copy / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(BackboneError, match="contains custom code") as error:
+        load(resolve(str(copy)))
+    sentence(error)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_folder_without_weights_says_what_belongs_there(copy: Path) -> None:
