@@ -73,7 +73,7 @@ def short(repository: Repository, examples: Sequence[Example]) -> list[Example]:
     from transformers import AutoTokenizer
 
     from niwfctl.backbone.prompts import encode
-    from niwfctl.repository.model import pinned_source
+    from niwfctl.repository.backbone import pinned_source
 
     tokenizer = AutoTokenizer.from_pretrained(pinned_source(repository).folder)
     return [one for one in examples if len(encode(tokenizer, one)) <= LONGEST]

@@ -37,7 +37,7 @@ __all__ = [
     "errors",
     "read_examples",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # GitPython must not fail at import where there is no git: niwfctl says so itself, when it matters.
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")

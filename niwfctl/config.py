@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from niwfctl.errors import FormatError
 from niwfctl.records import Witness
 
-FORMAT = 1
+FORMAT = 2  # 1 knew no skip_system
 FILE = "niwf.toml"
 _Oid = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -36,6 +36,7 @@ class FieldConfig(BaseModel):
     tap_layer: int = Field(ge=1)
     dim: int = Field(ge=1)
     skip_tokens: int = Field(ge=0, description="leading prompt tokens the mean leaves out")
+    skip_system: bool = Field(False, description="whether it leaves out a system turn as well")
     coordinates: str = _Oid
 
 

@@ -127,8 +127,15 @@ def _stopping_at(layer: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def pooled(model: nn.Module, tap_layer: int, rows: Sequence[list[int]], skip: int) -> Tensor:
-    """Mean states that enter the tap layer, float32 [rows, hidden]; no layer above it runs."""
+def pooled(
+    model: nn.Module, tap_layer: int, rows: Sequence[list[int]], skip: int | Sequence[int]
+) -> Tensor:
+    """Mean states that enter the tap layer, float32 [rows, hidden]; no layer above it runs.
+
+    Args:
+        rows: tokens of prompts.
+        skip: leading tokens to leave out, of each row or for each row.
+    """
     tokens = pad(rows).to(model.device)
     mask = prompt_mask([len(row) for row in rows], tokens.shape[1], skip).to(model.device)
     with _stopping_at(decoder_layers(model)[tap_layer]) as states:

@@ -24,6 +24,7 @@ from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.batch import pad, prompt_mask
 from niwfctl.backbone.load import Backbone, quiet
 from niwfctl.backbone.pieces import Pieces
+from niwfctl.backbone.prompts import turn_end
 
 LOWEST_TEMPERATURE = 1e-4
 
@@ -184,5 +185,7 @@ def _over(row: Row) -> bool:
 
 def _ends(backbone: Backbone) -> list[int]:
     own = backbone.model.generation_config.eos_token_id
-    ends = {backbone.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+    tokenizer = backbone.tokenizer
+    ends = {tokenizer.eos_token_id, turn_end(tokenizer)}
+    ends |= set(own if isinstance(own, list) else [own])
     return sorted(end for end in ends if end is not None)

@@ -1,50 +1,42 @@
-"""From chat messages to tokens: the backbone's own template, or a documented default."""
+"""From chat messages to tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
+from niwfctl.backbone.template import chat_template, render
 from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
 
-# For backbones without a chat template of their own; in the manner of Alpaca.
-DEFAULT_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}"
-    "{% if m.role == 'assistant' %}### Response:\n{{ m.content }}{{ eos_token }}\n\n"
-    "{% elif m.role == 'system' %}{{ m.content }}\n\n"
-    "{% else %}### Instruction:\n{{ m.content }}\n\n{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}### Response:\n{% endif %}"
-)
+REMEMBERED = 64  # templates, and system turns, of which something is known
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One example as token ids: a prompt, and the answer with its end-of-turn token."""
+    """One example as token ids: a prompt, and the answer with its end-of-turn token.
+
+    Attributes:
+        skip: leading tokens of the prompt that its coordinate leaves out, where a system turn
+            makes them others than the template's own; else None.
+    """
 
     prompt: list[int]
     answer: list[int]
+    skip: int | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
-
-
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
-    """The conversation as the backbone expects it, ending where the answer begins.
-
-    Raises:
-        DataError: the template refuses the conversation (some know no system message).
-    """
-    return _apply(tokenizer, messages, add_generation_prompt=True)
 
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """Token ids of a conversation, ending where the answer begins.
 
     Raises:
-        DataError: as `render`.
+        DataError: the template refuses the conversation (some know no system message).
     """
     return _ids(tokenizer, render(tokenizer, messages))
 
@@ -53,24 +45,65 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
     """Token ids of an example, without any for the answer where there is none.
 
     Raises:
-        DataError: as `render`; the message names the example's origin.
+        DataError: as `prompt_tokens`; the message names the example's origin.
     """
     try:
-        prompt = render(tokenizer, example.messages)
+        text = render(tokenizer, example.messages)
+        prompt = _ids(tokenizer, text)
         if not example.answer:
-            return Tokens(_ids(tokenizer, prompt), [])
-        answered = [*example.messages, Message("assistant", example.answer)]
-        whole = _apply(tokenizer, answered, add_generation_prompt=False)
+            return Tokens(prompt, [])
+        whole = render(tokenizer, example.messages, example.answer)
     except DataError as error:
         raise DataError(f"{example.origin}: {error}") from error
-    if whole.startswith(prompt):
-        answer = _ids(tokenizer, whole.removeprefix(prompt))
-        end = tokenizer.eos_token_id
+    end = turn_end(tokenizer)
+    if whole.startswith(text):
+        answer = _ids_after(tokenizer, prompt, text, whole)
         if end in answer:  # what a template writes after the end of the turn is not the answer
             answer = answer[: len(answer) - answer[::-1].index(end)]
     else:  # a template that rewrites earlier turns once the answer is there
-        answer = [*_ids(tokenizer, example.answer), tokenizer.eos_token_id]
-    return Tokens(_ids(tokenizer, prompt), answer)
+        answer = [*_ids(tokenizer, example.answer), *([] if end is None else [end])]
+    return Tokens(prompt, answer)
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that ends an answer: the first special one that the template writes after it.
+
+    With a base model's tokenizer it is another one than that which ends a text.
+    """
+    return _turn_end(tokenizer, chat_template(tokenizer))
+
+
+@lru_cache(REMEMBERED)
+def _turn_end(tokenizer: PreTrainedTokenizerBase, template: str) -> int | None:
+    answer = "niwf"
+    try:
+        whole = render(tokenizer, [Message("user", "?")], answer)
+    except DataError:
+        return tokenizer.eos_token_id
+    added = tokenizer.added_tokens_decoder.items()
+    special = {*tokenizer.all_special_ids, *(token for token, about in added if about.special)}
+    after = _ids(tokenizer, whole.rpartition(answer)[2])
+    return next((token for token in after if token in special), tokenizer.eos_token_id)
+
+
+def system_skip(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tokens: Sequence[int]
+) -> int | None:
+    """How many leading tokens of a conversation come before its user's first words.
+
+    None where no system turn begins it: the template alone decides then, alike for every prompt.
+    """
+    if messages[0].role != "system":
+        return None
+    before = _before_user(tokenizer, chat_template(tokenizer), messages[0].content)
+    return common_prefix([tokens, before])
+
+
+@lru_cache(REMEMBERED)
+def _before_user(tokenizer: PreTrainedTokenizerBase, template: str, system: str) -> tuple[int, ...]:
+    turn = Message("system", system)
+    rows = [prompt_tokens(tokenizer, [turn, Message("user", word)]) for word in ("?", "A")]
+    return tuple(rows[0][: common_prefix(rows)])
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
@@ -83,23 +116,14 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     return length
 
 
-def _apply(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool
-) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        return tokenizer.apply_chat_template(
-            [{"role": message.role, "content": message.content} for message in messages],
-            chat_template=tokenizer.chat_template or DEFAULT_TEMPLATE,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-        )
-    except TemplateError as error:
-        raise DataError(
-            f"the backbone's chat template refuses this conversation ({error}): expected user and "
-            "assistant turns in alternation"
-        ) from error
+def _ids_after(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[int], text: str, whole: str
+) -> list[int]:
+    """Tokens that follow a prompt's in the whole: alone, some tokenizers would begin a word."""
+    ids = _ids(tokenizer, whole)
+    if ids[: len(prompt)] == prompt:
+        return ids[len(prompt) :]
+    return _ids(tokenizer, whole.removeprefix(text))  # a token would straddle the border
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

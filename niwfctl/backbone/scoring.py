@@ -41,7 +41,8 @@ class Scorer:
         """
         Args:
             adapter: of the model.
-            skip: leading prompt tokens that do not count towards the coordinate.
+            skip: leading prompt tokens that do not count towards the coordinate, where a row says
+                nothing else.
 
         Raises:
             BackboneError: the model computes its logits in a way this does not know.
@@ -55,7 +56,8 @@ class Scorer:
         """Summed negative log-likelihood of the answer tokens, in nats, and their number."""
         tokens = pad([row.prompt + row.answer for row in rows]).to(self._model.device)
         lengths = [len(row.prompt) for row in rows]
-        mask = prompt_mask(lengths, tokens.shape[1], self.skip).to(self._model.device)
+        skips = [self.skip if row.skip is None else row.skip for row in rows]
+        mask = prompt_mask(lengths, tokens.shape[1], skips).to(self._model.device)
         with self.adapter.prompts(mask):
             states = self._model.get_decoder()(tokens, use_cache=False).last_hidden_state
         row_of, position = _answer_positions(rows)

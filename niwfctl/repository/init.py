@@ -11,6 +11,7 @@ from niwfctl.backbone.embedded import EMBEDDED
 from niwfctl.backbone.load import load, local_path, resolve
 from niwfctl.backbone.probe import witnessed
 from niwfctl.backbone.sites import find_sites
+from niwfctl.backbone.support import require_supported
 from niwfctl.config import FILE, BackboneConfig, Config, FieldConfig
 from niwfctl.errors import NotARepository, UsageError
 from niwfctl.repository.git import Git
@@ -47,6 +48,7 @@ def initialize(
     sites = find_sites(backbone.model, tap_layer)
     calibration = calibrate(backbone, tap_layer, dim, progress)
     adapter = FieldAdapter(backbone.model, sites, calibration.coordinates)
+    require_supported(adapter)
     witness, sample = witnessed(adapter)
     adapter.detach()  # so that the backbone is freed when nothing refers to it
     tensors = calibration.tensors() | {"probe": sample}
@@ -68,7 +70,11 @@ def initialize(
                 witness=witness,
             ),
             field=FieldConfig(
-                tap_layer=tap_layer, dim=dim, skip_tokens=calibration.skip, coordinates=pointer.oid
+                tap_layer=tap_layer,
+                dim=dim,
+                skip_tokens=calibration.skip,
+                skip_system=True,
+                coordinates=pointer.oid,
             ),
         )
         head, attributes = git.head(), _committed(path, ATTRIBUTES_FILE) or b""

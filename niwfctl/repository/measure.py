@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
+from operator import eq
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -226,7 +227,7 @@ def _match(
     hits = rows = 0
     for batch in batched(examples, batch_size):
         answers = model.answers(batch, longest, batch_size)
-        hits += sum(a == e.answer.strip() for a, e in zip(answers, batch, strict=True))
+        hits += sum(map(eq, answers, model.expected(batch)))
         rows += len(batch)
         done(rows)
     return _Matched(hits / rows)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -18,14 +18,15 @@ from niwfctl.backbone.batch import batched, by_length
 from niwfctl.backbone.blend import Blend
 from niwfctl.backbone.calibration import pooled
 from niwfctl.backbone.generation import Row, Wishes, answer
-from niwfctl.backbone.load import Source, load, resolve
-from niwfctl.backbone.prompts import Tokens, encode, prompt_tokens
+from niwfctl.backbone.load import load
+from niwfctl.backbone.prompts import Tokens, encode, prompt_tokens, system_skip
 from niwfctl.backbone.scoring import Score, Scorer
 from niwfctl.backbone.sites import find_sites
-from niwfctl.errors import BackboneError, DataError, UsageError
+from niwfctl.errors import DataError, UsageError
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.recent import Recent
 from niwfctl.records import Example, Message
+from niwfctl.repository.backbone import pinned_source
 from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
 from niwfctl.repository.regions import load_region, read_coordinates
 from niwfctl.repository.routing import base_cell, stakes
@@ -64,6 +65,7 @@ class Model:
         self._repository = repository
         self.backbone = load(pinned_source(repository), config.backbone.quant)
         self.skip = config.field.skip_tokens
+        self._skips_system = config.field.skip_system
         stored = read_coordinates(repository)
         part = {k.removeprefix("map."): v for k, v in stored.items() if k.startswith("map.")}
         sites = find_sites(self.backbone.model, config.field.tap_layer)
@@ -242,14 +244,29 @@ class Model:
             UsageError: with its answer it may be longer than the backbone can read.
             DataError: the template refuses it.
         """
-        tokens = prompt_tokens(self.backbone.tokenizer, messages)
+        tokens, skip = self.prompt(messages)
         if len(tokens) + wishes.max_new_tokens > self.longest:
             raise UsageError(
                 f"the prompt has {len(tokens)} tokens, and with --max-new-tokens "
                 f"{wishes.max_new_tokens} that is more than the {self.longest} this backbone can "
                 "read"
             )
-        return Row(self.backbone.tokenizer, tokens, self.skip, wishes)
+        return Row(self.backbone.tokenizer, tokens, skip, wishes)
+
+    def prompt(self, messages: Sequence[Message]) -> tuple[list[int], int]:
+        """A conversation's tokens, and how many of them its coordinate leaves out.
+
+        Raises:
+            DataError: the template refuses it.
+        """
+        tokens = prompt_tokens(self.backbone.tokenizer, messages)
+        own = self._system_skip(messages, tokens)
+        return tokens, self.skip if own is None else own
+
+    def _system_skip(self, messages: Sequence[Message], tokens: list[int]) -> int | None:
+        if not self._skips_system:
+            return None
+        return system_skip(self.backbone.tokenizer, messages, tokens)
 
     def skipped(self, tokens: Sequence[int]) -> int:
         """How many tokens of a plain text come before what its coordinate is read from.
@@ -281,21 +298,27 @@ class Model:
         Raises:
             DataError: the template refuses a prompt, or it is longer than the backbone can read.
         """
-        rows = [prompt_tokens(self.backbone.tokenizer, one.messages) for one in examples]
+        rows, skips = zip(*(self.prompt(one.messages) for one in examples), strict=True)
         self._require_readable(examples, rows)
         found, done = torch.empty(len(rows), self.adapter.coordinates.dim), 0
         for places in by_length(rows, batch_size):
-            found[places] = self.read([rows[place] for place in places])
+            found[places] = self.read(
+                [rows[place] for place in places], [skips[place] for place in places]
+            )
             done += len(places)
             progress(done, len(rows))
         return found
 
-    def read(self, rows: Sequence[list[int]]) -> Tensor:
+    def read(self, rows: Sequence[list[int]], skips: Sequence[int] | None = None) -> Tensor:
         """z of prompts as one batch, float32 [rows, dim]: what a whole pass reads, bit for bit.
 
         No layer from the tap layer on computes anything, whatever is active.
+
+        Args:
+            skips: leading tokens to leave out of each; by default the template's own.
         """
-        states = pooled(self.backbone.model, self.adapter.layers[0], rows, self.skip)
+        skip = self.skip if skips is None else skips
+        states = pooled(self.backbone.model, self.adapter.layers[0], rows, skip)
         return self.adapter.coordinates(states.to(self.device)).cpu()
 
     def score(
@@ -326,9 +349,28 @@ class Model:
         Raises:
             DataError: the template refuses one, or it is longer than the backbone can read.
         """
-        rows = [encode(self.backbone.tokenizer, example) for example in examples]
+        rows = [self.encoded(example) for example in examples]
         self._require_readable(examples, rows)
         return rows
+
+    def encoded(self, example: Example) -> Tokens:
+        """An example as tokens, however many.
+
+        Raises:
+            DataError: the template refuses it.
+        """
+        row = encode(self.backbone.tokenizer, example)
+        return replace(row, skip=self._system_skip(example.messages, row.prompt))
+
+    def expected(self, examples: Sequence[Example]) -> list[str]:
+        """What `answers` would be if each were what its example says, template and all.
+
+        Raises:
+            DataError: as `encode`.
+        """
+        decode = self.backbone.tokenizer.decode
+        rows = self.encode(examples)
+        return [decode(row.answer, skip_special_tokens=True).strip() for row in rows]
 
     @property
     def device(self) -> torch.device:
@@ -349,22 +391,3 @@ class Model:
                     f"{example.origin} has {len(row)} tokens, and the backbone reads "
                     f"{self.longest}: shorten it"
                 )
-
-
-def pinned_source(repository: Repository) -> Source:
-    """Where the backbone that the repository pins is.
-
-    $NIWFCTL_BACKBONE may say where on this machine; it must be the same one still.
-
-    Raises:
-        BackboneError: it is missing, or another one.
-    """
-    pinned = repository.config.backbone
-    source = resolve(os.environ.get("NIWFCTL_BACKBONE") or pinned.model, pinned.revision)
-    if pinned.identity not in (source.identity, source.hub):
-        raise BackboneError(
-            f"{source.folder} is not the backbone this repository pins (it is {source.identity}, "
-            f"pinned is {pinned.identity}): put the pinned one back, or say where it is with "
-            "NIWFCTL_BACKBONE"
-        )
-    return source

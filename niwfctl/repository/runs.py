@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niwfctl.backbone.prompts import Tokens, encode
+from niwfctl.backbone.prompts import Tokens
 from niwfctl.errors import DataError
 from niwfctl.records import Example
 from niwfctl.repository.model import Model
@@ -85,12 +85,17 @@ def new_run(
 
 
 def _encode(model: Model, examples: Sequence[Example], limit: int, skip_long: bool) -> list[Tokens]:
-    rows = [encode(model.backbone.tokenizer, example) for example in examples]
+    rows = [model.encoded(example) for example in examples]
     longest, example = max(zip(map(len, rows), examples, strict=True), key=lambda pair: pair[0])
     if longest > limit and not skip_long:
+        reads = f"{example.origin} has {longest} tokens with its prompt, and "
+        if longest > model.longest:
+            raise DataError(
+                f"{reads}the backbone reads {model.longest}: leave longer rows out with --skip-long"
+            )
         raise DataError(
-            f"{example.origin} has {longest} tokens with its prompt, and --max-length is {limit}: "
-            f"raise it to {longest}, or leave longer rows out with --skip-long"
+            f"{reads}--max-length is {limit}: raise it to {longest}, or leave longer rows out with "
+            "--skip-long"
         )
     kept = [
         row
@@ -99,7 +104,7 @@ def _encode(model: Model, examples: Sequence[Example], limit: int, skip_long: bo
     ]
     if not kept:
         raise DataError(
-            f"no row is left: all {len(rows)} rows of one part of the data are longer than "
-            f"--max-length {limit}, so raise it to {longest}"
+            f"no row is left: all {len(rows)} rows of one part of the data are longer than {limit} "
+            "tokens, which --max-length or the backbone allows: give shorter ones"
         )
     return kept

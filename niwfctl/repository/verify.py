@@ -18,7 +18,8 @@ from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import NiwfError, ObjectError, UnknownName
 from niwfctl.field.basis import Site
 from niwfctl.records import Witness
-from niwfctl.repository.model import Model, pinned_source
+from niwfctl.repository.backbone import pinned_source
+from niwfctl.repository.model import Model
 from niwfctl.repository.objects import object_file, obtain, pointer_problem, read_pointers
 from niwfctl.repository.regions import load_region, read_coordinates, read_region
 from niwfctl.repository.routing import audited

@@ -8,15 +8,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_model, tiny_tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.batch import batched, pad, prompt_mask
 from niwfctl.backbone.load import resolve
-from niwfctl.backbone.prompts import Tokens, common_prefix, encode, prompt_tokens, render
+from niwfctl.backbone.prompts import (
+    Tokens,
+    common_prefix,
+    encode,
+    prompt_tokens,
+    system_skip,
+    turn_end,
+)
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.backbone.sites import find_sites
-from niwfctl.errors import DataError
+from niwfctl.backbone.template import chat_template, render
+from niwfctl.errors import BackboneError, DataError
 from niwfctl.field.basis import Basis
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.generator import Generator
@@ -122,6 +131,87 @@ def test_a_conversation_that_the_template_refuses_is_named_by_its_origin(
     assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="no system role"):
         prompt_tokens(plain, BRIEF.messages)
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+DATED = "{{ strftime_now('%d %b %Y, %B') }}|{% for m in messages %}{{ m.content }}|{% endfor %}"
+# Writes a system turn into the last turn of the user, as Mistral's does.
+SYSTEM_LAST = (
+    "{{ bos_token }}{% set s = messages[0].content if messages[0].role == 'system' else '' %}"
+    "{% for m in messages %}{% if m.role == 'user' %}"
+    "[INST] {{ s + '\n\n' if s and loop.last else '' }}{{ m.content }} [/INST]"
+    "{% elif m.role == 'assistant' %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def test_a_turn_ends_where_the_template_ends_it_whatever_ends_a_text(
+    plain: PreTrainedTokenizerBase,
+) -> None:
+    plain.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    plain.chat_template = CHATML  # of a base model, whose texts end with </s>
+    assert plain.decode(turn_end(plain)) == "<|im_end|>"
+    assert plain.decode(encode(plain, ADD).answer) == "3<|im_end|>"
+    plain.chat_template = None
+    assert turn_end(plain) == plain.eos_token_id
+
+
+def test_of_several_templates_the_default_is_taken(plain: PreTrainedTokenizerBase) -> None:
+    plain.chat_template = {"default": "[{{ messages[0].content }}]", "tool_use": "?"}
+    assert render(plain, ADD.messages) == "[Add 1 and 2.]"
+    plain.chat_template = {"rag": "!", "tool_use": "?"}
+    with pytest.raises(BackboneError, match=r"several chat templates \(rag, tool_use\)"):
+        render(plain, ADD.messages)
+
+
+def test_a_template_that_writes_the_date_writes_the_same_every_day(
+    plain: PreTrainedTokenizerBase,
+) -> None:
+    plain.chat_template = DATED
+    assert render(plain, ADD.messages) == "26 Jul 2024, July|Add 1 and 2.|"
+    assert chat_template(plain).endswith(DATED)
+
+
+def test_an_answer_has_the_tokens_that_it_has_after_its_prompt() -> None:
+    words = {word: index for index, word in enumerate(["<unk>", "▁ask", "|", "▁|", "▁yes", "yes"])}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="first"), pre_tokenizers.Split("|", "isolated")]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    asked = Example((Message("user", "ask|"),), "yes", "x")
+    tokens = encode(tokenizer, asked)
+    assert tokenizer.convert_ids_to_tokens(tokens.prompt) == ["▁ask", "|"]
+    assert tokenizer.convert_ids_to_tokens(tokens.answer) == ["yes"]  # alone it is ▁yes
+
+
+@pytest.mark.parametrize("words", ["Be brief.", "", "? A", "Answer in French.\n\nNever explain."])
+def test_what_a_system_turn_brings_is_known_from_what_a_user_says(
+    chatml: PreTrainedTokenizerBase, words: str
+) -> None:
+    messages = [Message("system", words), *ADD.messages]
+    tokens = prompt_tokens(chatml, messages)
+    skip = system_skip(chatml, messages, tokens)
+    assert chatml.decode(tokens[:skip]) == (
+        f"<|im_start|>system\n{words}<|im_end|>\n<|im_start|>user\n"
+    )
+    assert system_skip(chatml, ADD.messages, prompt_tokens(chatml, ADD.messages)) is None
+
+
+def test_a_system_turn_that_a_template_writes_later_is_not_looked_for_before(
+    plain: PreTrainedTokenizerBase,
+) -> None:
+    plain.chat_template = SYSTEM_LAST
+    system = Message("system", "Be brief.")
+    for messages, before in (
+        ([system, *ADD.messages], "<s>[INST] Be brief.\n\n"),
+        ([system, *TALK.messages], "<s>[INST] "),
+    ):
+        tokens = prompt_tokens(plain, messages)
+        assert plain.decode(tokens[: system_skip(plain, messages, tokens)]) == before
 
 
 @given(answer=st.text(st.characters(codec="utf-8"), min_size=1))

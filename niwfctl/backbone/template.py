@@ -1,0 +1,74 @@
+"""Conversations as text: the backbone's own chat template, or a documented default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from niwfctl.errors import BackboneError, DataError
+from niwfctl.records import Message
+
+# For backbones without a chat template of their own; in the manner of Alpaca.
+DEFAULT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'assistant' %}### Response:\n{{ m.content }}{{ eos_token }}\n\n"
+    "{% elif m.role == 'system' %}{{ m.content }}\n\n"
+    "{% else %}### Instruction:\n{{ m.content }}\n\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}### Response:\n{% endif %}"
+)
+# Some templates write today's date, and a figure of one day could not be compared with another's.
+# So it is always the day that Llama 3.1's own template takes for today where nothing says.
+_DATE = {"%d": "26", "%-d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024", "%y": "24"}
+_DATE |= {"%A": "Friday", "%a": "Fri", "%H": "12", "%I": "12", "%M": "00", "%S": "00", "%p": "PM"}
+_SAME_DAY = "{%- macro strftime_now(format) -%}{{ format FILTERS }}{%- endmacro -%}".replace(
+    "FILTERS", " ".join(f"| replace('{code}', '{text}')" for code, text in _DATE.items())
+)
+
+
+def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template that conversations are written with, Jinja.
+
+    Raises:
+        BackboneError: there are several, and none of them is the default.
+    """
+    if not tokenizer.chat_template:
+        return DEFAULT_TEMPLATE
+    try:
+        own = tokenizer.get_chat_template()
+    except ValueError as error:
+        raise BackboneError(
+            f"the backbone has several chat templates ({', '.join(tokenizer.chat_template)}), and "
+            "none is called default: name one of them so in its tokenizer_config.json"
+        ) from error
+    return _SAME_DAY + own if "strftime_now" in own else own
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str | None = None
+) -> str:
+    """The conversation as the backbone expects it.
+
+    Args:
+        answer: ends it; without one, it ends where the answer begins.
+
+    Raises:
+        DataError: the template refuses the conversation (some know no system message).
+        BackboneError: as `chat_template`.
+    """
+    from jinja2 import TemplateError
+
+    if answer is not None:
+        messages = [*messages, Message("assistant", answer)]
+    try:
+        return tokenizer.apply_chat_template(
+            [{"role": message.role, "content": message.content} for message in messages],
+            chat_template=chat_template(tokenizer),
+            tokenize=False,
+            add_generation_prompt=answer is None,
+        )
+    except TemplateError as error:
+        raise DataError(
+            f"the backbone's chat template refuses this conversation ({error}): expected user and "
+            "assistant turns in alternation"
+        ) from error

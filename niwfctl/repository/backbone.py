@@ -1,0 +1,31 @@
+"""Where the backbone that a repository pins is."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from niwfctl.backbone.load import Source, resolve
+from niwfctl.errors import BackboneError
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+
+def pinned_source(repository: Repository) -> Source:
+    """Where the backbone that the repository pins is.
+
+    $NIWFCTL_BACKBONE may say where on this machine; it must be the same one still.
+
+    Raises:
+        BackboneError: it is missing, or another one.
+    """
+    pinned = repository.config.backbone
+    source = resolve(os.environ.get("NIWFCTL_BACKBONE") or pinned.model, pinned.revision)
+    if pinned.identity not in (source.identity, source.hub):
+        raise BackboneError(
+            f"{source.folder} is not the backbone this repository pins (it is {source.identity}, "
+            f"pinned is {pinned.identity}): put the pinned one back, or say where it is with "
+            "NIWFCTL_BACKBONE"
+        )
+    return source
