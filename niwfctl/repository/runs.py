@@ -103,8 +103,10 @@ def _encode(model: Model, examples: Sequence[Example], limit: int, skip_long: bo
         if len(row) <= limit and (row.answer or not example.answer)
     ]
     if not kept:
+        most = f"the {limit} tokens that the backbone reads"
+        if limit < model.longest:
+            most = f"--max-length {limit}, so raise it to {min(longest, model.longest)}"
         raise DataError(
-            f"no row is left: all {len(rows)} rows of one part of the data are longer than {limit} "
-            "tokens, which --max-length or the backbone allows: give shorter ones"
+            f"no row is left: all {len(rows)} rows of one part of the data are longer than {most}"
         )
     return kept
