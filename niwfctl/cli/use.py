@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ from niwfctl.cli.output import emit_json, err, out
 from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from niwfctl.records import Message
     from niwfctl.repository.model import Model
 
 app = typer.Typer()
@@ -30,6 +32,9 @@ def run(
     auto: Annotated[
         bool, typer.Option("--auto", help="Whichever capability owns the prompt, or the base.")
     ] = False,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A system turn before the prompt.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")
@@ -41,6 +46,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt with the active capability; without one, ask for prompts."""
+    from niwfctl.records import Message
     from niwfctl.repository import Repository
 
     given = {"--base": base, "--capability": capability, "--auto": auto}
@@ -54,11 +60,13 @@ def run(
     with err.status("loading the backbone"):
         model = repository.load(chosen, auto=auto)
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    before = [] if system is None else [Message("system", system)]
     if prompt is None:
-        _converse(model, settings)
+        _converse(model, before, settings)
         return
     live = (out.is_terminal if stream is None else stream) and not as_json
-    answer = model.generate(prompt, stream=_write if live else None, **settings)
+    turns = [*before, Message("user", prompt)]
+    answer = model.generate(turns, stream=_write if live else None, **settings)
     if as_json:
         owner = model.routes.names[0] if auto else chosen
         emit_json({"capability": owner, "auto": auto, "prompt": prompt, "answer": answer})
@@ -66,10 +74,10 @@ def run(
         _write("\n" if live else f"{answer}\n")  # as it is: rich would make spaces of tabs
 
 
-def _converse(model: Model, settings: dict) -> None:
+def _converse(model: Model, before: Sequence[Message], settings: dict) -> None:
     from niwfctl.records import Message
 
-    turns: list[Message] = []
+    turns = [*before]
     out.print("A conversation: /new begins another, Ctrl-D ends.")
     while True:
         try:
@@ -77,7 +85,7 @@ def _converse(model: Model, settings: dict) -> None:
         except EOFError:
             return
         if line == "/new":
-            turns.clear()
+            turns = [*before]
         elif line:
             turns.append(Message("user", line))
             try:

@@ -1,6 +1,7 @@
 """What a system turn, a template and a context mean to a capability."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from conftest import QUICK
 from tiny import save_tiny, tiny_model, tiny_tokenizer, write_data
 from transformers import OPTConfig, OPTForCausalLM
+from typer.testing import Result
 
 from niwfctl.errors import BackboneError, DataError
 from niwfctl.records import Example, Message
@@ -74,6 +76,16 @@ def test_scores_routes_and_answers_read_the_same_coordinate(templated: Path) -> 
     alone = torch.cat([model.read([tokens], [skip]) for tokens, skip in prompts])
     assert torch.allclose(model.coordinates(rows), alone, atol=1e-2)
     assert torch.allclose(model.score(rows).coordinates, alone, atol=1e-2)
+
+
+def test_run_puts_a_system_turn_before_the_prompt(
+    niwfctl: Callable[..., Result], committed: Repository
+) -> None:
+    arguments = ("-C", committed.path, "run", "Say apple 3.", "--base", "--max-new-tokens")
+    assert niwfctl(*arguments, 2, "--system", SYSTEM.content).exit_code == 0
+    told = niwfctl(*arguments, 600, "--system", SYSTEM.content)  # so long that it is counted
+    tokens, _ = committed.load().prompt([SYSTEM, ASKED])
+    assert told.exit_code == 2 and f"the prompt has {len(tokens)} tokens" in told.stderr
 
 
 def test_an_exact_match_is_of_the_answer_as_the_template_has_it(templated: Path) -> None:
