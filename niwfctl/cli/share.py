@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from niwfctl.repository.remote import Remotes
 
 Remote = Annotated[str, typer.Argument(help="Name of the remote.")]
+Known = Annotated[str, typer.Argument(help="Of the remote.")]
 Lazy = Annotated[bool, typer.Option("--lazy", help="Get objects when a command needs them.")]
 
 app = typer.Typer()
@@ -44,57 +46,42 @@ def remote_add(
     as_json: AsJson = False,
 ) -> None:
     """Add a remote."""
-    from niwfctl.repository import Repository
-
-    remotes = Repository.open(ctx.obj).remotes
-    remotes.add(name, url)
-    if as_json:
-        _show_remotes(remotes, as_json)
+    _change(ctx, as_json, lambda remotes: remotes.add(name, url))
 
 
 @remote.command("remove")
-def remote_remove(
-    ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Of the remote.")],
-    as_json: AsJson = False,
-) -> None:
+def remote_remove(ctx: typer.Context, name: Known, as_json: AsJson = False) -> None:
     """Forget a remote."""
-    from niwfctl.repository import Repository
-
-    remotes = Repository.open(ctx.obj).remotes
-    remotes.remove(name)
-    if as_json:
-        _show_remotes(remotes, as_json)
+    _change(ctx, as_json, lambda remotes: remotes.remove(name))
 
 
 @remote.command("rename")
 def remote_rename(
     ctx: typer.Context,
-    old: Annotated[str, typer.Argument(help="Of the remote.")],
+    old: Known,
     new: Annotated[str, typer.Argument(help="Its new name.")],
     as_json: AsJson = False,
 ) -> None:
     """Rename a remote."""
-    from niwfctl.repository import Repository
-
-    remotes = Repository.open(ctx.obj).remotes
-    remotes.rename(old, new)
-    if as_json:
-        _show_remotes(remotes, as_json)
+    _change(ctx, as_json, lambda remotes: remotes.rename(old, new))
 
 
 @remote.command("set-url")
 def remote_set_url(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Of the remote.")],
+    name: Known,
     url: Annotated[str, typer.Argument(help="Where it is now.")],
     as_json: AsJson = False,
 ) -> None:
     """Say where a remote is now."""
+    _change(ctx, as_json, lambda remotes: remotes.set_url(name, url))
+
+
+def _change(ctx: typer.Context, as_json: bool, change: Callable[[Remotes], None]) -> None:
     from niwfctl.repository import Repository
 
     remotes = Repository.open(ctx.obj).remotes
-    remotes.set_url(name, url)
+    change(remotes)
     if as_json:
         _show_remotes(remotes, as_json)
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 
@@ -10,9 +9,8 @@ import huggingface_hub.constants
 import pytest
 import torch
 from conftest import HUB_COMMIT
-from tiny import SIZES, tiny_tokenizer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, MistralConfig, logging
+from transformers import AutoModelForCausalLM, logging
 
 from niwfctl.backbone import embedded
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
@@ -29,29 +27,10 @@ from niwfctl.records import Message
 TOKENS = torch.arange(40).reshape(2, 20)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny products gain nothing from threads, and lose much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def copy(backbone: Path, tmp_path: Path) -> Path:
     """A backbone folder that a test may change."""
     return copytree(backbone, tmp_path / "copy")
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backbone of sizes that bitsandbytes would repack."""
-    folder = tmp_path_factory.mktemp("wide")
-    config = MistralConfig(**SIZES | {"intermediate_size": 128})
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
 
 
 def sentence(error: pytest.ExceptionInfo) -> str:

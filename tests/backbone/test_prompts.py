@@ -1,7 +1,6 @@
 """Behaviour of prompts as tokens, of padded batches, and of scores on answers."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -47,15 +46,6 @@ REWRITING = (
 )
 token_rows = st.lists(st.integers(0, 255), min_size=1, max_size=12)
 rows_to_score = st.lists(st.builds(Tokens, token_rows, token_rows), min_size=1, max_size=6)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny products gain nothing from threads, and lose much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,38 +2,17 @@
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import NF4, SIZES, save_quantized, tiny_tokenizer
-from transformers import AutoModelForCausalLM, MistralConfig
+from tiny import NF4, save_quantized
 
 from niwfctl.backbone.cache import cache_folder
 from niwfctl.backbone.load import load, resolve
 from niwfctl.errors import BackboneError
 
 TOKENS = torch.arange(40).reshape(2, 20)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny products gain nothing from threads, and lose much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backbone of sizes that bitsandbytes would repack."""
-    folder = tmp_path_factory.mktemp("wide")
-    config = MistralConfig(**SIZES | {"intermediate_size": 128})
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
 
 
 def copies() -> list[Path]:

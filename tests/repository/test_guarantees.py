@@ -1,6 +1,5 @@
 """G1 and G2: what is committed never changes, and the bare backbone is never touched."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree
@@ -38,15 +37,6 @@ class History:
         repository = Repository.open(self.stages[stage])
         (entry,) = repository.capability(name).regions
         return load_region(repository, entry)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny products gain nothing from threads, and lose much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=["none", "nf4"])
