@@ -298,13 +298,13 @@ class Model:
         Raises:
             DataError: the template refuses a prompt, or it is longer than the backbone can read.
         """
-        rows, skips = zip(*(self.prompt(one.messages) for one in examples), strict=True)
+        prompts = [self.prompt(one.messages) for one in examples]
+        rows = [tokens for tokens, _ in prompts]
         self._require_readable(examples, rows)
         found, done = torch.empty(len(rows), self.adapter.coordinates.dim), 0
         for places in by_length(rows, batch_size):
-            found[places] = self.read(
-                [rows[place] for place in places], [skips[place] for place in places]
-            )
+            batch = [prompts[place] for place in places]
+            found[places] = self.read([row for row, _ in batch], [skip for _, skip in batch])
             done += len(places)
             progress(done, len(rows))
         return found

@@ -76,6 +76,7 @@ def test_scores_routes_and_answers_read_the_same_coordinate(templated: Path) -> 
     alone = torch.cat([model.read([tokens], [skip]) for tokens, skip in prompts])
     assert torch.allclose(model.coordinates(rows), alone, atol=1e-2)
     assert torch.allclose(model.score(rows).coordinates, alone, atol=1e-2)
+    assert model.coordinates([]).shape == (0, 8)
 
 
 def test_run_puts_a_system_turn_before_the_prompt(
