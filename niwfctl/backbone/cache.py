@@ -53,15 +53,18 @@ def keep(target: Path, write: Callable[[Path], None]) -> None:
         logger.warning("%s was damaged, and is made anew", target)
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(target.parent)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=_SCRATCH))
-    try:
-        write(scratch)
-        (scratch / IDENTITY).write_text(files_identity(scratch, None))
-        _share(scratch)
-        _make_durable(scratch)
-        _put(scratch, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        dir=target.parent, prefix=_SCRATCH, ignore_cleanup_errors=True
+    ) as scratch:
+        folder = Path(scratch) / target.name  # others may read it, unlike the scratch folder
+        folder.mkdir()
+        write(folder)
+        identity = folder / IDENTITY
+        identity.write_text(files_identity(folder, None))
+        for file in folder.iterdir():  # safetensors writes for its user alone
+            shutil.copymode(identity, file)
+        _make_durable(folder)
+        _put(folder, target)
 
 
 def _is_there(file: Path) -> bool:
@@ -80,21 +83,12 @@ def _remove_leftovers(folder: Path) -> None:
                 shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _share(folder: Path) -> None:
-    """Lets others read it as they may read any new file: several users may share a cache."""
-    mask = os.umask(0)
-    os.umask(mask)
-    folder.chmod(0o777 & ~mask)
-    for file in folder.iterdir():  # which safetensors writes for its user alone
-        file.chmod(0o666 & ~mask)
-
-
-def _put(scratch: Path, target: Path) -> None:
+def _put(folder: Path, target: Path) -> None:
     if is_whole(target):  # another process was faster
         return
     shutil.rmtree(target, ignore_errors=True)
     try:
-        os.replace(scratch, target)
+        os.replace(folder, target)
     except OSError:
         if not is_whole(target):
             raise

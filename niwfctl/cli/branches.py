@@ -49,7 +49,8 @@ def branch(
     elif delete:
         said = branches.delete(name)
     elif move:
-        branches.rename(*((name, start) if start else (None, name)))
+        old, new = (name, start) if start else (None, name)
+        branches.rename(old, new)
     else:
         branches.make(name, start or "HEAD")
     _show_refs(branches, said, as_json)

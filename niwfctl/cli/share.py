@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from niwfctl.repository.remote import Remotes
 
 Remote = Annotated[str, typer.Argument(help="Name of the remote.")]
-Known = Annotated[str, typer.Argument(help="Of the remote.")]
 Lazy = Annotated[bool, typer.Option("--lazy", help="Get objects when a command needs them.")]
 
 app = typer.Typer()
@@ -50,7 +49,7 @@ def remote_add(
 
 
 @remote.command("remove")
-def remote_remove(ctx: typer.Context, name: Known, as_json: AsJson = False) -> None:
+def remote_remove(ctx: typer.Context, name: Remote, as_json: AsJson = False) -> None:
     """Forget a remote."""
     _change(ctx, as_json, lambda remotes: remotes.remove(name))
 
@@ -58,7 +57,7 @@ def remote_remove(ctx: typer.Context, name: Known, as_json: AsJson = False) -> N
 @remote.command("rename")
 def remote_rename(
     ctx: typer.Context,
-    old: Known,
+    old: Remote,
     new: Annotated[str, typer.Argument(help="Its new name.")],
     as_json: AsJson = False,
 ) -> None:
@@ -69,7 +68,7 @@ def remote_rename(
 @remote.command("set-url")
 def remote_set_url(
     ctx: typer.Context,
-    name: Known,
+    name: Remote,
     url: Annotated[str, typer.Argument(help="Where it is now.")],
     as_json: AsJson = False,
 ) -> None:
