@@ -144,7 +144,7 @@ def rollback(
 @app.command()
 def rm(
     ctx: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Capabilities.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Capabilities.")],
     message: Message = None,
     as_json: AsJson = False,
 ) -> None:

@@ -25,7 +25,7 @@ app = typer.Typer()
 def verify(
     ctx: typer.Context,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="All by default.")
+        list[str] | None, typer.Argument(metavar="NAME", help="All by default.")
     ] = None,
     revision: Annotated[str, typer.Option("--rev", help="Where to look.")] = "HEAD",
     deep: Annotated[

@@ -22,9 +22,7 @@ app = typer.Typer()
 @app.command()
 def compose(
     ctx: typer.Context,
-    sources: Annotated[
-        list[str], typer.Argument(metavar="NAME[@REV]...", help="What to compose of.")
-    ],
+    sources: Annotated[list[str], typer.Argument(metavar="NAME[@REV]", help="What to compose of.")],
     name: Annotated[str | None, typer.Option(help="Of the new capability.")] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="W,W…", help="One for each; 1 by default.")

@@ -27,7 +27,7 @@ def evaluate(
     ctx: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME[@REV]]...", help="Capabilities; the active one by default."),
+        typer.Argument(metavar="NAME[@REV]", help="Capabilities; the active one by default."),
     ] = None,
     data: Annotated[
         list[str] | None,

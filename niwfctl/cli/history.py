@@ -76,7 +76,7 @@ def log(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[REV|A..B] [NAME...]",
+            metavar="REV|A..B|NAME",
             help="Where to begin, HEAD by default; and capabilities, for the commits that changed "
             "them.",
         ),
@@ -150,10 +150,9 @@ def _asked(repository: Repository, targets: Sequence[str]) -> tuple[str, list[st
         else:
             revisions.append(target)
     if len(revisions) > 1:
-        raise UsageError(
-            f"{revisions[0]!r} and {revisions[1]!r} are two revisions: give one, or a range "
-            f"{revisions[0]}..{revisions[1]}"
-        )
+        one, other = revisions[:2]
+        span = "" if ".." in one + other else f" {one}..{other}"
+        raise UsageError(f"{one!r} and {other!r} are two revisions: give one, or a range{span}")
     return (*revisions, "HEAD")[0], names
 
 

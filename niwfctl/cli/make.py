@@ -208,7 +208,7 @@ def commit(
     ctx: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Trainings; all finished ones by default."),
+        typer.Argument(metavar="NAME", help="Trainings; all finished ones by default."),
     ] = None,
     message: Annotated[str | None, typer.Option("-m", "--message", help="What was done.")] = None,
     max_takeover: MaxTakeover = None,

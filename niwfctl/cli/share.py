@@ -178,7 +178,7 @@ def bundle_create(
     file: Annotated[Path, typer.Argument(help="To write.")],
     targets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME[@REV]...|REV]", help="All of HEAD by default."),
+        typer.Argument(metavar="NAME[@REV]|REV", help="All of HEAD by default."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
