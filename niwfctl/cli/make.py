@@ -30,9 +30,9 @@ app = typer.Typer()
 @app.command()
 def init(
     ctx: typer.Context,
-    path: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Where; the default is here.")
-    ] = Path("."),
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="Where; the default is here.")] = Path(
+        "."
+    ),
     model: Annotated[
         str,
         typer.Option(help="The backbone: `smollm2`, a folder, a GGUF file, or a Hugging Face id."),

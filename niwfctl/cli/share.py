@@ -147,7 +147,7 @@ def pull(
 def clone(
     ctx: typer.Context,
     url: Annotated[str, typer.Argument(help="Of the repository.")],
-    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where.")] = None,
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Where.")] = None,
     lazy: Lazy = False,
     as_json: AsJson = False,
 ) -> None:
