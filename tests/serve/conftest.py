@@ -79,6 +79,12 @@ def serving(
         assert not thread.is_alive()
 
 
+def in_float32(path: Path) -> Model:
+    model = Repository.open(path).load()
+    model.backbone.model.float()
+    return model
+
+
 @pytest.fixture(scope="session")
 def orchard(tmp_path_factory: pytest.TempPathFactory, _fresh: Path) -> Path:
     """A repository with `apple` and `plum`, which lie apart and answer differently."""
@@ -95,9 +101,13 @@ def orchard(tmp_path_factory: pytest.TempPathFactory, _fresh: Path) -> Path:
 @pytest.fixture(scope="session")
 def model(orchard: Path) -> Model:
     """In float32, so that a batch rounds as little as can be."""
-    model = Repository.open(orchard).load()
-    model.backbone.model.float()
-    return model
+    return in_float32(orchard)
+
+
+@pytest.fixture(scope="session")
+def own_model(orchard: Path) -> Model:
+    """The same for a test's own use: a server's may be at the end of an answer still."""
+    return in_float32(orchard)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from niwfctl.backbone.template import render
 from niwfctl.records import Message
+from niwfctl.repository.model import Model
 
 SAY = [{"role": "user", "content": APPLES}]
 
@@ -38,13 +39,13 @@ def test_the_models_are_the_capabilities_the_base_and_auto(client: OpenAI) -> No
     assert refused.value.code == "model_not_found" and "apple, plum" in refused.value.message
 
 
-def test_a_chat_is_answered_as_on_the_command_line(served: Served) -> None:
+def test_a_chat_is_answered_as_on_the_command_line(served: Served, own_model: Model) -> None:
     for name in ("apple", "plum", None):
         found = served.client.chat.completions.create(
             model=name or "base", messages=SAY, max_tokens=20
         )
-        served.model.use(name)
-        answer = served.model.generate(APPLES, max_new_tokens=20)
+        own_model.use(name)
+        answer = own_model.generate(APPLES, max_new_tokens=20)
         (choice,) = found.choices
         assert choice.message.content.strip() == answer
         assert choice.message.role == "assistant" and choice.finish_reason == "length"
@@ -114,13 +115,13 @@ def test_a_seed_repeats_a_sampled_answer(client: OpenAI) -> None:
     assert sampled(1) == sampled(1) != sampled(2)
 
 
-def test_auto_says_who_answered_and_answers_as_they_would(served: Served) -> None:
+def test_auto_says_who_answered_and_answers_as_they_would(served: Served, own_model: Model) -> None:
     owners = set()
     for prompt in (APPLES, PLUMS, "?"):
         asked = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 12}
         found = served.client.chat.completions.create(model="auto", **asked)
-        served.model.route()
-        assert found.model == (served.model.bids(prompt)[0][0] or "base")
+        own_model.route()
+        assert found.model == (own_model.bids(prompt)[0][0] or "base")
         named = served.client.chat.completions.create(model=found.model, **asked)
         assert named.choices == found.choices
         owners.add(found.model)
