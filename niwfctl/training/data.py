@@ -55,28 +55,35 @@ def split(
 ) -> tuple[list[Example], list[Example]]:
     """Splits examples into (training, held out), both in their given order.
 
-    Records are drawn, not examples, so that the answers of one chat stay on one side.
+    Records are drawn, not examples, so that the answers of one chat stay on one side; and equal
+    records are drawn as one, so that nothing is measured that was learned by heart.
 
     Args:
-        examples: from at least two records.
-        share: of the records to hold out, in (0, 1); each side gets at least one, and no more than
-            MOST_HELD_OUT are held out.
+        examples: from at least two different records.
+        share: of the different records to hold out, in (0, 1); each side gets at least one, and
+            no more than MOST_HELD_OUT are held out.
         seed: equal seeds split equal examples equally.
 
     Raises:
-        DataError: there are fewer than two records, or the share is out of range.
+        DataError: there are fewer than two different records, or the share is out of range.
     """
     if not 0 < share < 1:
         raise DataError(f"a share of {share} cannot be held out: expected one between 0 and 1")
-    origins = list(dict.fromkeys(example.origin for example in examples))
-    if len(origins) < 2:
-        raise DataError(f"{len(origins)} records cannot be split: expected 2 or more, so add some")
-    count = min(max(round(share * len(origins)), 1), len(origins) - 1, MOST_HELD_OUT)
+    contents: dict[str, tuple] = {}
+    for one in examples:
+        contents[one.origin] = (*contents.get(one.origin, ()), one.messages, one.answer)
+    different = list(dict.fromkeys(contents.values()))
+    if len(different) < 2:
+        raise DataError(
+            "fewer than 2 different records cannot be split into some to learn from and some to "
+            f"measure on: the data holds {len(different)}, so add some"
+        )
+    count = min(max(round(share * len(different)), 1), len(different) - 1, MOST_HELD_OUT)
     draw = random.Random(seed)  # of its methods only random() is stable across Python versions
-    held_out = set(sorted(origins, key=lambda _: draw.random())[:count])
+    drawn = set(sorted(different, key=lambda _: draw.random())[:count])
     return (
-        [example for example in examples if example.origin not in held_out],
-        [example for example in examples if example.origin in held_out],
+        [example for example in examples if contents[example.origin] not in drawn],
+        [example for example in examples if contents[example.origin] in drawn],
     )
 
 

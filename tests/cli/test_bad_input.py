@@ -78,7 +78,7 @@ def test_an_unknown_capability_or_revision(
         ("", ["data.jsonl holds no records"]),
         (f"{ROW}{{oops", ["data.jsonl:2 is not JSON"]),
         ('{"question": "a", "reply": "b"}\n', ["data.jsonl:1", "`question`", "instruction"]),
-        (ROW, ["1 records cannot be split"]),
+        (ROW, ["fewer than 2 different records cannot be split", "holds 1"]),
         (ROW * 3 + json.dumps({"prompt": "a", "completion": "b" * 400}), [":4", "--max-length"]),
     ],
     ids=["missing", "empty", "not JSON", "wrong columns", "one row", "a row too long"],

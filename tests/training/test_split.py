@@ -62,6 +62,22 @@ def test_rows_are_picked_at_even_distances(count: int, most: int) -> None:
     assert not picked or (picked[0] == 0 and max(steps) - min(steps) <= 1)
 
 
+@given(copies=st.lists(st.integers(0, 5), min_size=2, max_size=40), seed=st.integers(0, 2**32))
+def test_equal_records_stay_on_one_side(copies: list[int], seed: int) -> None:
+    examples = [
+        Example(user(f"{content}"), "yes", f"file:{line}") for line, content in enumerate(copies)
+    ]
+    different = set(copies)
+    if len(different) < 2:
+        with pytest.raises(DataError, match=r"^fewer than 2 different records .* holds 1"):
+            split(examples, 0.5, seed)
+        return
+    training, held_out = split(examples, 0.5, seed)
+    assert {e.messages for e in training}.isdisjoint(e.messages for e in held_out)
+    assert len({e.messages for e in held_out}) == max(round(len(different) / 2), 1)
+    assert sorted(training + held_out, key=examples.index) == examples
+
+
 def test_another_seed_splits_otherwise() -> None:
     examples = examples_of(*[1] * 100)
     assert split(examples, 0.5, seed=0) != split(examples, 0.5, seed=1)
@@ -74,7 +90,7 @@ def test_a_split_is_the_same_on_every_machine() -> None:
 
 @pytest.mark.parametrize("sizes", [[], [1], [3]])
 def test_fewer_than_two_records_cannot_be_split(sizes: list[int]) -> None:
-    with pytest.raises(DataError, match=f"^{len(sizes)} records cannot be split: expected 2"):
+    with pytest.raises(DataError, match=f"^fewer than 2 different records .* holds {len(sizes)}"):
         split(examples_of(*sizes), 0.5, seed=0)
 
 
