@@ -25,6 +25,7 @@ class BackboneConfig(BaseModel):
     revision: str | None = Field(None, description="commit of a hub model")
     identity: str = Field(description="hash of the weight files; in older ones, hub id and commit")
     quant: Literal["none", "nf4"] = "none"
+    decoder: str | None = Field(None, description="path of its decoder, where it is not `model`")
     witness: Witness = Field(description="logits of the probes at `init`")
 
 

@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
     GemmaConfig,
+    GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
@@ -36,6 +37,7 @@ CONFIGS: dict[str, type[PretrainedConfig]] = {
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
     "gemma": GemmaConfig,
+    "gpt_neox": GPTNeoXConfig,
 }
 
 NF4 = {

@@ -28,6 +28,12 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     return layers
 
 
+def decoder_path(model: nn.Module) -> str:
+    """Where the decoder lies in a model: `model` in most."""
+    decoder = model.get_decoder()
+    return next(path for path, module in model.named_modules() if module is decoder)
+
+
 def find_sites(model: nn.Module, tap_layer: int) -> list[Site]:
     """Every linear of every layer at or above the tap layer, in the model's own order.
 

@@ -24,7 +24,6 @@ from niwfctl.training.run import LARGEST_RANK
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 ROOT = "base_model.model."  # of all keys of the weights
-DECODER = "model."  # path of the decoder in every supported model
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
 _NUMBER = re.compile("[0-9]{1,9}")  # of a layer
 # What a key of a pattern may be: names and simple expressions, with one choice in brackets at most.
@@ -150,11 +149,14 @@ def read_config(folder: Path) -> AdapterConfig:
     return config
 
 
-def read_adapter(folder: Path, config: AdapterConfig, sites: Sequence[Site]) -> Adapter:
+def read_adapter(
+    folder: Path, config: AdapterConfig, decoder: str, sites: Sequence[Site]
+) -> Adapter:
     """The weights of a PEFT directory as a basis for the sites of a backbone.
 
     Args:
         config: from `read_config`.
+        decoder: path of the backbone's decoder, from `decoder_path`.
         sites: all that a region of this repository adapts.
 
     Raises:
@@ -167,8 +169,8 @@ def read_adapter(folder: Path, config: AdapterConfig, sites: Sequence[Site]) -> 
     except (SafetensorError, ValueError, KeyError) as error:
         raise FormatError(f"{folder / WEIGHTS} is not readable safetensors: {error}") from error
     pairs = _pairs(folder, tensors)
-    _require_adapted(folder, pairs, sites)
-    by_module = {f"{DECODER}{site.name}": site for site in sites}
+    by_module = {f"{decoder}.{site.name}": site for site in sites}
+    _require_adapted(folder, pairs, decoder, by_module)
     for module, pair in pairs.items():
         _require_shapes(folder, config, module, by_module[module], pair)
     rank = max(len(down) for down, _ in pairs.values())
@@ -281,12 +283,15 @@ def _place(module: str) -> list[tuple[int, str]]:
     ]
 
 
-def _require_adapted(folder: Path, modules: Mapping[str, object], sites: Sequence[Site]) -> None:
+def _require_adapted(
+    folder: Path, modules: Mapping[str, object], decoder: str, by_module: Mapping[str, Site]
+) -> None:
     """Refuses modules that are not adapted here, those below the tap layer with the way out."""
-    tap, last = sites[0].layer, sites[-1].layer
-    known = {f"{DECODER}{site.name}" for site in sites}
-    strange = [module for module in modules if module not in known]
-    numbers = [re.match(rf"model\.layers\.({_NUMBER.pattern})\.", module) for module in strange]
+    adapted = {site.layer for site in by_module.values()}
+    tap, last = min(adapted), max(adapted)
+    strange = [module for module in modules if module not in by_module]
+    layer = re.compile(rf"{re.escape(decoder)}\.layers\.({_NUMBER.pattern})\.")
+    numbers = [layer.match(module) for module in strange]
     below = sorted({int(n[1]) for n in numbers if n and int(n[1]) < tap})
     if below:
         way = (

@@ -109,7 +109,8 @@ def export(
         if form == "gguf-lora":
             write_gguf_lora(folder / target.name, factors, layout, capability.name, provenance)
         elif form == "peft":
-            write_peft(folder, factors, _known_as(repository.config.backbone.model))
+            pinned = repository.config.backbone
+            write_peft(folder, factors, pinned.decoder or "model", _known_as(pinned.model))
         else:
             write_merged(folder, model, change)
         if form != "gguf-lora":

@@ -15,7 +15,7 @@ from niwfctl.backbone.load import quiet
 from niwfctl.backbone.sites import decoder_layers
 from niwfctl.errors import StorageError, UsageError
 from niwfctl.field.frozen import FrozenSum
-from niwfctl.repository.adapters import CONFIG, DECODER, ROOT, WEIGHTS, padded
+from niwfctl.repository.adapters import CONFIG, ROOT, WEIGHTS, padded
 from niwfctl.repository.model import Model
 
 # Ranks that PEFT, vLLM and llama.cpp all take; with alpha = rank no tool scales by anything.
@@ -38,18 +38,19 @@ def rank_of(factors: Factors) -> int:
     return len(next(iter(factors.values()))[0])
 
 
-def write_peft(folder: Path, factors: Factors, backbone: str) -> None:
+def write_peft(folder: Path, factors: Factors, decoder: str, backbone: str) -> None:
     """A LoRA directory.
 
     Every linear is named by its full path, since layers below the tap are not adapted, and what
     the tools scale by is 1.
 
     Args:
+        decoder: path of the backbone's decoder.
         backbone: what it was trained on, by name.
     """
     rank = rank_of(factors)
     tensors = {
-        f"{ROOT}{DECODER}{name}.lora_{which}.weight": tensor
+        f"{ROOT}{decoder}.{name}.lora_{which}.weight": tensor
         for name, pair in factors.items()
         for which, tensor in zip("AB", pair, strict=True)
     }
@@ -62,7 +63,7 @@ def write_peft(folder: Path, factors: Factors, backbone: str) -> None:
         "lora_alpha": rank,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": [f"{DECODER}{name}" for name in factors],
+        "target_modules": [f"{decoder}.{name}" for name in factors],
     }
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_atomic(folder / CONFIG, json.dumps(config, indent=2).encode())

@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from niwfctl.errors import BackboneError
-from niwfctl.repository.adapters import DECODER
 from niwfctl.repository.forms import Factors, rank_of
 
 _KEY = "niwf.provenance"  # llama.cpp passes over keys it does not know
@@ -79,7 +78,7 @@ def write_gguf_lora(
     writer.add_string(_KEY, provenance)
     names = gguf.get_tensor_name_map(layout.architecture, layout.blocks)
     for site, (down, up) in factors.items():
-        theirs = names.get_name(f"{DECODER}{site}.weight", try_suffixes=(".weight",))
+        theirs = names.get_name(f"model.{site}.weight", try_suffixes=(".weight",))
         if theirs is None:
             raise BackboneError(
                 f"llama.cpp has no name for the linear {site}: export `--format peft` instead"

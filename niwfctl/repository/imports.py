@@ -17,6 +17,7 @@ from niwfctl.backbone.batch import batched
 from niwfctl.backbone.embedded import EMBEDDED, UPSTREAM
 from niwfctl.backbone.probe import witnessed
 from niwfctl.backbone.scoring import Scorer
+from niwfctl.backbone.sites import decoder_path
 from niwfctl.errors import FormatError, UsageError
 from niwfctl.field.generator import Generator
 from niwfctl.field.region import Region
@@ -75,7 +76,7 @@ def import_adapter(
     examples = read_examples(sources) if data else read_prompts(sources)
     report(Progress("loading the backbone", 0, 0))
     model = Model(repository)
-    adapter = read_adapter(folder, config, model.adapter.sites)
+    adapter = read_adapter(folder, config, decoder_path(model.backbone.model), model.adapter.sites)
     rank = adapter.basis.rank
     shape = {"bases": 1, "rank": rank, "alpha": adapter.scale * rank}
     options = (options or TrainingOptions()).model_copy(update=shape)

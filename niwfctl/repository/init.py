@@ -10,7 +10,7 @@ from niwfctl.backbone.calibration import calibrate, default_dim, default_tap_lay
 from niwfctl.backbone.embedded import EMBEDDED
 from niwfctl.backbone.load import load, local_path, resolve
 from niwfctl.backbone.probe import witnessed
-from niwfctl.backbone.sites import find_sites
+from niwfctl.backbone.sites import decoder_path, find_sites
 from niwfctl.backbone.support import require_supported
 from niwfctl.config import FILE, BackboneConfig, Config, FieldConfig
 from niwfctl.errors import NotARepository, UsageError
@@ -45,7 +45,7 @@ def initialize(
     backbone = load(source, quant)
     tap_layer = default_tap_layer(backbone) if tap_layer is None else tap_layer
     dim = default_dim(backbone) if dim is None else dim
-    sites = find_sites(backbone.model, tap_layer)
+    sites, decoder = find_sites(backbone.model, tap_layer), decoder_path(backbone.model)
     calibration = calibrate(backbone, tap_layer, dim, progress)
     adapter = FieldAdapter(backbone.model, sites, calibration.coordinates)
     require_supported(adapter)
@@ -67,6 +67,7 @@ def initialize(
                 revision=source.revision,
                 identity=source.identity,
                 quant=backbone.quant,
+                decoder=None if decoder == "model" else decoder,
                 witness=witness,
             ),
             field=FieldConfig(

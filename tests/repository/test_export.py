@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import QUICK
+from conftest import QUICK, crowd
 from faults import ended, start
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tiny import save_tiny
 from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
@@ -55,6 +56,27 @@ def test_plain_peft_gives_the_logits_of_the_same_coordinate(
     off = (found - expected).abs().max()
     assert off <= 1e-4 * expected.std()
     assert (found - bare.float()).abs().max() > 5 * off
+
+
+def test_peft_finds_the_linears_of_a_decoder_that_has_another_path(
+    data: Path, tmp_path: Path
+) -> None:
+    backbone = save_tiny(tmp_path / "pythia", "gpt_neox")
+    repository = Repository.init(tmp_path / "skills", model=str(backbone), dim=8)
+    crowd(repository)
+    repository.train("apple", [data], QUICK)
+    repository.commit(["apple"], "Apples")
+    repository.export("apple", tmp_path / "lora")
+    base = AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.bfloat16).float()
+    loaded = PeftModel.from_pretrained(base, tmp_path / "lora").eval()
+    tokens = torch.randint(0, 256, (2, 12), generator=torch.Generator().manual_seed(1))
+    (entry,) = repository.capability("apple").regions
+    expected = ours(repository, tokens, load_region(repository, entry).cell.mean)
+    with torch.no_grad():
+        off = (loaded(tokens).logits.float() - expected).abs().max()
+    assert off <= 1e-4 * expected.std()
+    repository.import_adapter(tmp_path / "lora", "back", [data])
+    assert repository.capability("back").regions[0].run.adapter.rounding < 0.01
 
 
 def test_merged_weights_are_the_backbone_plus_the_change(

@@ -220,7 +220,7 @@ def test_any_mixture_of_ranks_and_alphas_gives_the_change_of_weights_that_peft_c
     )
     model, folder = saved(tmp_path_factory, config)
     sites = find_sites(tiny_model(), 1)
-    adapter = read_adapter(folder, read_config(folder), sites)
+    adapter = read_adapter(folder, read_config(folder), "model", sites)
     layers = model.get_base_model().model.layers
     for site in sites:
         ours = adapter.scale * (
@@ -242,7 +242,7 @@ def test_factors_that_are_bf16_already_lose_nothing(
 
     folder = copy(round_all, alpha_pattern={"v_proj": 12})  # then one scale is right for all
     sites = find_sites(AutoModelForCausalLM.from_pretrained(backbone), 1)
-    adapter = read_adapter(folder, read_config(folder), sites)
+    adapter = read_adapter(folder, read_config(folder), "model", sites)
     assert adapter.rounding == 0.0
     tensors = load_file(folder / WEIGHTS)
     key = "base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight"
@@ -255,7 +255,7 @@ def test_the_rounding_it_reports_is_that_of_the_whole_change(
     folder = copy(lambda tensors: tensors.update({k: t.half() for k, t in tensors.items()}))
     sites = find_sites(AutoModelForCausalLM.from_pretrained(backbone), 1)
     config = read_config(folder)
-    adapter = read_adapter(folder, config, sites)
+    adapter = read_adapter(folder, config, "model", sites)
     tensors = load_file(folder / WEIGHTS)
     lost = whole = 0.0
     for site in sites:
@@ -366,7 +366,7 @@ def test_layers_below_the_tap_are_refused_with_the_tap_that_takes_them(
 ) -> None:
     sites = find_sites(AutoModelForCausalLM.from_pretrained(backbone), 3)
     with pytest.raises(FormatError, match=r"adapts layers 1 to 2, .* --tap-layer 1"):
-        read_adapter(lora, read_config(lora), sites)
+        read_adapter(lora, read_config(lora), "model", sites)
 
 
 @pytest.mark.parametrize(
