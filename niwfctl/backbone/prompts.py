@@ -31,6 +31,14 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
 
+    def skipped(self, usual: int) -> int:
+        """How many leading tokens its coordinate leaves out.
+
+        Args:
+            usual: where the template's own are all that come before the user's words.
+        """
+        return usual if self.skip is None else self.skip
+
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """Token ids of a conversation, ending where the answer begins.

@@ -56,7 +56,7 @@ class Scorer:
         """Summed negative log-likelihood of the answer tokens, in nats, and their number."""
         tokens = pad([row.prompt + row.answer for row in rows]).to(self._model.device)
         lengths = [len(row.prompt) for row in rows]
-        skips = [self.skip if row.skip is None else row.skip for row in rows]
+        skips = [row.skipped(self.skip) for row in rows]
         mask = prompt_mask(lengths, tokens.shape[1], skips).to(self._model.device)
         with self.adapter.prompts(mask):
             states = self._model.get_decoder()(tokens, use_cache=False).last_hidden_state

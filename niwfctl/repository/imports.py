@@ -16,6 +16,7 @@ from niwfctl.backbone.adapter import ActiveField
 from niwfctl.backbone.batch import batched
 from niwfctl.backbone.embedded import EMBEDDED, UPSTREAM
 from niwfctl.backbone.probe import witnessed
+from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.backbone.sites import decoder_path
 from niwfctl.errors import FormatError, UsageError
@@ -117,15 +118,20 @@ def _region(model: Model, adapter: Adapter, rows: Rows, options: TrainingOptions
         (adapter.basis,),
         scale=adapter.scale,
         layers=layers,
-        coordinates=_coordinates(model, [row.prompt for row in rows.training], options),
-        held_out=_coordinates(model, [row.prompt for row in rows.held_out], options),
+        coordinates=_coordinates(model, rows.training, options),
+        held_out=_coordinates(model, rows.held_out, options),
         seed=options.seed,
     )
 
 
-def _coordinates(model: Model, prompts: Sequence[list[int]], options: TrainingOptions) -> Tensor:
-    """z of each prompt, float32 [prompts, dim]."""
-    return torch.cat([model.read(batch) for batch in batched(prompts, options.batch_size)])
+def _coordinates(model: Model, rows: Sequence[Tokens], options: TrainingOptions) -> Tensor:
+    """z of each row's prompt, float32 [rows, dim]."""
+    return torch.cat(
+        [
+            model.read([row.prompt for row in batch], [row.skipped(model.skip) for row in batch])
+            for batch in batched(rows, options.batch_size)
+        ]
+    )
 
 
 def _measured(

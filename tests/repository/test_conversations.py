@@ -1,12 +1,13 @@
 """What a system turn, a template and a context mean to a capability."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import QUICK
+from conftest import QUICK, crowd
 from tiny import save_tiny, tiny_model, tiny_tokenizer, write_data
 from transformers import OPTConfig, OPTForCausalLM
 from typer.testing import Result
@@ -14,6 +15,7 @@ from typer.testing import Result
 from niwfctl.errors import BackboneError, DataError
 from niwfctl.records import Example, Message
 from niwfctl.repository import Repository
+from niwfctl.repository.regions import load_region
 
 SYSTEM = Message("system", "Be brief, and answer in one word or two.")
 ASKED = Message("user", "Say apple 3.")
@@ -77,6 +79,28 @@ def test_scores_routes_and_answers_read_the_same_coordinate(templated: Path) -> 
     assert torch.allclose(model.coordinates(rows), alone, atol=1e-2)
     assert torch.allclose(model.score(rows).coordinates, alone, atol=1e-2)
     assert model.coordinates([]).shape == (0, 8)
+
+
+def test_an_imported_adapter_lies_where_training_on_the_same_rows_would_have_put_it(
+    templated: Path, tmp_path: Path
+) -> None:
+    repository = Repository.open(shutil.copytree(templated, tmp_path / "field"))
+    crowd(repository)
+    told = tmp_path / "told.jsonl"
+    records = [
+        json.loads(line) for line in write_data(tmp_path / "a.jsonl").read_text().splitlines()
+    ]
+    rows = [json.dumps(one | {"system": SYSTEM.content}) + "\n" for one in records]
+    told.write_text("".join(rows))
+    repository.train("apple", [told], QUICK.model_copy(update={"steps": None}))  # reads all rows
+    repository.commit(["apple"], "Apples")
+    repository.export("apple", tmp_path / "lora")
+    repository.import_adapter(tmp_path / "lora", "back", [told])
+    cells = [
+        load_region(repository, repository.capability(name).regions[0]).cell
+        for name in ("apple", "back")
+    ]
+    assert torch.allclose(cells[0].mean, cells[1].mean, atol=0.05)
 
 
 def test_run_puts_a_system_turn_before_the_prompt(
