@@ -123,7 +123,7 @@ class Git(GitMerges):
         Raises:
             UnknownName: there is no such commit.
         """
-        if not revision.startswith("-"):
+        if not revision.startswith(("-", "^")):  # an option, or all but what a commit reaches
             try:
                 return self._run.rev_parse("--verify", "--quiet", f"{revision}^{{commit}}")
             except git.GitCommandError:
