@@ -185,6 +185,18 @@ def test_a_moved_tag_does_not_hide_that_a_branch_could_not_be_fetched(
         copy.remotes.fetch("origin")
 
 
+def test_fetch_prunes_on_a_terminal_as_well(shared: Repository) -> None:
+    shared.remotes.push("origin")
+    shared.git.plain("update-ref", "refs/remotes/origin/gone", "HEAD")
+    terminal, end = os.openpty()
+    command = [sys.executable, "-c", NIWFCTL, "-C", shared.path, "fetch", "--prune"]
+    done = subprocess.run(command, stderr=end)
+    os.close(end)
+    os.close(terminal)
+    assert done.returncode == 0
+    assert "gone" not in shared.git.plain("branch", "--remotes")
+
+
 @pytest.mark.parametrize("command", ["bundle", "push"])
 def test_what_a_lazy_clone_lacks_of_a_bundle_or_push_is_asked_for_at_once(
     shared: Repository,
