@@ -83,7 +83,7 @@ def add_hook(git: Git) -> None:
     """
     hook = git.common / "hooks" / "pre-push"
     if not hook.exists():
-        write_atomic(hook, _HOOK, mode=0o755)
+        write_atomic(hook, _HOOK, mode=0o777)
 
 
 def held(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:
