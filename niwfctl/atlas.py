@@ -175,12 +175,6 @@ class Capability(BaseModel):
         return self.regions[-1].run.perplexity if self.regions else None
 
     @property
-    def bias(self) -> float:
-        """Nats that routing takes off the score of its last region."""
-        routing = self.regions[-1].routing if self.regions else None
-        return routing.bias if routing else 0.0
-
-    @property
     def unrouted(self) -> Capability:
         """All that does not depend on the other capabilities of its atlas."""
         regions = tuple(region.model_copy(update={"routing": None}) for region in self.regions)
