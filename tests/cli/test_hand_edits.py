@@ -121,6 +121,19 @@ def test_what_is_wrong_with_a_manifest_is_said_in_one_sentence(
     refused(committed, ["log", "apple"], 11, f"{MANIFEST} {words}")
 
 
+def test_a_capability_whose_name_is_reserved_by_now_stays_readable(
+    niwfctl: Command, committed: Repository
+) -> None:
+    committed.git.plain("mv", MANIFEST, MANIFEST.replace("apple", "commit"))
+    (committed.path / MANIFEST).with_stem("commit").write_text(
+        committed.capability("apple").model_copy(update={"name": "commit"}).dump()
+    )
+    committed.git.plain("commit", "-qam", "By an earlier version")
+    assert niwfctl("-C", committed.path, "verify").exit_code == 0
+    committed.rename("commit", "messages")
+    assert list(committed.atlas()) == ["messages"]
+
+
 @pytest.mark.parametrize("content", NO_MANIFEST.values(), ids=NO_MANIFEST)
 def test_a_broken_manifest_that_was_mended_stays_in_the_history_and_stops_nothing(
     niwfctl: Command,

@@ -160,7 +160,9 @@ def test_a_renamed_capability_stays_the_active_one(two: Repository) -> None:
     assert two.active == "renamed"
 
 
-@pytest.mark.parametrize("name", ["HEAD", "auto", "base"])
+@pytest.mark.parametrize(
+    "name", ["HEAD", "auto", "base", "backbone", "coordinates", "commit", "tag", "atlas"]
+)
 def test_what_means_something_else_names_no_capability(two: Repository, name: str) -> None:
     with pytest.raises(UsageError, match="means something else"):
         two.rename(sorted(two.atlas())[0], name)
