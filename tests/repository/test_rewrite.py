@@ -160,6 +160,11 @@ def test_a_renamed_capability_stays_the_active_one(two: Repository) -> None:
     assert two.active == "renamed"
 
 
+def test_removing_nothing_is_refused(two: Repository) -> None:
+    with pytest.raises(UsageError, match="say what to remove"):
+        two.remove(())
+
+
 @pytest.mark.parametrize(
     "name", ["HEAD", "auto", "base", "backbone", "coordinates", "commit", "tag", "atlas"]
 )
