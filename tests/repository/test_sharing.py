@@ -113,39 +113,6 @@ def test_a_clone_calls_its_remote_origin_whatever_git_is_told(
     assert copy.git.plain("remote") == "origin" and copy.verify().ok
 
 
-@needs_lfs
-def test_what_begins_with_a_dash_is_no_option_of_git(
-    shared: Repository, remote: Path, tmp_path: Path
-) -> None:
-    shared.remotes.push("origin")
-    shared.remotes.add("-q", str(remote))
-    shared.remotes.set_url("-q", f"{remote}/")
-    shared.remotes.fetch("-q", prune=True)
-    shared.remotes.rename("-q", "-f")
-    shared.remotes.remove("-f")
-    assert list(shared.remotes.urls()) == ["origin"]
-    assert clone(str(remote), tmp_path / "-x").verify().ok
-    url = f"--config=core.sshCommand=touch {tmp_path / 'touched'}"
-    with pytest.raises(RemoteError, match="cannot be cloned"):
-        clone(url, tmp_path / "host:path")
-    assert not (tmp_path / "touched").exists()
-
-
-def test_a_branch_of_a_remote_that_is_called_as_an_option_takes_nothing(
-    committed: Repository,
-) -> None:
-    for kind in ("remotes/origin", "heads", "tags"):
-        committed.git.plain("update-ref", f"refs/{kind}/-f", "HEAD")
-    file = committed.path / "niwf.toml"
-    file.write_text(changed := f"{file.read_text()}# mine")
-    with pytest.raises(UnknownName, match="'-f'"):
-        committed.checkout("-f")
-    assert file.read_text() == changed
-    for refs in (committed.branches, committed.tags):
-        refs.delete("-f")
-        assert "-f" not in [ref.name for ref in refs.list()]
-
-
 def test_a_clone_that_fails_leaves_nothing(tmp_path: Path, niwfctl: Callable[..., Result]) -> None:
     result = niwfctl("-C", tmp_path, "clone", "nowhere.git", "copy")
     assert result.exit_code == 14 and "cannot be cloned" in result.stderr
