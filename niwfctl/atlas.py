@@ -22,7 +22,10 @@ from niwfctl.records import Platform
 from niwfctl.training.run import Run
 
 FORMAT = 2  # 1 knew no compositions and no reused bases
-RESERVED = ("HEAD", "auto", "base")  # a revision, `--reuse auto`, and what answers without any
+RESERVED = (
+    *("HEAD", "auto", "base"),  # a revision, `--reuse auto`, and what answers without any
+    *("backbone", "coordinates", "commit", "tag", "atlas"),  # what `verify` checks beside them
+)
 _AT = re.compile(r"(?P<name>[^@]+)(?:@(?P<revision>.+))?")
 _NAME = re.compile(r"(?!.*\.(lock)?\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAMES = (
@@ -175,12 +178,6 @@ class Capability(BaseModel):
         return self.regions[-1].run.perplexity if self.regions else None
 
     @property
-    def bias(self) -> float:
-        """Nats that routing takes off the score of its last region."""
-        routing = self.regions[-1].routing if self.regions else None
-        return routing.bias if routing else 0.0
-
-    @property
     def unrouted(self) -> Capability:
         """All that does not depend on the other capabilities of its atlas."""
         regions = tuple(region.model_copy(update={"routing": None}) for region in self.regions)
@@ -272,7 +269,7 @@ def check_name(name: str) -> str:
         UsageError: it is empty, too long, has other characters, or means something else already.
     """
     if name in RESERVED:
-        raise UsageError(f"{name!r} cannot name a capability: it means something else in commands")
+        raise UsageError(f"{name!r} cannot name a capability: it means something else to niwfctl")
     if not _NAME.fullmatch(name):
         shown = name if len(name) <= 40 else name[:40] + "…"
         raise UsageError(f"{shown!r} cannot name a capability: {_NAMES}")

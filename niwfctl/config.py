@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from typing import Literal, TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -118,9 +119,19 @@ def validated(kind: type[Model], name: str, plain: object, newest: int) -> Model
     try:
         return kind.model_validate(plain)
     except ValidationError as error:
-        first = error.errors()[0]
-        entry = ".".join(map(str, first["loc"]))
-        raise FormatError(f"{name} is wrong: {entry}: {first['msg']}; {mend(name)}") from error
+        raise FormatError(f"{name} is wrong: {first_problem(error)}; {mend(name)}") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong with a record: its entry, unless it is the whole, and why."""
+    first = error.errors()[0]
+    entry = ".".join(map(str, first["loc"]))
+    return f"{entry}: {reason_of(first)}" if entry else reason_of(first)
+
+
+def reason_of(problem: Mapping[str, Any]) -> str:
+    """Why pydantic refuses something, without the kind of exception that said so."""
+    return problem["msg"].removeprefix("Value error, ")
 
 
 def mend(file: str) -> str:

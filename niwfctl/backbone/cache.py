@@ -13,7 +13,7 @@ from pathlib import Path
 
 from niwfstore.atomic import fsync_dir
 
-from niwfctl.backbone.identity import files_identity
+from niwfctl.backbone.identity import earlier_identity, files_identity
 from niwfctl.errors import BackboneError
 
 _SCRATCH = ".tmp-"
@@ -36,7 +36,8 @@ def hashes() -> Path:
 def is_whole(folder: Path) -> bool:
     """Whether a kept folder is what was written."""
     try:
-        return (folder / IDENTITY).read_text() == files_identity(folder, hashes())
+        written = (folder / IDENTITY).read_text()
+        return written in (how(folder, hashes()) for how in (files_identity, earlier_identity))
     except (OSError, ValueError, BackboneError):
         return False
 

@@ -8,7 +8,7 @@ from niwfctl.backbone.embedded import EMBEDDED
 from niwfctl.backbone.identity import DEFINING
 from niwfctl.errors import BackboneError, reason
 
-_BESIDE = ("*.safetensors.index.json", "generation_config.json", "special_tokens_map.json")
+_BESIDE = ("*.safetensors.index.json", "special_tokens_map.json")
 _TWICE = ("consolidated*", "original/*")  # the same weights for other libraries
 
 

@@ -1,9 +1,10 @@
-"""Which model a backbone is: a hash over its weight files."""
+"""Which model a backbone is: a hash over the files that decide what it answers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from niwfstore import write_atomic
 
 from niwfctl.errors import BackboneError
 
-DEFINING = (
+_EARLIER = (
     "*.safetensors",
     "*.gguf",
     "config.json",
@@ -19,12 +20,15 @@ DEFINING = (
     "tokenizer.model",
     "chat_template.jinja",
 )
+_ENDS = "generation_config.json"  # which tokens end an answer
+_SPLIT = ("vocab.json", "merges.txt")  # read where there is no tokenizer.json
+DEFINING = (*_EARLIER, _ENDS, *_SPLIT)
 _ADAPTER = "adapter_config.json"  # beside a model, transformers loads it where PEFT is there
 _CHOICE = "transformers_weights"  # entry of config.json
 
 
 def files_identity(path: Path, cache: Path | None) -> str:
-    """`sha256:…` over a folder's weights, configuration and tokenizer, or over a GGUF file.
+    """`sha256:…` over a folder's weights, configurations and tokenizer, or over a GGUF file.
 
     Args:
         path: the folder or file.
@@ -34,7 +38,17 @@ def files_identity(path: Path, cache: Path | None) -> str:
     Raises:
         BackboneError: there are no weight files.
     """
-    files = [path] if path.is_file() else sorted(f for p in DEFINING for f in path.glob(p))
+    split = () if (path / "tokenizer.json").exists() else _SPLIT
+    return _identity(path, (*_EARLIER, _ENDS, *split), cache)
+
+
+def earlier_identity(path: Path, cache: Path | None) -> str:
+    """What repositories pin that were made before `files_identity` covered all that it does."""
+    return _identity(path, _EARLIER, cache)
+
+
+def _identity(path: Path, patterns: Sequence[str], cache: Path | None) -> str:
+    files = [path] if path.is_file() else sorted(f for p in patterns for f in path.glob(p))
     if not any(file.suffix in (".safetensors", ".gguf") for file in files):
         raise BackboneError(
             f"{path} holds no model weights: expected *.safetensors beside a config.json, or a "
@@ -47,7 +61,7 @@ def files_identity(path: Path, cache: Path | None) -> str:
 
 
 def require_covered(folder: Path) -> None:
-    """Asks that transformers loads nothing from a folder but what its identity is taken over.
+    """Asks that transformers loads no weights from a folder but those its identity is taken over.
 
     Raises:
         BackboneError: an adapter lies there, or its files name weights elsewhere.

@@ -125,6 +125,11 @@ def show(
         else:
             show_capability(capability, _owners(repository, parse_target(target)[1]))
         return
+    if ".." in target:
+        raise UsageError(
+            f"{target!r} is a range: `niwfctl log {target}` shows its commits, and `niwfctl diff "
+            f"{target}` what they changed"
+        )
     (commit,) = repository.history.log(target, 1)
     signed = signature(repository.git, commit.id)
     if as_json:

@@ -16,6 +16,7 @@ from niwfctl.cli.options import AcceptShadow, AsJson, Manual, MaxTakeover, Super
 from niwfctl.cli.output import emit_json, err, number, out
 from niwfctl.cli.schema import capability_json, run_json
 from niwfctl.cli.show import show_committed, training_progress
+from niwfctl.config import reason_of
 from niwfctl.errors import UsageError
 from niwfctl.training.processes import leads
 from niwfctl.training.run import TrainingOptions
@@ -303,4 +304,4 @@ def _options(**given: object) -> TrainingOptions:
     except ValidationError as error:
         first = error.errors()[0]
         option = str(first["loc"][0]).replace("_", "-")
-        raise UsageError(f"--{option} {first['input']}: {first['msg'].lower()}") from error
+        raise UsageError(f"--{option} {first['input']}: {reason_of(first).lower()}") from error

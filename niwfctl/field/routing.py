@@ -9,7 +9,7 @@ and the smallest margin that leaves the base its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -219,9 +219,27 @@ def upper_bound(hits: int, trials: int, confidence: float = 0.95) -> float:
     if hits >= trials:
         return 1.0
     low, high = hits / trials, 1.0
-    ways = [float(math.comb(trials, i)) for i in range(hits + 1)]
+    tail = _tail(hits, trials)
     for _ in range(50):
         rate = (low + high) / 2
-        tail = sum(ways[i] * rate**i * (1 - rate) ** (trials - i) for i in range(hits + 1))
-        low, high = (rate, high) if tail > 1 - confidence else (low, rate)
+        low, high = (rate, high) if tail(rate) > 1 - confidence else (low, rate)
     return high
+
+
+def _tail(hits: int, trials: int) -> Callable[[float], float]:
+    """The binomial probability of at most so many hits, by the rate in (0, 1)."""
+    counts = range(hits + 1)
+    try:
+        ways = [float(math.comb(trials, i)) for i in counts]
+    except OverflowError:
+        logs = [_log_factorials(trials) - _log_factorials(i, trials - i) for i in counts]
+        return lambda rate: sum(
+            math.exp(logs[i] + i * math.log(rate) + (trials - i) * math.log1p(-rate))
+            for i in counts
+        )
+    # Not in logs, which round otherwise: manifests hold such bounds, to the last bit.
+    return lambda rate: sum(ways[i] * rate**i * (1 - rate) ** (trials - i) for i in counts)
+
+
+def _log_factorials(*numbers: int) -> float:
+    return sum(math.lgamma(number + 1) for number in numbers)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from niwfctl.config import first_problem
 from niwfctl.errors import FormatError, UsageError
 from niwfctl.field.basis import Basis, Site
 from niwfctl.field.compress import squared_norm
@@ -138,9 +139,7 @@ def read_config(folder: Path) -> AdapterConfig:
     try:
         config = AdapterConfig.model_validate(json.loads(_content(path)))
     except ValidationError as error:
-        first = error.errors()[0]
-        entry = ".".join(map(str, first["loc"]))
-        raise FormatError(f"{path} is wrong: {entry or 'it'}: {first['msg']}") from error
+        raise FormatError(f"{path} is wrong: {first_problem(error)}") from error
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not valid JSON: {error}") from error
     reason = _obstacle(config)

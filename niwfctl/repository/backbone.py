@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from niwfctl.backbone.cache import hashes
+from niwfctl.backbone.identity import earlier_identity
 from niwfctl.backbone.load import Source, resolve
 from niwfctl.errors import BackboneError
 
@@ -22,10 +25,15 @@ def pinned_source(repository: Repository) -> Source:
     """
     pinned = repository.config.backbone
     source = resolve(os.environ.get("NIWFCTL_BACKBONE") or pinned.model, pinned.revision)
-    if pinned.identity not in (source.identity, source.hub):
+    if pinned.identity not in identities(source):
         raise BackboneError(
             f"{source.folder} is not the backbone this repository pins (it is {source.identity}, "
             f"pinned is {pinned.identity}): put the pinned one back, or say where it is with "
             "NIWFCTL_BACKBONE"
         )
     return source
+
+
+def identities(source: Source) -> set[str | None]:
+    """All that a backbone is pinned by: older repositories have another hash, or a hub's commit."""
+    return {source.identity, source.hub, earlier_identity(Path(source.folder), hashes())}

@@ -44,7 +44,7 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clone-") as scratch:
             whole = Path(scratch) / folder.name
             # git names the folder it is given, and who asked wants none of a scratch folder's
-            copy = ("clone", "--origin", "origin", _located(url), folder.name)
+            copy = ("clone", "--origin", "origin", "--", _located(url), folder.name)
             if transfer(Path(scratch), *copy) is not None:
                 raise RemoteError(
                     f"{url} cannot be cloned (see above): nothing was made; look whether this is "
@@ -81,7 +81,7 @@ def _check_out(url: str, git: Git) -> None:
                 f"with `git symbolic-ref HEAD refs/heads/{branches[0]}`"
             )
         for branch in branches:
-            git.checkout(branch)
+            git.follow(branch)
     if git.head() is None or git.blob("HEAD", FILE) is None:
         raise NotARepository(f"{url} is no niwfctl repository: it has no {FILE}")
 

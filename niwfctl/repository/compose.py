@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, Part, parse_target
@@ -46,7 +46,7 @@ class Recipe:
 
     weights: tuple[float, ...] | None = None
     method: str = "linear"
-    rank: int | None = field(default=None)
+    rank: int | None = None
     density: float | None = None
     seed: int = 0
 
@@ -202,7 +202,7 @@ def _merged(repository: Repository, name: str, parts: Sequence[Part], recipe: Re
 
     if any(len(part.regions) > 1 for part in parts):
         raise UsageError(
-            f"a capability of several regions cannot be approximated by one of rank r: compose "
+            "a capability of several regions cannot be approximated by one of rank r: compose "
             f"with `--method {EXACT[0]}`"
         )
     loaded = [(part.weight, load_region(repository, part.regions[0])) for part in parts]

@@ -120,16 +120,6 @@ def export(
     return Exported(capability.name, form, rank, size, where, freezing)
 
 
-def frozen(repository: Repository, capability: Capability, z: Tensor | None) -> FrozenSum:
-    """A capability's change of weights at z [dim]; None: each region at its own mean.
-
-    Raises:
-        ObjectError: an object is missing or corrupt.
-        UsageError: it has several regions, and no z says which one acts.
-    """
-    return _sum(_terms(repository, capability, z))
-
-
 @dataclass(frozen=True)
 class _Term:
     """A region, how much of it acts, and the coordinate [dim] at which its gates are taken."""
@@ -141,6 +131,12 @@ class _Term:
 
 
 def _terms(repository: Repository, capability: Capability, z: Tensor | None) -> list[_Term]:
+    """What acts at z [dim]; None: each region at its own mean.
+
+    Raises:
+        ObjectError: an object is missing or corrupt.
+        UsageError: it has several regions, and no z says which one acts.
+    """
     if z is not None:
         mixture = of_capability(repository, capability)
         shares = mixture.shares(z[None])[0].tolist()

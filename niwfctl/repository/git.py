@@ -123,7 +123,7 @@ class Git(GitMerges):
         Raises:
             UnknownName: there is no such commit.
         """
-        if not revision.startswith("-"):
+        if not revision.startswith(("-", "^")):  # an option, or all but what a commit reaches
             try:
                 return self._run.rev_parse("--verify", "--quiet", f"{revision}^{{commit}}")
             except git.GitCommandError:
@@ -302,7 +302,7 @@ class Git(GitMerges):
             UsageError: git refuses: several remotes have it, or local changes would be lost.
         """
         listed = self._run.for_each_ref("--format=%(refname:lstrip=3)", "refs/remotes")
-        if branch not in lines_of(listed):
+        if branch.startswith("-") or branch not in lines_of(listed):  # git would take an option
             return False
         self.plain("checkout", "--quiet", "--guess", branch, "--")
         return True

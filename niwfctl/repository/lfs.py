@@ -49,7 +49,7 @@ def fetch_objects(git: Git, remote: str, oids: Sequence[str]) -> bool:
     paths = [object_file(oid) for oid in oids]
     done = _run(
         git,
-        *("lfs", "fetch", remote, _commit_with(git, paths), "--include", ",".join(paths)),
+        *("lfs", "fetch", "--include", ",".join(paths), "--", remote, _commit_with(git, paths)),
         stdout=progress(),
     )
     if done.returncode and not absent(done.stderr):
@@ -83,7 +83,7 @@ def add_hook(git: Git) -> None:
     """
     hook = git.common / "hooks" / "pre-push"
     if not hook.exists():
-        write_atomic(hook, _HOOK, mode=0o755)
+        write_atomic(hook, _HOOK, mode=0o777)
 
 
 def held(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:
@@ -118,7 +118,7 @@ def lacking(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]
         {pointer.oid: f"{pointer.text()}\n".encode() for pointer in pointers}
     )
     with tempfile.TemporaryDirectory() as nothing:
-        done = _run(git, "-c", f"lfs.storage={nothing}", "lfs", "push", remote, tree)
+        done = _run(git, "-c", f"lfs.storage={nothing}", "lfs", "push", "--", remote, tree)
     if not done.returncode:
         return []
     found = [p for p in pointers if p.oid in oids_in(done.stderr + done.stdout)]
@@ -160,7 +160,7 @@ def _folder(git: Git, remote: str) -> Path | None:
     for source in ((), ("--file", ".lfsconfig")):
         if _run(git, "config", *source, "--get-regexp", elsewhere).stdout:
             return None
-    url = git.plain("remote", "get-url", "--push", remote)
+    url = git.plain("remote", "get-url", "--push", "--", remote)
     if url.startswith("file://"):
         return Path(unquote(urlsplit(url).path))
     path = git.worktree / Path(url).expanduser()

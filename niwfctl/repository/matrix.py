@@ -151,6 +151,8 @@ def _owner(revision: str, atlas: Atlas, name: str) -> Subject:
 
 def _commits(repository: Repository, revisions: str) -> list[Commit]:
     """The rows, oldest first."""
+    if "..." in revisions:
+        raise UsageError(f"--rev {revisions} is no line of commits: give A..B, from A to B")
     first, dots, last = revisions.rpartition("..")
     line = repository.history.log(last or "HEAD", first_parent=True)
     if dots:

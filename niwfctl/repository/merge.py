@@ -47,7 +47,8 @@ class Merged:
         kind: `up to date`, `fast-forward`, `merge`, or `settled` (HEAD, by that name or its
             branch's, with itself: only routing).
         added, changed, removed: names of capabilities, against our side before.
-        biases: routing biases in nats (before, after) that the merge had to set anew, by name.
+        biases: routing biases in nats (before, after) that the merge had to set anew, by name, and
+            by `NAME/ID` of the region where there are several.
         takeovers: which regions would have won more of an earlier one than they may.
     """
 
@@ -112,12 +113,20 @@ def _routed(repository: Repository, union: Atlas) -> tuple[Atlas, dict]:
     from niwfctl.repository.routing import audited, settled
 
     atlas = settled(repository, union)
-    biases = {
-        name: (union[name].bias, atlas[name].bias)
-        for name in union
-        if union[name].bias != atlas[name].bias
-    }
+    before, after = _biases(union), _biases(atlas)
+    biases = {of: (before[of], after[of]) for of in before if before[of] != after[of]}
     return atlas, {"biases": biases, "takeovers": audited(repository, union).excesses}
+
+
+def _biases(atlas: Atlas) -> dict[str, float]:
+    """The routing bias of every region, by the name of its capability; `NAME/ID` of several."""
+    return {
+        name if len(capability.regions) == 1 else f"{name}/{entry.id}": (
+            entry.routing.bias if entry.routing else 0.0
+        )
+        for name, capability in atlas.items()
+        for entry in capability.regions
+    }
 
 
 def united(

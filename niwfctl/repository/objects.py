@@ -182,10 +182,10 @@ def _put_aside(repository: Repository, error: StoreError) -> str:
 
 @contextmanager
 def storing() -> Iterator[None]:
-    """Turns a full or read-only disk into one sentence; may be nested.
+    """Turns a full or read-only disk, or a file of others, into one sentence; may be nested.
 
     Raises:
-        StorageError: the disk is full or read-only.
+        StorageError: the disk is full or read-only, or a file is closed to the user.
     """
     try:
         yield
@@ -195,9 +195,14 @@ def storing() -> Iterator[None]:
                 "the disk is full: nothing was committed and nothing is lost; free some space "
                 "and try again"
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES):
+        if error.errno == errno.EROFS:
             raise StorageError(
                 f"{error.filename or 'the disk'} cannot be written ({error.strerror}): nothing was "
                 "changed; run the same command where it can be"
+            ) from error
+        if error.errno == errno.EACCES:  # nobody knows whether to read it, or to write it
+            raise StorageError(
+                f"{error.filename or 'a file'} is closed to you ({error.strerror}): open it with "
+                "`chmod`, or run the same command as whoever may use it"
             ) from error
         raise

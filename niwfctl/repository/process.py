@@ -45,6 +45,7 @@ _OF_ONE_REPOSITORY = (
 )
 OLDEST = (2, 31)  # the first git that says of a merge what it changed for its first parent
 _RUNS_HOOKS = (2, 36)  # the first git that does by itself
+_SHOW_PROGRESS = ("clone", "fetch", "push")
 DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
 
 
@@ -187,7 +188,8 @@ def transfer(
         streams = {"stdout": progress(), "stderr": subprocess.PIPE}
     else:
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        command = (*command, "--progress") if os.isatty(2) else command
+        if os.isatty(2) and command[0] in _SHOW_PROGRESS:
+            command = (command[0], "--progress", *command[1:])
     # Reasons are searched for in what is said, so it is to be in one language.
     env = {**os.environ, "LANGUAGE": "C", "GIT_LFS_SKIP_SMUDGE": "1", **(env or {})}
     said = b""

@@ -27,7 +27,7 @@ class _Refs:
             UsageError: git refuses.
         """
         self.require(name)
-        return self._git.plain(self.command, "--delete", name)
+        return self._git.plain(self.command, "--delete", "--", name)
 
     def require(self, name: str) -> None:
         """Asks that there is one of a name.

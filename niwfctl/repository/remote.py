@@ -45,7 +45,7 @@ class Remotes:
     def urls(self) -> dict[str, str]:
         """Where each remote is, by its name."""
         names = self._git.plain("remote").split()
-        return {name: self._git.plain("remote", "get-url", name) for name in names}
+        return {name: self._git.plain("remote", "get-url", "--", name) for name in names}
 
     def add(self, name: str, url: str) -> None:
         """Adds a remote; nothing is fetched.
@@ -53,7 +53,7 @@ class Remotes:
         Raises:
             UsageError: git refuses the name, or has it already.
         """
-        self._git.plain("remote", "add", name, url)
+        self._git.plain("remote", "add", "--", name, url)
 
     def remove(self, name: str) -> None:
         """Forgets a remote.
@@ -62,7 +62,7 @@ class Remotes:
             UnknownName: there is none of that name; the message lists what there is.
         """
         self.require(name)
-        self._git.plain("remote", "remove", name)
+        self._git.plain("remote", "remove", "--", name)
 
     def rename(self, old: str, new: str) -> None:
         """Renames a remote, and its branches as they are known here.
@@ -72,7 +72,7 @@ class Remotes:
             UsageError: git refuses the new name, or has it already.
         """
         self.require(old)
-        self._git.plain("remote", "rename", old, new)
+        self._git.plain("remote", "rename", "--", old, new)
 
     def set_url(self, name: str, url: str) -> None:
         """Says that a remote is elsewhere now; nothing is fetched.
@@ -81,7 +81,7 @@ class Remotes:
             UnknownName: there is none of that name; the message lists what there is.
         """
         self.require(name)
-        self._git.plain("remote", "set-url", name, url)
+        self._git.plain("remote", "set-url", "--", name, url)
 
     def push(self, remote: str, refs: Names = (), tags: bool = False) -> int:
         """Pushes refs, the current branch by default; returns how many objects went before them.
@@ -114,7 +114,7 @@ class Remotes:
         for oid in oids:
             self._repository.object_path(oid)
         no = f"{remote} or the pre-push hook says no", "nothing was sent"
-        asked = ("push", "--dry-run", "--quiet", remote, *refs)
+        asked = ("push", "--dry-run", "--quiet", "--", remote, *refs)
         self._run(*asked, refusal=no, env={"GIT_LFS_SKIP_PUSH": "1"})  # objects go below
         if oids:
             cut = (
@@ -122,7 +122,8 @@ class Remotes:
                 "no branch was pushed, and the same command goes on where it stopped",
             )
             listed = "".join(f"{oid}\n" for oid in oids)
-            self._run("lfs", "push", "--object-id", "--stdin", remote, refusal=cut, given=listed)
+            sent = ("lfs", "push", "--object-id", "--stdin", "--", remote)
+            self._run(*sent, refusal=cut, given=listed)
             self._prove(remote, oids)
         self._git.await_locks()
         no = (
@@ -130,7 +131,7 @@ class Remotes:
             "mend what it says and push again; objects that it has are not sent again",
         )
         # The hook has been asked.
-        self._run("push", "--no-verify", "--set-upstream", remote, *refs, refusal=no)
+        self._run("push", "--no-verify", "--set-upstream", "--", remote, *refs, refusal=no)
         return len(oids)
 
     def fetch(
@@ -155,14 +156,14 @@ class Remotes:
         self._git.await_locks()
         if prune:  # first, since a branch a/b cannot come where there is an a
             no = f"{remote} cannot be asked for its branches", "nothing was fetched"
-            self._run("remote", "prune", remote, refusal=no)
+            self._run("remote", "prune", "--", remote, refusal=no)
         self._fetch_refs(remote)
         if not lazy:
             self._fetch_objects(remote, everything)
 
     def _fetch_refs(self, remote: str) -> None:
         no = f"not everything has come from {remote}", "nothing is lost"
-        said = transfer(self._git.worktree, "fetch", "--tags", remote)
+        said = transfer(self._git.worktree, "fetch", "--tags", "--", remote)
         moved = _MOVED.findall(said or "")
         if not moved:
             self._require_done(said, no)
@@ -175,14 +176,14 @@ class Remotes:
             remote,
         )
         # All else has come by now, unless git met more than the tags: this shows which.
-        self._run("fetch", "--no-tags", remote, refusal=no)
+        self._run("fetch", "--no-tags", "--", remote, refusal=no)
 
     def _fetch_objects(self, remote: str, everything: bool) -> None:
         listed = self._git.plain("for-each-ref", "--format=%(refname)", f"refs/remotes/{remote}")
         # HEAD may be at a tag, which none of the branches has.
         revisions = ["HEAD", *(ref for ref in listed.split() if not ref.endswith("/HEAD"))]
-        what = ["--all"] if everything else revisions
-        said = transfer(self._git.worktree, "lfs", "fetch", remote, *what)
+        what = ("--all", "--", remote) if everything else ("--", remote, *revisions)
+        said = transfer(self._git.worktree, "lfs", "fetch", *what)
         if said is None:
             return
         oids = oids_in(said)
@@ -276,7 +277,7 @@ class Remotes:
 
     def _outgoing(self, remote: str, refs: list[str]) -> list[str]:
         """Objects of commits that the remote has not, whatever was known of it before."""
-        command = ("git", "ls-remote", "--heads", "--tags", remote)
+        command = ("git", "ls-remote", "--heads", "--tags", "--", remote)
         where = self._git.worktree
         listed = subprocess.run(command, cwd=where, stdout=subprocess.PIPE, text=True, check=False)
         if listed.returncode:

@@ -50,7 +50,10 @@ def remove(repository: Repository, names: Sequence[str], message: str | None) ->
 
     Raises:
         UnknownName: there is no such capability.
+        UsageError: no name is given.
     """
+    if not names:
+        raise UsageError("say what to remove: the name of a capability, or of several")
 
     def without(atlas: Atlas) -> Atlas:
         for name in names:

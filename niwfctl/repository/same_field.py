@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Capability, parse_target
 from niwfctl.config import FILE, Config
-from niwfctl.errors import UsageError
+from niwfctl.errors import BackboneError, UsageError
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -39,10 +39,11 @@ def require_same_field(repository: Repository, commit: str, revision: str) -> No
     if content is None:
         raise UsageError(f"{revision} is not a niwfctl revision: it has no {FILE}")
     there, here = Config.parse(content), repository.config
-    if there.backbone.identity != here.backbone.identity:
+    identity = there.backbone.identity
+    if identity != here.backbone.identity and not _pinned_otherwise(repository, identity):
         raise UsageError(
             f"{revision} stands on another backbone ({there.backbone.model}, "
-            f"{there.backbone.identity[:19]}) than this branch ({here.backbone.identity[:19]}): "
+            f"{identity[:19]}) than this branch ({here.backbone.identity[:19]}): "
             "capabilities of one do nothing sensible on the other"
         )
     if there.field != here.field or there.backbone.quant != here.backbone.quant:
@@ -50,3 +51,13 @@ def require_same_field(repository: Repository, commit: str, revision: str) -> No
             f"{revision} has another coordinate map, tap layer or quantization than this branch: "
             "begin both from one `niwfctl init`"
         )
+
+
+def _pinned_otherwise(repository: Repository, identity: str) -> bool:
+    """Whether an identity is of the backbone that is pinned here, as another version had it."""
+    from niwfctl.repository.backbone import identities, pinned_source
+
+    try:
+        return identity in identities(pinned_source(repository))
+    except BackboneError:
+        return False

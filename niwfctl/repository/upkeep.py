@@ -150,7 +150,10 @@ def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collecte
             store.remove(oid)
         store.clean_temporary(keep_days * 86400)
         for path in _old(repository.private / QUARANTINE, oldest):
-            path.unlink()
+            if path.is_dir() and not path.is_symlink():  # it lay where an object belongs
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         for folder in scratch:
             shutil.rmtree(folder, ignore_errors=True)
         repository.operations.forget(before)

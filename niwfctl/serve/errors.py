@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from niwfctl.config import reason_of
 from niwfctl.errors import DataError, NiwfError, UnknownName, UsageError
 
 WRONG = "invalid_request_error"
@@ -63,5 +64,5 @@ def of_fields(errors: Sequence[Mapping[str, Any]]) -> ApiError:
         return ApiError(
             400, f"`{param}` is missing", param=param, code="missing_required_parameter"
         )
-    reason = first["msg"].removeprefix("Value error, ")
-    return ApiError(400, f"`{param}` is wrong: {reason}", param=param, code="invalid_value")
+    said = f"`{param}` is wrong: {reason_of(first)}"
+    return ApiError(400, said, param=param, code="invalid_value")

@@ -25,10 +25,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((host, port), family=family)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of what can be no host's name
+        reason = getattr(error, "strerror", None) or "there can be no such host"
         raise UsageError(
-            f"cannot listen on {host}, port {port} ({error.strerror}): choose others with --host "
-            "and --port"
+            f"cannot listen on {host}, port {port} ({reason}): choose others with --host and --port"
         ) from error
 
 

@@ -22,7 +22,7 @@ def save(path: Path, run: Run, tensors: dict[str, Tensor]) -> None:
     try:
         with temporary_file(path.parent) as (file, temporary):
             write_tensors(file, as_bytes(tensors), run.model_dump_json())
-            publish(file, temporary, path, 0o644)
+            publish(file, temporary, path)
     except OSError as error:
         raise StorageError(
             f"the checkpoint {path} cannot be written ({error.strerror}): the one before it is "

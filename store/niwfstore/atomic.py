@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,26 +29,29 @@ def make_dirs(path: Path) -> None:
 
 
 @contextmanager
-def temporary_file(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
+def temporary_file(folder: Path, mode: int = 0o666) -> Iterator[tuple[IO[bytes], Path]]:
     """A new file in `folder`, removed on leaving unless it was renamed.
+
+    Args:
+        mode: its permissions, but for those that the umask withholds.
 
     Yields:
         The open file and its path.
     """
     make_dirs(folder)
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=".tmp-")
+    path = folder / f".tmp-{secrets.token_hex(8)}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "w+b") as file:
-            yield file, Path(name)
+            yield file, path
     finally:
         with suppress(FileNotFoundError):
-            os.unlink(name)
+            path.unlink()
 
 
-def publish(file: IO[bytes], temporary: Path, target: Path, mode: int) -> None:
+def publish(file: IO[bytes], temporary: Path, target: Path) -> None:
     """Makes a written temporary file durable and gives it its name, replacing what was there."""
     file.flush()
-    os.fchmod(file.fileno(), mode)
     os.fsync(file.fileno())
     make_dirs(target.parent)
     os.replace(temporary, target)
@@ -56,10 +59,11 @@ def publish(file: IO[bytes], temporary: Path, target: Path, mode: int) -> None:
 
 
 @contextmanager
-def output_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
+def output_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that a user asked for by name: whole and durable at the end, or as it was.
 
     What is there and is no regular file, such as a pipe, is written into; a link leads to the file.
+    It has the permissions of the file that it replaces.
 
     Yields:
         The open file; it may be unable to seek.
@@ -70,19 +74,22 @@ def output_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
         return
     target = Path(os.path.realpath(path))
     with temporary_file(target.parent) as (file, temporary):
+        with suppress(FileNotFoundError):  # before anyone can read what is written
+            os.fchmod(file.fileno(), target.stat().st_mode & 0o777)
         yield file
-        publish(file, temporary, target, mode)
+        publish(file, temporary, target)
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o644, scratch: Path | None = None) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o666, scratch: Path | None = None) -> None:
     """Writes a whole file atomically and durably.
 
     Args:
+        mode: its permissions, but for those that the umask withholds.
         scratch: folder in the same file system for the temporary file; beside `path` by default.
 
     Raises:
         OSError: the disk is full or read-only; `path` is then as it was.
     """
-    with temporary_file(scratch or path.parent) as (file, temporary):
+    with temporary_file(scratch or path.parent, mode) as (file, temporary):
         file.write(data)
-        publish(file, temporary, path, mode)
+        publish(file, temporary, path)

@@ -58,7 +58,7 @@ class ObjectStore:
             MalformedTensors: a buffer does not fit its shape.
             OSError: the disk is full or read-only; nothing is left behind.
         """
-        with temporary_file(self.root / "tmp") as (file, temporary):
+        with temporary_file(self.root / "tmp", _READ_ONLY) as (file, temporary):
             write_tensors(file, tensors, metadata)
             return self._keep(file, temporary)
 
@@ -70,7 +70,10 @@ class ObjectStore:
             OSError: the disk is full or read-only; nothing is left behind.
         """
         check_tensors(source)
-        with temporary_file(self.root / "tmp") as (file, temporary), source.open("rb") as original:
+        with (
+            temporary_file(self.root / "tmp", _READ_ONLY) as (file, temporary),
+            source.open("rb") as original,
+        ):
             shutil.copyfileobj(original, file, 1 << 20)
             return self._keep(file, temporary)
 
@@ -160,7 +163,7 @@ class ObjectStore:
         file.seek(0)
         pointer = Pointer(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
         if not (self._holds(pointer) and self._renew(pointer.oid)):
-            publish(file, temporary, self.path(pointer.oid), _READ_ONLY)
+            publish(file, temporary, self.path(pointer.oid))
             self._remember(pointer.oid, self._stamp(pointer.oid, pointer.size))
         return pointer
 

@@ -192,13 +192,29 @@ def test_a_hub_model_of_another_commit_is_not_to_be_had_offline(hub_cache: Path)
     sentence(error)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "generation_config.json"])
 def test_the_identity_changes_with_any_file_that_defines_the_model(copy: Path, file: str) -> None:
     before = resolve(str(copy)).identity
     content = bytearray((copy / file).read_bytes())
     content[-1] ^= 1
     (copy / file).write_bytes(bytes(content))
     assert resolve(str(copy)).identity != before
+
+
+def test_the_identity_covers_a_vocabulary_in_two_files_where_that_is_the_tokenizer(
+    copy: Path,
+) -> None:
+    def identity() -> str:
+        return resolve(str(copy)).identity
+
+    before = identity()
+    for file in ("vocab.json", "merges.txt"):
+        (copy / file).write_text("{}")
+    assert identity() == before
+    (copy / "tokenizer.json").unlink()
+    before = identity()
+    (copy / "merges.txt").write_text("a b")
+    assert identity() != before
 
 
 def test_weights_that_the_identity_does_not_cover_are_never_loaded(copy: Path) -> None:

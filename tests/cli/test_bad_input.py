@@ -49,6 +49,7 @@ def test_in_a_git_repository_without_a_field(refused: Refused, tmp_path: Path) -
         (["show", "apple@nowhere"], "nowhere"),
         (["show", "apple@"], "apple@"),
         (["show", ""], "''"),
+        (["show", "^HEAD"], "^HEAD"),
         (["checkout", "pear"], "pear"),
         (["checkout", "apple@nowhere"], "nowhere"),
         (["run", "hello", "--capability", "pear"], "pear"),
@@ -69,6 +70,11 @@ def test_an_unknown_capability_or_revision(
     refused: Refused, committed: Repository, data: Path, arguments: list[str], name: str
 ) -> None:
     refused(committed, [part.format(data=data) for part in arguments], 4, name)
+
+
+@pytest.mark.parametrize("span", ["HEAD..HEAD", "HEAD~1..HEAD", "HEAD~1...HEAD", "HEAD.."])
+def test_show_refuses_a_range(refused: Refused, committed: Repository, span: str) -> None:
+    refused(committed, ["show", span], 2, f"niwfctl log {span}", f"niwfctl diff {span}")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A repository or a machine in a bad state: named, refused, and left as it is."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,10 +14,10 @@ import pytest
 import torch
 from typer.testing import Result
 
-from niwfctl.errors import of_memory
+from niwfctl.errors import StorageError, of_memory
 from niwfctl.repository import Repository
 from niwfctl.repository import repository as repository_module
-from niwfctl.repository.objects import manifest_file
+from niwfctl.repository.objects import manifest_file, storing
 from niwfctl.training import checkpoint
 
 Command = Callable[..., Result]
@@ -272,9 +273,15 @@ def test_a_name_that_no_file_can_have_is_told_as_such(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_repository_on_a_read_only_disk(refused: Refused, trained: Repository) -> None:
+def test_a_repository_that_may_not_be_written(refused: Refused, trained: Repository) -> None:
     trained.store.root.chmod(0o555)
-    refused(trained, ["commit", "-m", "x"], 12, "cannot be written")
+    refused(trained, ["commit", "-m", "x"], 12, "is closed to you")
+
+
+def test_a_file_that_may_not_be_read_is_not_told_as_a_disk_that_cannot_be_written() -> None:
+    with pytest.raises(StorageError, match="data is closed to you") as error, storing():
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "data")
+    assert "written" not in str(error.value)
 
 
 def of_a_newer_version(path: Path) -> None:

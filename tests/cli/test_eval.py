@@ -178,6 +178,7 @@ def test_ctrl_c_keeps_what_is_measured(committed: Repository, matrix: Command) -
         (["--data", "apple=apple.jsonl", "--rev", "nowhere"], 4, ["nowhere"]),
         (["--data", "apple=apple.jsonl", "--rev", "nowhere..HEAD"], 4, ["nowhere"]),
         (["--data", "apple=apple.jsonl", "--rev", "HEAD..HEAD~1"], 2, ["first-parent"]),
+        (["--data", "apple=apple.jsonl", "--rev", "HEAD~1...HEAD"], 2, ["give A..B"]),
         (["--data", "apple=apple.jsonl", "--rev", "HEAD~1"], 2, ["no commit of HEAD~1"]),
         (["--plot", "map.gif"], 2, [".png or .svg"]),
         (["--plot", "none/map.png"], 2, ["no folder"]),

@@ -107,6 +107,33 @@ def test_a_manifest_with_a_wrong_entry_is_refused_by_every_command(
         refused(committed, command, 11, MANIFEST)
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("no region", "is wrong: a capability has either regions or parts; bring it back"),
+        ("an unfinished run", "is wrong: regions.0.run: a committed training is finished"),
+    ],
+)
+def test_what_is_wrong_with_a_manifest_is_said_in_one_sentence(
+    refused: Refused, committed: Repository, kind: str, words: str
+) -> None:
+    commit(committed, edited(committed, WRONG[kind]))
+    refused(committed, ["log", "apple"], 11, f"{MANIFEST} {words}")
+
+
+def test_a_capability_whose_name_is_reserved_by_now_stays_readable(
+    niwfctl: Command, committed: Repository
+) -> None:
+    committed.git.plain("mv", MANIFEST, MANIFEST.replace("apple", "commit"))
+    (committed.path / MANIFEST).with_stem("commit").write_text(
+        committed.capability("apple").model_copy(update={"name": "commit"}).dump()
+    )
+    committed.git.plain("commit", "-qam", "By an earlier version")
+    assert niwfctl("-C", committed.path, "verify").exit_code == 0
+    committed.rename("commit", "messages")
+    assert list(committed.atlas()) == ["messages"]
+
+
 @pytest.mark.parametrize("content", NO_MANIFEST.values(), ids=NO_MANIFEST)
 def test_a_broken_manifest_that_was_mended_stays_in_the_history_and_stops_nothing(
     niwfctl: Command,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from decimal import Decimal, localcontext
 
 import pytest
 import torch
@@ -198,3 +199,31 @@ def test_the_bound_is_the_exact_binomial_one(hits: int, trials: int, bound: floa
             math.comb(trials, i) * found**i * (1 - found) ** (trials - i) for i in range(hits + 1)
         )
         assert tail == pytest.approx(0.05, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_the_bound_is_exact_for_however_many_trials(data: st.DataObject) -> None:
+    trials = data.draw(st.integers(900, 5000))
+    hits = data.draw(st.integers(0, trials - 1))
+    bound = upper_bound(hits, trials)
+    with localcontext(prec=40):
+        rate = Decimal(bound)
+        term = tail = (1 - rate) ** trials
+        for i in range(hits):
+            term *= (trials - i) * rate / ((i + 1) * (1 - rate))
+            tail += term
+    assert float(tail) == pytest.approx(0.05, rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "bound"),
+    [
+        (0, 16, 0.1707497229824817),
+        (20, 988, 0.02927987670028039),
+        (500, 988, 0.532702847028228),
+        (10, 5000, 0.0033900819812554064),
+    ],
+)
+def test_the_bound_is_what_manifests_hold(hits: int, trials: int, bound: float) -> None:
+    assert upper_bound(hits, trials) == pytest.approx(bound, rel=2e-15)

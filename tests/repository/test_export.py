@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
 from niwfctl.errors import StorageError, UsageError
+from niwfctl.field.frozen import FrozenSum
 from niwfctl.repository import Repository
 from niwfctl.repository.compose import Recipe
-from niwfctl.repository.export import frozen
 from niwfctl.repository.regions import load_region
 from niwfctl.training.data import read_examples
 
@@ -85,7 +85,8 @@ def test_merged_weights_are_the_backbone_plus_the_change(
     committed.export("apple", tmp_path / "merged", "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
     before = AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.bfloat16).state_dict()
-    change = frozen(committed, committed.capability("apple"), None)
+    region = load_region(committed, committed.capability("apple").regions[0])
+    change = FrozenSum([(1.0, region, region.cell.mean)])
     factors = {name: change.at(name) for name in change.names}
     for key, weight in merged.items():
         name = key.removeprefix("model.").removesuffix(".weight")

@@ -1,5 +1,6 @@
 """Extending, revising and reusing: what is sealed is read, and never written."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,23 @@ def test_which_region_answers_does_not_change_with_the_routing_of_others(
     z = torch.cat([load_region(committed, one).anchors for one in (old, new)]).float()
     shares = [of_capability(committed, one).shares(z) for one in (before, after)]
     assert torch.equal(*shares) and 0 < shares[0][:, 1].mean() < 1
+
+
+def test_a_merge_tells_the_bias_of_every_region_that_it_sets_anew(
+    committed: Repository, pears: Path
+) -> None:
+    committed.train("apple", [pears], options(mode="extend"))
+    committed.commit(["apple"], "Pears, too")
+    file = committed.path / "capabilities" / "apple.json"
+    manifest = json.loads(file.read_text())
+    old = manifest["regions"][0]
+    bias = old["routing"]["bias"]
+    old["routing"]["bias"] = bias + 40.0
+    file.write_text(json.dumps(manifest))
+    committed.git.plain("commit", "--quiet", "--all", "-m", "As plain git may leave it")
+    merged = committed.merge("HEAD")
+    region = committed.capability("apple").regions[0].id
+    assert merged.biases == {f"apple/{region}": (bias + 40.0, bias)}
 
 
 def test_a_revision_replaces_the_capability_at_head_and_history_keeps_the_old(

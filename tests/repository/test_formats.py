@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import HUB_COMMIT
 
+from niwfctl.backbone.identity import earlier_identity
 from niwfctl.repository import Repository
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -65,3 +66,15 @@ def test_on_a_hub_model_a_copy_of_its_files_will_do_and_older_ones_pin_its_commi
     repository.git.plain("reset", "--quiet", "--hard", "HEAD~1")
     monkeypatch.setenv("NIWFCTL_BACKBONE", str(backbone))
     assert Repository.open(repository.path).verify(deep=True).ok
+
+
+def test_what_an_earlier_version_made_on_the_same_backbone_can_be_taken_in(
+    fresh: Repository, committed: Repository, backbone: Path, tmp_path: Path
+) -> None:
+    config, pinned = committed.path / "niwf.toml", committed.config.backbone.identity
+    config.write_text(config.read_text().replace(pinned, earlier_identity(backbone, None)))
+    committed.git.plain("commit", "--quiet", "--all", "-m", "As before")
+    assert Repository.open(committed.path).config.backbone.identity != pinned
+    committed.write_bundle(tmp_path / "bundle")
+    fresh.apply_bundle(tmp_path / "bundle")
+    assert list(fresh.atlas()) == ["apple"] and fresh.verify().ok

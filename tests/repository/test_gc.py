@@ -133,15 +133,28 @@ def age(path: Path, days: float) -> None:
     os.utime(path, (then, then))
 
 
-def test_a_corrupt_object_is_kept_from_when_it_was_put_aside(committed: Repository) -> None:
-    path = committed.store.path(committed.capability("apple").regions[0].region.oid)
+def nonsense(path: Path) -> None:
     path.chmod(0o644)
     path.write_bytes(b"nonsense")
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "file").touch()
+
+
+@pytest.mark.parametrize("spoil", [nonsense, a_folder])
+def test_a_corrupt_object_is_kept_from_when_it_was_put_aside(
+    committed: Repository, spoil: Callable[[Path], None]
+) -> None:
+    path = committed.store.path(committed.capability("apple").regions[0].region.oid)
+    spoil(path)
     age(path, 60)
-    check_all(committed)
+    assert not committed.verify().ok
     kept = committed.private / "quarantine" / path.name
     collect(committed, 14.0, False)
-    assert kept.is_file() and not path.exists()
+    assert kept.exists() and not path.exists()
     age(kept, 15)
     collect(committed, 14.0, False)
     assert not kept.exists()

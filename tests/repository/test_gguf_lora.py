@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2MoeConfig
 
 from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import BackboneError, UsageError
+from niwfctl.field.frozen import FrozenSum
 from niwfctl.repository import Repository
-from niwfctl.repository.export import frozen
 from niwfctl.repository.gguf_lora import Layout, write_gguf_lora
+from niwfctl.repository.regions import load_region
 
 THEIRS = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 
@@ -109,7 +110,8 @@ def test_a_capability_as_gguf_is_its_change_at_the_mean(
         "adapter.type": "lora",
         "adapter.lora.alpha": 8.0,
     }
-    change = frozen(committed, committed.capability("apple"), None)
+    region = load_region(committed, committed.capability("apple").regions[0])
+    change = FrozenSum([(1.0, region, region.cell.mean)])
     for name in change.names:
         down, up = change.at(name)
         _, layer, module = name.split(".", 2)

@@ -376,7 +376,7 @@ def test_layers_below_the_tap_are_refused_with_the_tap_that_takes_them(
         ("adapter_config.json", b"{", "not valid JSON"),
         ("adapter_config.json", b"[" * 100_000, "not valid JSON"),
         ("adapter_config.json", b"\xff", "not valid JSON"),
-        ("adapter_config.json", b"[]", "wrong: it"),
+        ("adapter_config.json", b"[]", "wrong: Input should be"),
         (WEIGHTS, None, f"no {WEIGHTS}"),
         (WEIGHTS, b"", "not readable safetensors"),
         (WEIGHTS, b"\x00" * 100, "not readable safetensors"),

@@ -10,7 +10,7 @@ import pytest
 from faults import run_git as git
 from niwfstore import ObjectStore
 
-from niwfctl.errors import ObjectError, RemoteError
+from niwfctl.errors import ObjectError, RemoteError, UnknownName
 from niwfctl.repository import Repository
 from niwfctl.repository.clone import clone
 
@@ -183,6 +183,50 @@ def test_a_moved_tag_does_not_hide_that_a_branch_could_not_be_fetched(
     git(copy.path, "update-ref", "refs/remotes/origin/side/in/the/way", "HEAD")
     with pytest.raises(RemoteError, match="not everything has come from origin"):
         copy.remotes.fetch("origin")
+
+
+def test_what_begins_with_a_dash_is_no_option_of_git(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    shared.remotes.push("origin")
+    shared.remotes.add("-q", str(remote))
+    shared.remotes.set_url("-q", f"{remote}/")
+    shared.remotes.fetch("-q", prune=True)
+    shared.remotes.rename("-q", "-f")
+    shared.remotes.remove("-f")
+    assert list(shared.remotes.urls()) == ["origin"]
+    assert clone(str(remote), tmp_path / "-x").verify().ok
+    url = f"--config=core.sshCommand=touch {tmp_path / 'touched'}"
+    with pytest.raises(RemoteError, match="cannot be cloned"):
+        clone(url, tmp_path / "host:path")
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_branch_of_a_remote_that_is_called_as_an_option_takes_nothing(
+    committed: Repository,
+) -> None:
+    for kind in ("remotes/origin", "heads", "tags"):
+        committed.git.plain("update-ref", f"refs/{kind}/-f", "HEAD")
+    file = committed.path / "niwf.toml"
+    file.write_text(changed := f"{file.read_text()}# mine")
+    with pytest.raises(UnknownName, match="'-f'"):
+        committed.checkout("-f")
+    assert file.read_text() == changed
+    for refs in (committed.branches, committed.tags):
+        refs.delete("-f")
+        assert "-f" not in [ref.name for ref in refs.list()]
+
+
+def test_fetch_prunes_on_a_terminal_as_well(shared: Repository) -> None:
+    shared.remotes.push("origin")
+    shared.git.plain("update-ref", "refs/remotes/origin/gone", "HEAD")
+    terminal, end = os.openpty()
+    command = [sys.executable, "-c", NIWFCTL, "-C", shared.path, "fetch", "--prune"]
+    done = subprocess.run(command, stderr=end)
+    os.close(end)
+    os.close(terminal)
+    assert done.returncode == 0
+    assert "gone" not in shared.git.plain("branch", "--remotes")
 
 
 @pytest.mark.parametrize("command", ["bundle", "push"])

@@ -160,7 +160,14 @@ def test_a_renamed_capability_stays_the_active_one(two: Repository) -> None:
     assert two.active == "renamed"
 
 
-@pytest.mark.parametrize("name", ["HEAD", "auto", "base"])
+def test_removing_nothing_is_refused(two: Repository) -> None:
+    with pytest.raises(UsageError, match="say what to remove"):
+        two.remove(())
+
+
+@pytest.mark.parametrize(
+    "name", ["HEAD", "auto", "base", "backbone", "coordinates", "commit", "tag", "atlas"]
+)
 def test_what_means_something_else_names_no_capability(two: Repository, name: str) -> None:
     with pytest.raises(UsageError, match="means something else"):
         two.rename(sorted(two.atlas())[0], name)

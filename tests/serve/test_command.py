@@ -19,7 +19,7 @@ from typer.testing import Result
 
 ROOT = Path(__file__).parents[2]
 MAIN = "from niwfctl.cli.main import main; main()"
-NOWHERE = (("--host", "no.such.host.invalid"), ("--host", "192.0.2.1"))
+NOWHERE = (("--host", "no.such.host.invalid"), ("--host", "192.0.2.1"), ("--host", "a" * 64))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from niwfstore import (
     check_tensors,
     output_file,
     read_metadata,
+    write_atomic,
 )
 from safetensors.numpy import load_file
 
@@ -31,6 +33,7 @@ TENSORS = {
 }
 PUT = """
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from niwfstore import ObjectStore, TensorBytes
 tensors = {"b": TensorBytes("F32", (2, 2), bytes(range(16))), "a": TensorBytes("U8", (3,), b"xyz")}
@@ -318,6 +321,39 @@ def test_an_output_behind_a_link_is_written_whole_where_the_link_leads(tmp_path:
         file.write(b"half")
         _ = 1 / 0
     assert target.read_bytes() == content and list(target.parent.iterdir()) == [target]
+
+
+@pytest.fixture
+def private() -> Iterator[None]:
+    """Others may do nothing with what is made."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("private")
+def test_the_umask_decides_who_may_read_a_new_file(store: ObjectStore, tmp_path: Path) -> None:
+    def mode(path: Path) -> int:
+        return path.stat().st_mode & 0o777
+
+    with output_file(tmp_path / "output"):
+        pass
+    write_atomic(tmp_path / "file", b"")
+    write_atomic(tmp_path / "hook", b"", mode=0o777)
+    assert [mode(tmp_path / name) for name in ("output", "file", "hook")] == [0o600, 0o600, 0o700]
+    assert mode(store.path(store.put_tensors(TENSORS).oid)) == 0o400
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
+def test_an_output_has_the_permissions_of_what_it_replaces(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "output"
+    path.touch()
+    path.chmod(mode)
+    with output_file(path) as file:
+        (half,) = tmp_path.glob(".tmp-*")
+        assert half.stat().st_mode & 0o777 == mode
+        file.write(b"content")
+    assert path.stat().st_mode & 0o777 == mode and path.read_bytes() == b"content"
 
 
 def test_an_output_goes_into_a_pipe_that_is_there(tmp_path: Path) -> None:
