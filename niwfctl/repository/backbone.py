@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ def pinned_source(repository: Repository) -> Source:
     return source
 
 
-def identities(source: Source) -> set[str | None]:
+def identities(source: Source) -> Iterator[str | None]:
     """All that a backbone is pinned by: older repositories have another hash, or a hub's commit."""
-    return {source.identity, source.hub, earlier_identity(Path(source.folder), hashes())}
+    yield from (source.identity, source.hub)
+    yield earlier_identity(Path(source.folder), hashes())  # last, since it reads all files
