@@ -64,7 +64,7 @@ def _cuda() -> Finding:
 def _git() -> Finding:
     found = _program("git", "missing", "install git: https://git-scm.com/downloads")
     if found.state == "ok":
-        from niwfctl.repository.process import require_recent_git
+        from niwfctl.git.process import require_recent_git
 
         try:
             require_recent_git()

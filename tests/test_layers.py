@@ -10,6 +10,7 @@ ABOVE = {
     "niwfctl/repository": {"cli", "serve"},
     "niwfctl/training": {"cli", "serve", "repository"},
     "niwfctl/backbone": {"cli", "serve", "repository", "training"},
+    "niwfctl/git": {"cli", "serve", "repository", "training", "backbone", "field"},
     "niwfctl/field": {"cli", "serve", "repository", "training", "backbone"},
     "store/niwfstore": {""},
 }

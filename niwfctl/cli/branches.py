@@ -14,7 +14,7 @@ from niwfctl.cli.show import show_merged
 from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from niwfctl.repository.refs import Branches, Tags
+    from niwfctl.git.refs import Branches, Tags
 
 Message = Annotated[str | None, typer.Option("-m", "--message", help="Of the commit.")]
 app = typer.Typer()

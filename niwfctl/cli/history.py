@@ -114,8 +114,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a capability, or what a commit did."""
+    from niwfctl.git.signature import signature
     from niwfctl.repository import Repository
-    from niwfctl.repository.signature import signature
 
     repository = Repository.open(ctx.obj)
     if repository.names_capability(target):

@@ -59,7 +59,7 @@ def expected(error: Exception) -> NiwfError | None:
         return UsageError(f"{name[:40]!r}… is longer than the name of a file can be: give a path")
     git = sys.modules.get("git")  # it was imported if it has raised anything
     if git is not None and isinstance(error, git.GitCommandError):
-        from niwfctl.repository.process import require_recent_git, words
+        from niwfctl.git.process import require_recent_git, words
 
         try:
             require_recent_git()

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from niwfctl.atlas import Atlas, Capability, RegionEntry, Takeover, owner_names
 from niwfctl.cli.output import err, number, out, put, size
+from niwfctl.git.signature import Signature
 from niwfctl.repository.history import Change, Commit
 from niwfctl.repository.merge import Merged
-from niwfctl.repository.signature import Signature
 from niwfctl.training.processes import leads
 from niwfctl.training.run import Run
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from niwfctl.config import FILE
 from niwfctl.errors import NotARepository, RemoteError, UsageError
-from niwfctl.repository.git import Git
+from niwfctl.git.git import Git
+from niwfctl.git.process import require_recent_git, transfer
 from niwfctl.repository.lfs import add_hook, require_lfs
 from niwfctl.repository.objects import require_new
-from niwfctl.repository.process import require_recent_git, transfer
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository

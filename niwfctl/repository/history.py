@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from niwfctl.atlas import Capability, manifest_name
 from niwfctl.errors import FormatError
-from niwfctl.repository.git import Git
+from niwfctl.git.git import Git
 from niwfctl.repository.objects import manifest_file
 from niwfctl.several import Names, several
 

@@ -14,7 +14,8 @@ from niwfctl.backbone.sites import decoder_path, find_sites
 from niwfctl.backbone.support import require_supported
 from niwfctl.config import FILE, BackboneConfig, Config, FieldConfig
 from niwfctl.errors import NotARepository, UsageError
-from niwfctl.repository.git import Git
+from niwfctl.git.git import Git
+from niwfctl.git.process import require_recent_git
 from niwfctl.repository.lfs import add_hook
 from niwfctl.repository.objects import (
     ATTRIBUTES,
@@ -23,7 +24,6 @@ from niwfctl.repository.objects import (
     require_folder,
     storing,
 )
-from niwfctl.repository.process import require_recent_git
 from niwfctl.tensors import as_bytes
 
 

@@ -15,9 +15,9 @@ from niwfstore import ObjectStore, Pointer, StoreError
 from niwfstore.atomic import write_atomic
 
 from niwfctl.errors import RemoteError
-from niwfctl.repository.git import Git
+from niwfctl.git.git import Git
+from niwfctl.git.process import blame_disk, progress
 from niwfctl.repository.objects import object_file
-from niwfctl.repository.process import blame_disk, progress
 
 _ABSENT = re.compile(r"does not exist|remote missing object|\b404\b", re.IGNORECASE)
 _HOOK = b'#!/bin/sh\ngit lfs pre-push "$@"\n'  # one of those that `git lfs update` knows as its own

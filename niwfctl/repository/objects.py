@@ -17,7 +17,7 @@ from niwfctl.errors import GitError, ObjectError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from niwfctl.atlas import ObjectRef
-    from niwfctl.repository.git import Git
+    from niwfctl.git.git import Git
     from niwfctl.repository.repository import Repository
 
 logger = logging.getLogger(__name__)

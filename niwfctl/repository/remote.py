@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from niwfstore import Pointer
 
 from niwfctl.errors import RemoteError, UnknownName, UsageError
+from niwfctl.git.process import transfer
 from niwfctl.repository.lfs import (
     absent,
     fetch_objects,
@@ -21,7 +22,6 @@ from niwfctl.repository.lfs import (
     require_lfs,
 )
 from niwfctl.repository.objects import pointed, read_pointers
-from niwfctl.repository.process import transfer
 from niwfctl.several import Names, several
 
 if TYPE_CHECKING:

@@ -13,15 +13,15 @@ from niwfstore import ObjectStore
 from niwfctl.atlas import Atlas, Capability, RegionEntry, parse_target
 from niwfctl.config import FILE, Config
 from niwfctl.errors import NotARepository, UnknownName
+from niwfctl.git.git import Git
+from niwfctl.git.refs import Branches, Tags
 from niwfctl.repository.checkout import active, checkout, names_capability
 from niwfctl.repository.exchange import Exchange
-from niwfctl.repository.git import Git
 from niwfctl.repository.history import History
 from niwfctl.repository.inspection import Inspection
 from niwfctl.repository.lock import lock
 from niwfctl.repository.objects import obtain
 from niwfctl.repository.operations import Operations
-from niwfctl.repository.refs import Branches, Tags
 from niwfctl.repository.remote import Remotes
 from niwfctl.repository.trainings import Trainings
 from niwfctl.several import Names, Sources, several

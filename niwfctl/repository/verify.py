@@ -17,13 +17,13 @@ from niwfctl.backbone.probe import Probe, logits_platform, probe
 from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import NiwfError, ObjectError, UnknownName
 from niwfctl.field.basis import Site
+from niwfctl.git.signature import Signature, signature, tag_signature
 from niwfctl.records import Witness
 from niwfctl.repository.backbone import pinned_source
 from niwfctl.repository.model import Model
 from niwfctl.repository.objects import object_file, obtain, pointer_problem, read_pointers
 from niwfctl.repository.regions import load_region, read_coordinates, read_region
 from niwfctl.repository.routing import audited
-from niwfctl.repository.signature import Signature, signature, tag_signature
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository

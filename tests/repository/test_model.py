@@ -14,10 +14,10 @@ from niwfctl.backbone.generation import Row, Wishes
 from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.backbone.sites import decoder_layers
 from niwfctl.field.region import Region
+from niwfctl.git.git import Git
 from niwfctl.recent import Recent
 from niwfctl.records import Message
 from niwfctl.repository import Repository
-from niwfctl.repository.git import Git
 from niwfctl.repository.model import AUTO, Model
 from niwfctl.repository.regions import load_region
 

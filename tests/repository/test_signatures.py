@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from niwfctl.git.signature import signature
 from niwfctl.repository import Repository
-from niwfctl.repository.signature import signature
 
 Add = Callable[..., str]
 Command = Callable[..., Result]

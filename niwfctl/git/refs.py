@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from niwfctl.errors import UnknownName
-from niwfctl.repository.git import Git, Ref
+from niwfctl.git.git import Git, Ref
 
 
 class _Refs:

@@ -10,7 +10,7 @@ from pathlib import Path
 import git
 
 from niwfctl.errors import GitError
-from niwfctl.repository.process import GitProcess, as_input
+from niwfctl.git.process import GitProcess, as_input
 
 _BLOB = re.compile(rb"\w+ blob (\d+)\n")  # what `cat-file --batch` says before the content
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from niwfctl.repository.git import Git
+from niwfctl.git.git import Git
 
 _STATES = {
     "G": "good",

@@ -7,8 +7,8 @@ from pathlib import Path
 import git
 
 from niwfctl.errors import GitError
-from niwfctl.repository.gitobjects import GitObjects
-from niwfctl.repository.process import lines_of
+from niwfctl.git.objects import GitObjects
+from niwfctl.git.process import lines_of
 
 _WRITES_TREES = (2, 38)  # the first git whose merge-tree does
 

@@ -14,10 +14,10 @@ import git
 from niwfstore.atomic import write_atomic
 
 from niwfctl.errors import GitError, NotARepository, UnknownName, UsageError
-from niwfctl.repository.gitmerges import GitMerges
-from niwfctl.repository.index import rewrite_index, stamp
-from niwfctl.repository.process import GitCommand, Repo, as_input, lines_of, require_git, words
-from niwfctl.repository.reflocks import await_locks
+from niwfctl.git.index import rewrite_index, stamp
+from niwfctl.git.merges import GitMerges
+from niwfctl.git.process import GitCommand, Repo, as_input, lines_of, require_git, words
+from niwfctl.git.reflocks import await_locks
 
 Changes = Mapping[str, bytes | None]
 _REF = "%(refname:lstrip=2)%1f%(objectname)%1f%(*objectname)%1f%(contents:subject)"
