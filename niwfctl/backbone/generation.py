@@ -22,9 +22,10 @@ from transformers.generation import StoppingCriteria
 
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.batch import pad, prompt_mask
-from niwfctl.backbone.load import Backbone, quiet
+from niwfctl.backbone.load import Backbone
 from niwfctl.backbone.pieces import Pieces
 from niwfctl.backbone.prompts import turn_end
+from niwfctl.backbone.quiet import quiet
 
 LOWEST_TEMPERATURE = 1e-4
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -27,6 +24,7 @@ from niwfctl.backbone.embedded import EMBEDDED, converted, embedded_gguf
 from niwfctl.backbone.hub import snapshot
 from niwfctl.backbone.identity import files_identity, require_covered
 from niwfctl.backbone.quantized import keep_copy, kept_copy, nf4, stored_form
+from niwfctl.backbone.quiet import quiet
 from niwfctl.errors import BackboneError, UsageError, of_memory, reason
 
 QUANTIZATIONS = ("none", "nf4")
@@ -196,24 +194,6 @@ def default_device() -> str:
     if chosen := os.environ.get("NIWFCTL_DEVICE"):
         return chosen
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps notices and progress bars of the libraries off the terminal; errors still raise."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    verbosity = transformers.logging.get_verbosity()
-    showed_progress = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        if showed_progress:
-            transformers.logging.enable_progress_bar()
 
 
 def _keep_gradients_right(model: PreTrainedModel) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from logging import INFO, getLogger
 from pathlib import Path
 from shutil import copytree
 
@@ -99,6 +100,17 @@ def test_loading_leaves_progress_bars_as_the_user_has_them(backbone: Path, shown
         assert logging.is_progress_bar_enabled() == shown
     finally:
         control[before]()
+
+
+def test_loading_leaves_what_the_libraries_log_as_the_user_has_it(backbone: Path) -> None:
+    logger = getLogger("bitsandbytes")
+    before = logger.level
+    try:
+        logger.setLevel(INFO)
+        load(resolve(str(backbone)), "none")
+        assert logger.level == INFO
+    finally:
+        logger.setLevel(before)
 
 
 def test_an_unknown_quantization_is_refused_with_the_known_ones(backbone: Path) -> None:
