@@ -68,7 +68,7 @@ def probe_tokens(vocabulary: int) -> Tensor:
 def probe(adapter: FieldAdapter) -> Probe:
     """Logits of the probes with the field that is active now."""
     model = adapter.model
-    tokens = probe_tokens(model.config.vocab_size).to(model.device)
+    tokens = probe_tokens(model.config.get_text_config().vocab_size).to(model.device)
     with adapter.prompts(torch.ones_like(tokens, dtype=torch.bool)):
         logits = model(tokens, use_cache=False).logits.float().cpu().contiguous()
     digest = hashlib.sha256(memoryview(logits.numpy()).cast("B")).hexdigest()

@@ -49,7 +49,8 @@ class Scorer:
         """
         self.adapter, self.skip = adapter, skip
         self._model = adapter.model
-        self._softcap = getattr(self._model.config, "final_logit_softcapping", None)
+        config = self._model.config.get_text_config()
+        self._softcap = getattr(config, "final_logit_softcapping", None)
         self._check()
 
     def loss(self, rows: Sequence[Tokens]) -> tuple[Tensor, int]:
