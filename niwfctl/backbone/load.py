@@ -24,10 +24,11 @@ from niwfctl.backbone.embedded import EMBEDDED, converted, embedded_gguf
 from niwfctl.backbone.hub import snapshot
 from niwfctl.backbone.identity import files_identity, require_covered
 from niwfctl.backbone.quantized import keep_copy, kept_copy, nf4, stored_form
-from niwfctl.backbone.quiet import quiet
+from niwfctl.backbone.quiet import hearing_reports, quiet, reported_cause
 from niwfctl.errors import BackboneError, UsageError, of_memory, reason
 
 QUANTIZATIONS = ("none", "nf4")
+_FULL = ("MemoryError", "DefaultCPUAllocator")  # signs in a report that memory was too little
 
 
 @dataclass(frozen=True)
@@ -175,15 +176,18 @@ def read_config(folder: str) -> PretrainedConfig:
 @contextmanager
 def _loading(source: Source) -> Iterator[None]:
     require_covered(Path(source.folder))
+    reports: list[str] = []
     try:
-        with quiet():
+        with quiet(), hearing_reports() as reports:
             yield
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         if of_memory(error):
             raise
-        raise BackboneError(
-            f"the backbone {source.folder} cannot be loaded: {reason(error)}"
-        ) from error
+        report = "\n".join(reports)
+        cause = reported_cause(report) or reason(error)
+        if any(sign in report for sign in _FULL):
+            raise MemoryError(cause) from error
+        raise BackboneError(f"the backbone {source.folder} cannot be loaded: {cause}") from error
 
 
 def default_device() -> str:
