@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
 from niwfctl.backbone.cache import cache_folder, keep
-from niwfctl.errors import reason
+from niwfctl.backbone.quiet import quiet
+from niwfctl.errors import BackboneError, reason
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,26 @@ def nf4() -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
+
+
+def require_nf4(device: str) -> None:
+    """Puts a small tensor into 4 bits, as `nf4` says.
+
+    Raises:
+        BackboneError: bitsandbytes cannot do that on this device.
+    """
+    try:
+        with quiet():
+            from bitsandbytes.functional import quantize_4bit
+
+            ones = torch.ones(64, dtype=torch.bfloat16, device=device)
+            packed, _ = quantize_4bit(ones, compress_statistics=True, quant_type="nf4")
+            packed.cpu()  # a GPU tells of its errors when it is waited for
+    except Exception as error:  # bitsandbytes and each kind of device have errors of their own
+        raise BackboneError(
+            f"--quant nf4 does not work on {device}: {reason(error)}; install the versions of "
+            "torch and bitsandbytes that fit the driver"
+        ) from error
 
 
 def stored_form(config: PretrainedConfig) -> str:
