@@ -23,7 +23,7 @@ from niwfctl.backbone.cache import hashes, is_whole
 from niwfctl.backbone.embedded import EMBEDDED, converted, embedded_gguf
 from niwfctl.backbone.hub import snapshot
 from niwfctl.backbone.identity import files_identity, require_covered
-from niwfctl.backbone.quantized import keep_copy, kept_copy, nf4, stored_form
+from niwfctl.backbone.quantized import keep_copy, kept_copy, nf4, note_copy, stored_form
 from niwfctl.backbone.quiet import hearing_reports, quiet, reported_cause
 from niwfctl.errors import BackboneError, UsageError, of_memory, reason
 
@@ -129,9 +129,11 @@ def load(source: Source, quant: str = "none") -> Backbone:
 def _in_4_bits(source: Source) -> PreTrainedModel:
     copy = kept_copy(source.identity, default_device())
     if is_whole(copy):
-        return _read(str(copy))
-    model = _read(source.folder, quantization_config=nf4())
-    keep_copy(model, copy)
+        model = _read(str(copy))
+    else:
+        model = _read(source.folder, quantization_config=nf4())
+        keep_copy(model, copy)
+    note_copy(model, copy)
     return model
 
 

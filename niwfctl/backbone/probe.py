@@ -11,6 +11,7 @@ from torch import Tensor
 
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.platform import current_platform
+from niwfctl.backbone.quantized import noted_copy
 from niwfctl.records import Platform, Witness
 
 SEQUENCES, LENGTH = 4, 24
@@ -55,7 +56,9 @@ def logits_platform(adapter: FieldAdapter) -> Platform:
     """All that the bits of a model's logits may depend on here."""
     nf4 = getattr(adapter.model, "is_loaded_in_4bit", False)
     packages = ("transformers", "bitsandbytes") if nf4 else ("transformers",)
-    return current_platform(adapter.model.device, *packages)
+    platform = current_platform(adapter.model.device, *packages)
+    copy = noted_copy(adapter.model)
+    return platform | {"weights": copy} if copy else platform
 
 
 def probe_tokens(vocabulary: int) -> Tensor:

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUICK
+from safetensors.torch import load_file, save_file
 from tiny import NF4, save_quantized
 
+from niwfctl.backbone.cache import IDENTITY
+from niwfctl.backbone.identity import files_identity
 from niwfctl.backbone.platform import same_platform, threads_of
 from niwfctl.records import Platform
 from niwfctl.repository import Repository
@@ -51,9 +54,10 @@ def test_bits_are_not_compared_where_the_threads_were_more_than_can_be_had(
 
 
 @pytest.mark.parametrize(
-    ("quant", "packages"), [("none", {"transformers"}), ("nf4", {"transformers", "bitsandbytes"})]
+    ("quant", "packages"),
+    [("none", {"transformers"}), ("nf4", {"transformers", "bitsandbytes", "weights"})],
 )
-def test_a_witness_names_the_versions_that_its_logits_depend_on(
+def test_a_witness_names_the_versions_and_weights_that_its_logits_depend_on(
     backbone: Path, tmp_path: Path, quant: str, packages: set[str]
 ) -> None:
     repository = Repository.init(tmp_path / "new", model=str(backbone), dim=8, quant=quant)
@@ -63,6 +67,31 @@ def test_a_witness_names_the_versions_that_its_logits_depend_on(
     assert not same_platform(platform | {"torch": "0"}, platform)
 
 
+def alter_last_bits(copy: Path) -> None:
+    """Makes of a kept copy what other threads or another GPU may have made."""
+    tensors = load_file(copy / "model.safetensors")
+    key = next(key for key in tensors if key.endswith("nested_absmax"))
+    tensors[key] *= 1 + 1e-6
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    (copy / IDENTITY).write_text(files_identity(copy, None))
+
+
+def test_weights_in_4_bits_of_another_making_are_compared_by_tolerance(
+    backbone: Path, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIWFCTL_CACHE", str(tmp_path / "cache"))
+    repository = Repository.init(tmp_path / "new", model=str(backbone), dim=8, quant="nf4")
+    repository.train("apple", [data], QUICK)
+    repository.commit(["apple"], "Apples")
+    assert "bit for bit" in repository.verify(deep=True).checks[-1].detail
+    alter_last_bits(*(tmp_path / "cache" / "backbones").glob("*-nf4"))
+    remade = repository.verify(deep=True).checks[-1]
+    assert remade.ok and "another platform" in remade.detail
+    platform = repository.capability("apple").regions[0].run.witness.platform
+    older = {key: value for key, value in platform.items() if key != "weights"}
+    assert not logits_of_another_digest(repository, older).ok  # from before it was recorded
+
+
 def test_a_repository_on_weights_that_are_stored_in_4_bits_says_so(
     backbone: Path, tmp_path: Path, data: Path
 ) -> None:
@@ -70,6 +99,7 @@ def test_a_repository_on_weights_that_are_stored_in_4_bits_says_so(
     repository = Repository.init(tmp_path / "new", model=str(folder), dim=8)
     assert repository.config.backbone.quant == "nf4"
     assert "bitsandbytes" in repository.config.backbone.witness.platform
+    assert "weights" not in repository.config.backbone.witness.platform  # they are the pinned files
     repository.train("apple", data=data, options=QUICK)
     repository.commit(["apple"], message="Apples")
     assert repository.verify(deep=True).ok
