@@ -32,14 +32,16 @@ class Probe:
     sample: Tensor
 
     def deviation(self, other: Probe) -> float:
-        """Largest difference of sampled logits, in standard deviations of this one's.
+        """Root mean square difference of sampled logits, in standard deviations of this one's.
 
-        Infinite where the samples are of different sizes: one of them is of another backbone.
+        Each sequence's logits count from their mean: to add the same to all of them changes no
+        probability, and it is what other kernels do most. Infinite where the samples are of
+        different sizes: one of them is of another backbone.
         """
         if self.sample.shape != other.sample.shape:
             return math.inf
-        difference = (self.sample - other.sample).abs().max() / self.sample.std()
-        return float(difference)
+        mine, others = (one.sample - one.sample.mean(-1, keepdim=True) for one in (self, other))
+        return float((mine - others).square().mean().sqrt() / mine.std())
 
 
 def witnessed(adapter: FieldAdapter) -> tuple[Witness, Tensor]:

@@ -8,13 +8,16 @@ from conftest import QUICK
 from safetensors.torch import load_file, save_file
 from tiny import NF4, save_quantized
 
+from niwfctl.backbone.adapter import ActiveField
 from niwfctl.backbone.cache import IDENTITY
 from niwfctl.backbone.identity import files_identity
 from niwfctl.backbone.platform import same_platform, threads_of
+from niwfctl.backbone.probe import Probe, probe
 from niwfctl.records import Platform
 from niwfctl.repository import Repository
 from niwfctl.repository.record import record
-from niwfctl.repository.verify import Check
+from niwfctl.repository.regions import load_region
+from niwfctl.repository.verify import LOGIT_TOLERANCE, Check
 
 
 def logits_of_another_digest(repository: Repository, platform: Platform) -> Check:
@@ -51,6 +54,36 @@ def test_bits_are_not_compared_where_the_threads_were_more_than_can_be_had(
     assert crowded.ok and "another platform" in crowded.detail
     with threads_of(here | {"threads": 4096}):
         assert torch.get_num_threads() < 4096
+
+
+@pytest.mark.parametrize("quant", ["none", "nf4"])
+def test_the_tolerance_allows_other_kernels_and_no_other_region(
+    backbone: Path, tmp_path: Path, data: Path, quant: str
+) -> None:
+    repository = Repository.init(tmp_path / "new", model=str(backbone), dim=8, quant=quant)
+    repository.train("apple", [data], QUICK)
+    repository.commit(["apple"], "Apples")
+    model = repository.load("apple")
+    sealed = probe(model.adapter)
+    model.backbone.model.set_attn_implementation("eager")
+    elsewhere = probe(model.adapter)
+    assert elsewhere.digest != sealed.digest
+    assert sealed.deviation(elsewhere) < LOGIT_TOLERANCE
+    region = load_region(repository, repository.capability("apple").regions[0])
+    for up in region.bases[0].up.values():
+        up.zero_()
+    for field in (ActiveField.of_region(model.adapter.groups, region), None):
+        model.adapter.active = field
+        assert sealed.deviation(probe(model.adapter)) > LOGIT_TOLERANCE
+
+
+def test_what_all_logits_of_a_position_have_more_is_no_deviation() -> None:
+    logits = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
+    shifted = logits + torch.tensor([[0.5], [-0.5], [3.0], [0.0]])
+    deviation = Probe("", logits).deviation(Probe("", shifted))
+    assert deviation == pytest.approx(0.0, abs=1e-6)
+    assert Probe("", logits).deviation(Probe("", 0.9 * logits)) == pytest.approx(0.1, rel=0.01)
+    assert Probe("", logits).deviation(Probe("", logits[:, :-1])) == float("inf")
 
 
 @pytest.mark.parametrize(
