@@ -62,7 +62,9 @@ def _bitsandbytes() -> Finding:
         from niwfctl.backbone.load import default_device
         from niwfctl.backbone.quantized import require_nf4
     except ImportError:
-        return Finding(found.name, "note", f"{found.detail}, untried: torch is missing")
+        return Finding(
+            found.name, "note", f"{found.detail}, untried without torch and transformers"
+        )
     try:
         require_nf4(device := default_device())
     except BackboneError as error:
