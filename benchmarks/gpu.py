@@ -24,7 +24,7 @@ class Machine:
         batches: prompts at once, to answer.
         prompt: tokens of a prompt.
         answer: tokens of an answer.
-        steps: of training, measured after one to warm up.
+        steps: of training, measured after two to warm up.
     """
 
     quant: str

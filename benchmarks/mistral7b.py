@@ -10,9 +10,11 @@ in seconds, to see that it runs.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 # cuBLAS is deterministic with this alone, and reads it when it starts.
@@ -26,9 +28,11 @@ from mistral_training import training
 from transformers import AutoModelForCausalLM, MistralConfig
 
 from niwfctl.backbone.load import resolve
+from niwfctl.errors import TrainingInterrupted
 from niwfctl.repository import Repository
 from niwfctl.repository.commit import RoutingOptions
 from niwfctl.repository.regions import load_region
+from niwfctl.training.loop import Progress
 from niwfctl.training.run import TrainingOptions
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -76,27 +80,48 @@ def with_repository(folder: Path, model: str, machine: Machine) -> dict[str, obj
     with machine.timing(took, "init"):
         repository = Repository.init(folder / "repository", model=model, quant=machine.quant)
     data = folder / "data.jsonl"
-    data.write_text('{"prompt": "Say yes.", "completion": "yes"}\n' * 8)
+    rows = ({"prompt": f"Say yes to {row}.", "completion": "yes"} for row in range(8))
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = TrainingOptions(steps=2, batch_size=2, val_split=0.25)
+    in_8_bits = options.model_copy(update={"optimizer": "paged_adamw_8bit"})
     routing = RoutingOptions(accept_shadow=True)
-    repository.train("first", [data], options)
+    resumed = {options.optimizer: in_two_goes(repository, "first", data, options)}
     machine.forget()
     repository.commit(["first"], "First", routing)
     before = evidence(repository, machine)
-    repository.train("second", [data], options)
+    resumed[in_8_bits.optimizer] = in_two_goes(repository, "second", data, in_8_bits)
     machine.forget()
     with machine.timing(took, "commit"):
         repository.commit(["second"], "Second", routing)
     with machine.timing(took, "verify"):
-        report = repository.verify()
+        repository.verify()
+    with machine.timing(took, "verify --deep"):
+        report = repository.verify(deep=True)
     after = evidence(repository, machine)
     return {
         "seconds": took,
+        "resumed": resumed,
         "verified": report.ok,
         "unchanged": {key: torch.equal(before[key], after[key]) for key in before},
         "capability_bytes": repository.atlas()["first"].size,
         "inference": inference(repository, machine),
     }
+
+
+def in_two_goes(
+    repository: Repository, name: str, data: Path, options: TrainingOptions
+) -> dict[str, float]:
+    """Trains with a stop after the first step; the loss there and at the end."""
+    first: list[float] = []
+
+    def note(progress: Progress) -> None:
+        if progress.step == 1 and progress.loss is not None:
+            first.append(progress.loss)
+
+    with suppress(TrainingInterrupted):
+        repository.train(name, [data], options, report=note, stop=lambda: bool(first))
+    run = repository.train(name, resume=True)
+    return {"loss": first[0], "loss after resuming": run.loss}
 
 
 def evidence(repository: Repository, machine: Machine) -> dict[str, torch.Tensor]:
@@ -144,6 +169,10 @@ def table(results: dict) -> str:
     ]
     sides = list(results["inference"]["rows"][0]["ratio"])
     unchanged = ", ".join(f"{key}: {same}" for key, same in results["unchanged"].items())
+    resumed = "; ".join(
+        f"{optimizer} {', then '.join(f'{loss:.3f}' for loss in losses.values())}"
+        for optimizer, losses in results["resumed"].items()
+    )
     parts = (results["training"], results, results["inference"])
     seconds = {key: value for part in parts for key, value in part["seconds"].items()}
     return "\n\n".join(
@@ -155,7 +184,9 @@ def table(results: dict) -> str:
             "Time over that of the bare backbone (prefill of the prompt, and each token after):",
             markdown(["batch", "stage", "bare, ms", *sides], answered),
             "Seconds: " + ", ".join(f"{key} {value:.3g}" for key, value in seconds.items()) + ".",
-            f"Equal bit for bit after another commit: {unchanged}.",
+            f"Equal bit for bit after another commit: {unchanged}. "
+            f"`verify --deep` holds: {results['verified']}.",
+            f"Losses of trainings that were stopped after the first step and resumed: {resumed}.",
             f"A capability takes {results['capability_bytes'] / 1e6:.0f} MB.",
         ]
     )

@@ -35,7 +35,7 @@ def training(source: Source, machine: Machine) -> dict[str, object]:
     mine = [field(backbone, machine, *one) for one in settings]
     del backbone
     machine.forget()
-    theirs = [qlora(load(source, machine.quant), machine, *one) for one in settings]
+    theirs = [qlora(anew(source, machine), machine, *one) for one in settings]
     rows = [
         {
             "length": length,
@@ -51,6 +51,12 @@ def training(source: Source, machine: Machine) -> dict[str, object]:
         )
     ]
     return {"seconds": took, "rows": rows}
+
+
+def anew(source: Source, machine: Machine) -> Backbone:
+    """A backbone for PEFT to change, once the one before it is gone."""
+    machine.forget()
+    return load(source, machine.quant)
 
 
 def field(
@@ -109,9 +115,13 @@ def qlora(
 def measured(
     machine: Machine, step: Callable[[], None], shape: tuple[int, int]
 ) -> dict[str, float]:
-    """Speed and peak memory of steps after the first, which makes the optimizer's moments."""
+    """Speed and peak memory of steps after two to warm up.
+
+    The first makes the optimizer's moments, the second takes its memory anew from the device.
+    """
     step()
     machine.forget()
+    step()
     took: dict[str, float] = {}
 
     def steps() -> None:

@@ -14,6 +14,7 @@ from niwfctl.backbone.cache import cache_folder
 from niwfctl.backbone.embedded import INSTALL, embedded_gguf
 from niwfctl.errors import BackboneError, GitError
 
+WITH_BF16 = (8, 0)  # compute capability from which tensor cores multiply in bf16
 LITTLE_SPACE = 5_000_000_000  # bytes
 
 
@@ -35,7 +36,8 @@ def examine(directory: Path) -> list[Finding]:
     """Looks at Python, the packages, CUDA, git, git-lfs, the disk and the embedded backbone."""
     return [
         Finding("python", "ok", platform.python_version()),
-        *map(_package, ("torch", "transformers", "bitsandbytes", "safetensors")),
+        *map(_package, ("torch", "transformers", "safetensors")),
+        _bitsandbytes(),
         _cuda(),
         _git(),
         _program("git-lfs", "note", "needed to push and fetch: https://git-lfs.com"),
@@ -51,6 +53,25 @@ def _package(name: str) -> Finding:
         return Finding(name, "missing", f"install it with `pip install {name}`")
 
 
+def _bitsandbytes() -> Finding:
+    """Whether it is there, and puts weights into 4 bits on the device that models run on."""
+    found = _package("bitsandbytes")
+    if found.state != "ok":
+        return found
+    try:
+        from niwfctl.backbone.load import default_device
+        from niwfctl.backbone.quantized import require_nf4
+    except ImportError:
+        return Finding(
+            found.name, "note", f"{found.detail}, untried without torch and transformers"
+        )
+    try:
+        require_nf4(device := default_device())
+    except BackboneError as error:
+        return Finding(found.name, "note", f"{found.detail}, but {error}")
+    return Finding(found.name, "ok", f"{found.detail}, makes 4-bit weights on {device}")
+
+
 def _cuda() -> Finding:
     try:
         import torch
@@ -58,7 +79,10 @@ def _cuda() -> Finding:
         return Finding("cuda", "note", "unknown: torch is missing")
     if not torch.cuda.is_available():
         return Finding("cuda", "note", "no GPU is visible to torch: models run on the CPU")
-    return Finding("cuda", "ok", f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+    slow = torch.cuda.get_device_capability() < WITH_BF16
+    remark = ", without tensor cores for bf16: slow" if slow else ""
+    detail = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}{remark}"
+    return Finding("cuda", "note" if slow else "ok", detail)
 
 
 def _git() -> Finding:

@@ -1,6 +1,7 @@
 """Tiny random models of the supported architectures, and data for them, built in the test."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,6 +9,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
+    Gemma3Config,
+    Gemma3nTextConfig,
+    Gemma3TextConfig,
     GemmaConfig,
     GPTNeoXConfig,
     LlamaConfig,
@@ -31,12 +35,35 @@ SIZES = {
     "bos_token_id": 256,
     "eos_token_id": 257,
 }
-CONFIGS: dict[str, type[PretrainedConfig]] = {
+
+
+def multimodal(**sizes: int) -> PretrainedConfig:
+    """Gemma 3 from 4B on: a language model beside one that sees, each with a config of its own."""
+    sight = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    sight |= {"num_hidden_layers": 1, "image_size": 8, "patch_size": 4}
+    return Gemma3Config(text_config=sizes, vision_config=sight, mm_tokens_per_image=4)
+
+
+def several_streams(**sizes: int) -> PretrainedConfig:
+    """Gemma 3n, whose layers read several states of each token."""
+    layers = sizes["num_hidden_layers"]
+    own = {"laurel_rank": 4, "altup_num_inputs": 2, "num_kv_shared_layers": 0}
+    own |= {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": sizes["vocab_size"]}
+    return Gemma3nTextConfig(
+        **(sizes | own),
+        layer_types=["full_attention"] * layers,
+        activation_sparsity_pattern=[0.0] * layers,
+    )
+
+
+CONFIGS: dict[str, Callable[..., PretrainedConfig]] = {
     "llama": LlamaConfig,
     "mistral": MistralConfig,
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
     "gemma": GemmaConfig,
+    "gemma3_text": Gemma3TextConfig,
+    "gemma3": multimodal,
     "gpt_neox": GPTNeoXConfig,
 }
 

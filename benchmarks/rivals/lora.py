@@ -10,7 +10,7 @@ from common import MODULES
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from niwfctl.backbone.load import quiet
+from niwfctl.backbone.quiet import quiet
 from niwfctl.backbone.sites import decoder_layers
 from rivals.protocol import Method
 

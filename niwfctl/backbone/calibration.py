@@ -15,7 +15,7 @@ from niwfctl.backbone.batch import by_length, pad, prompt_mask
 from niwfctl.backbone.load import Backbone
 from niwfctl.backbone.prompts import common_prefix, prompt_tokens
 from niwfctl.backbone.sites import decoder_layers
-from niwfctl.errors import UsageError
+from niwfctl.errors import BackboneError, UsageError
 from niwfctl.field.cell import Cell
 from niwfctl.field.coordinates import CoordinateMap, pool
 from niwfctl.records import Message
@@ -41,7 +41,7 @@ def default_tap_layer(backbone: Backbone) -> int:
 
 def default_dim(backbone: Backbone) -> int:
     """128, or half the width of a narrow backbone."""
-    return min(128, backbone.model.config.hidden_size // 2)
+    return min(128, backbone.model.config.get_text_config().hidden_size // 2)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def calibrate(
         for prompt in calibration_prompts()
     ]
     skip = common_prefix(rows)
-    states = torch.empty(len(rows), backbone.model.config.hidden_size)
+    states = torch.empty(len(rows), backbone.model.config.get_text_config().hidden_size)
     done = 0
     for places in by_length(rows, BATCH):
         batch = [rows[place] for place in places]
@@ -135,9 +135,17 @@ def pooled(
     Args:
         rows: tokens of prompts.
         skip: leading tokens to leave out, of each row or for each row.
+
+    Raises:
+        BackboneError: the layers pass on something else than a state a token.
     """
     tokens = pad(rows).to(model.device)
     mask = prompt_mask([len(row) for row in rows], tokens.shape[1], skip).to(model.device)
     with _stopping_at(decoder_layers(model)[tap_layer]) as states:
         model.get_decoder()(tokens, use_cache=False)
+    if states[0].dim() != 3:  # several streams of states, as in Gemma 3n
+        raise BackboneError(
+            f"{type(model).__name__} is not supported: its layers do not read one state a token, "
+            "[rows, tokens, width]"
+        )
     return pool(states[0], mask).cpu()

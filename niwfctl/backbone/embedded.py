@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from niwfctl.backbone.cache import cache_folder, is_whole, keep
+from niwfctl.backbone.quiet import quiet
 from niwfctl.errors import BackboneError
 
 EMBEDDED = "smollm2"
@@ -53,8 +54,6 @@ def converted(gguf: Path) -> Path:
 def _convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    from niwfctl.backbone.load import quiet
 
     # transformers' own bars for GGUF files heed none of its switches.
     with quiet(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):

@@ -22,9 +22,10 @@ from transformers.generation import StoppingCriteria
 
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.batch import pad, prompt_mask
-from niwfctl.backbone.load import Backbone, quiet
+from niwfctl.backbone.load import Backbone
 from niwfctl.backbone.pieces import Pieces
 from niwfctl.backbone.prompts import turn_end
+from niwfctl.backbone.quiet import quiet
 
 LOWEST_TEMPERATURE = 1e-4
 
@@ -119,7 +120,8 @@ def answer(backbone: Backbone, adapter: FieldAdapter, rows: Sequence[Row]) -> No
     """
     for row in rows:
         row.rewind()
-    model, ends = backbone.model, _ends(backbone)
+    model, ends, tokenizer = backbone.model, _ends(backbone), backbone.tokenizer
+    padding = tokenizer.pad_token_id
     tokens = pad([row.prompt for row in rows], left=True)
     lengths, width = [len(row.prompt) for row in rows], tokens.shape[1]
     counted = prompt_mask(lengths, width, [row.skip for row in rows], left=True)
@@ -127,7 +129,7 @@ def answer(backbone: Backbone, adapter: FieldAdapter, rows: Sequence[Row]) -> No
         max_new_tokens=max(row.wishes.max_new_tokens for row in rows),
         do_sample=False,
         eos_token_id=ends,
-        pad_token_id=backbone.tokenizer.pad_token_id or backbone.tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id if padding is None else padding,
     )
     sampled = any(row.wishes.samples for row in rows)
     with adapter.prompts(counted.to(model.device)), _nothing_but(options, model), quiet():

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -26,10 +23,12 @@ from niwfctl.backbone.cache import hashes, is_whole
 from niwfctl.backbone.embedded import EMBEDDED, converted, embedded_gguf
 from niwfctl.backbone.hub import snapshot
 from niwfctl.backbone.identity import files_identity, require_covered
-from niwfctl.backbone.quantized import keep_copy, kept_copy, nf4, stored_form
+from niwfctl.backbone.quantized import keep_copy, kept_copy, nf4, note_copy, stored_form
+from niwfctl.backbone.quiet import hearing_reports, quiet, reported_cause
 from niwfctl.errors import BackboneError, UsageError, of_memory, reason
 
 QUANTIZATIONS = ("none", "nf4")
+_FULL = ("MemoryError", "DefaultCPUAllocator")  # signs in a report that memory was too little
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,11 @@ def load(source: Source, quant: str = "none") -> Backbone:
 def _in_4_bits(source: Source) -> PreTrainedModel:
     copy = kept_copy(source.identity, default_device())
     if is_whole(copy):
-        return _read(str(copy))
-    model = _read(source.folder, quantization_config=nf4())
-    keep_copy(model, copy)
+        model = _read(str(copy))
+    else:
+        model = _read(source.folder, quantization_config=nf4())
+        keep_copy(model, copy)
+    note_copy(model, copy)
     return model
 
 
@@ -177,15 +178,18 @@ def read_config(folder: str) -> PretrainedConfig:
 @contextmanager
 def _loading(source: Source) -> Iterator[None]:
     require_covered(Path(source.folder))
+    reports: list[str] = []
     try:
-        with quiet():
+        with quiet(), hearing_reports() as reports:
             yield
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         if of_memory(error):
             raise
-        raise BackboneError(
-            f"the backbone {source.folder} cannot be loaded: {reason(error)}"
-        ) from error
+        report = "\n".join(reports)
+        cause = reported_cause(report) or reason(error)
+        if any(sign in report for sign in _FULL):
+            raise MemoryError(cause) from error
+        raise BackboneError(f"the backbone {source.folder} cannot be loaded: {cause}") from error
 
 
 def default_device() -> str:
@@ -196,24 +200,6 @@ def default_device() -> str:
     if chosen := os.environ.get("NIWFCTL_DEVICE"):
         return chosen
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps notices and progress bars of the libraries off the terminal; errors still raise."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    verbosity = transformers.logging.get_verbosity()
-    showed_progress = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        if showed_progress:
-            transformers.logging.enable_progress_bar()
 
 
 def _keep_gradients_right(model: PreTrainedModel) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.platform import current_platform
+from niwfctl.backbone.quantized import noted_copy
 from niwfctl.records import Platform, Witness
 
 SEQUENCES, LENGTH = 4, 24
@@ -31,14 +32,16 @@ class Probe:
     sample: Tensor
 
     def deviation(self, other: Probe) -> float:
-        """Largest difference of sampled logits, in standard deviations of this one's.
+        """Root mean square difference of sampled logits, in standard deviations of this one's.
 
-        Infinite where the samples are of different sizes: one of them is of another backbone.
+        Each sequence's logits count from their mean: to add the same to all of them changes no
+        probability, and it is what other kernels do most. Infinite where the samples are of
+        different sizes: one of them is of another backbone.
         """
         if self.sample.shape != other.sample.shape:
             return math.inf
-        difference = (self.sample - other.sample).abs().max() / self.sample.std()
-        return float(difference)
+        mine, others = (one.sample - one.sample.mean(-1, keepdim=True) for one in (self, other))
+        return float((mine - others).square().mean().sqrt() / mine.std())
 
 
 def witnessed(adapter: FieldAdapter) -> tuple[Witness, Tensor]:
@@ -55,7 +58,9 @@ def logits_platform(adapter: FieldAdapter) -> Platform:
     """All that the bits of a model's logits may depend on here."""
     nf4 = getattr(adapter.model, "is_loaded_in_4bit", False)
     packages = ("transformers", "bitsandbytes") if nf4 else ("transformers",)
-    return current_platform(adapter.model.device, *packages)
+    platform = current_platform(adapter.model.device, *packages)
+    copy = noted_copy(adapter.model)
+    return platform | {"weights": copy} if copy else platform
 
 
 def probe_tokens(vocabulary: int) -> Tensor:
@@ -68,7 +73,7 @@ def probe_tokens(vocabulary: int) -> Tensor:
 def probe(adapter: FieldAdapter) -> Probe:
     """Logits of the probes with the field that is active now."""
     model = adapter.model
-    tokens = probe_tokens(model.config.vocab_size).to(model.device)
+    tokens = probe_tokens(model.config.get_text_config().vocab_size).to(model.device)
     with adapter.prompts(torch.ones_like(tokens, dtype=torch.bool)):
         logits = model(tokens, use_cache=False).logits.float().cpu().contiguous()
     digest = hashlib.sha256(memoryview(logits.numpy()).cast("B")).hexdigest()

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
-from niwfctl.backbone.cache import cache_folder, keep
-from niwfctl.errors import reason
+from niwfctl.backbone.cache import IDENTITY, cache_folder, is_whole, keep
+from niwfctl.backbone.quiet import quiet
+from niwfctl.errors import BackboneError, reason
 
 logger = logging.getLogger(__name__)
 
 _CODE = ("bitsandbytes", "transformers")  # who decides on the bits
+_KEPT = "niwf_kept_copy"  # attribute of a model in 4 bits
 
 
 def nf4() -> BitsAndBytesConfig:
@@ -27,6 +30,26 @@ def nf4() -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
+
+
+def require_nf4(device: str) -> None:
+    """Puts a small tensor into 4 bits, as `nf4` says.
+
+    Raises:
+        BackboneError: bitsandbytes cannot do that on this device.
+    """
+    try:
+        with quiet():
+            from bitsandbytes.functional import quantize_4bit
+
+            ones = torch.ones(64, dtype=torch.bfloat16, device=device)
+            packed, _ = quantize_4bit(ones, compress_statistics=True, quant_type="nf4")
+            packed.cpu()  # a GPU tells of its errors when it is waited for
+    except Exception as error:  # bitsandbytes and each kind of device have errors of their own
+        raise BackboneError(
+            f"--quant nf4 does not work on {device}: {reason(error)}; install the versions of "
+            "torch and bitsandbytes that fit the driver"
+        ) from error
 
 
 def stored_form(config: PretrainedConfig) -> str:
@@ -41,11 +64,26 @@ def stored_form(config: PretrainedConfig) -> str:
 
 
 def kept_copy(identity: str, device: str) -> Path:
-    """Where a backbone's weights in NF4 are kept, as a device of this kind made them."""
+    """Where a backbone's weights in NF4 are kept, as a device of this kind made them.
+
+    The same place may hold other bits on another machine: double quantization takes a mean, whose
+    last bits depend on threads and on the GPU. `note_copy` notes which they are.
+    """
     code = " ".join(f"{package} {version(package)}" for package in _CODE)
     key = f"{identity} {torch.device(device).type} {code}"
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     return cache_folder() / "backbones" / f"{name}-nf4"
+
+
+def note_copy(model: PreTrainedModel, copy: Path) -> None:
+    """Notes at a model which kept copy has its weights, if there is one."""
+    if is_whole(copy):
+        setattr(model, _KEPT, (copy / IDENTITY).read_text())
+
+
+def noted_copy(model: nn.Module) -> str | None:
+    """The identity of the kept copy that has a model's weights; None where they have none."""
+    return getattr(model, _KEPT, None)
 
 
 def keep_copy(model: PreTrainedModel, target: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.batch import by_length, pad, prompt_mask
 from niwfctl.backbone.prompts import Tokens
-from niwfctl.errors import BackboneError
+from niwfctl.errors import BackboneError, DataError
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Scorer:
         """
         self.adapter, self.skip = adapter, skip
         self._model = adapter.model
-        self._softcap = getattr(self._model.config, "final_logit_softcapping", None)
+        config = self._model.config.get_text_config()
+        self._softcap = getattr(config, "final_logit_softcapping", None)
         self._check()
 
     def loss(self, rows: Sequence[Tokens]) -> tuple[Tensor, int]:
@@ -72,7 +73,13 @@ class Scorer:
         batch_size: int,
         between: Callable[[], None] = lambda: None,
     ) -> Score:
-        """Perplexity over all rows; `between` is called after every batch and may raise."""
+        """Perplexity over all rows; `between` is called after every batch and may raise.
+
+        Raises:
+            DataError: no row has an answer.
+        """
+        if not any(row.answer for row in rows):
+            raise DataError("there is nothing to score: give at least one example with an answer")
         total, count = 0.0, 0
         coordinates = torch.empty(len(rows), self.adapter.coordinates.dim)
         for places in by_length(rows, batch_size):

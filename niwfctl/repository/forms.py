@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
-from niwfctl.backbone.load import quiet
+from niwfctl.backbone.quiet import quiet
 from niwfctl.backbone.sites import decoder_layers
 from niwfctl.errors import StorageError, UsageError
 from niwfctl.field.frozen import FrozenSum

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from niwfctl.backbone.quiet import quiet
 from niwfctl.errors import UsageError
 from niwfctl.field.basis import Basis
 from niwfctl.field.compress import best_rank, squared_norm, truncated
@@ -113,8 +114,6 @@ def _of_one_rank(pairs: Pairs) -> Pairs:
 
 
 def _peft_method(name: str) -> Callable[[list[Tensor], Tensor, float], Tensor]:
-    from niwfctl.backbone.load import quiet
-
     try:
         with quiet():
             from peft.utils import merge_utils

@@ -380,7 +380,8 @@ class Model:
     @property
     def longest(self) -> int:
         """How many tokens the backbone can read."""
-        return getattr(self.backbone.model.config, "max_position_embeddings", 1 << 30)
+        config = self.backbone.model.config.get_text_config()
+        return getattr(config, "max_position_embeddings", 1 << 30)
 
     def _require_readable(
         self, examples: Sequence[Example], rows: Sequence[Tokens | list[int]]

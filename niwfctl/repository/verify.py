@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 GATE_TOLERANCE = 1e-5  # of gates in (0, 2), recomputed on another platform
-LOGIT_TOLERANCE = 0.1  # of logits, in standard deviations, on another platform
+# Of logits on another platform, as `Probe.deviation` has it. On SmolLM2 other kernels make at most
+# 0.05, a basis that lacks at least 0.10, another capability 0.19 (docs/guarantees.md).
+LOGIT_TOLERANCE = 0.08
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,22 @@ def test_the_settings_of_the_model_do_not_alter_answers(
     assert outcome(row) == outcome(plain)
 
 
+def test_a_row_that_ended_is_padded_with_the_tokenizers_token_even_if_that_is_the_first(
+    adapter: FieldAdapter,
+) -> None:
+    tokenizer, fed = tiny_tokenizer(), []
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    tokens = tokenizer(PROMPTS[0])["input_ids"]
+    rows = [Row(tokenizer, tokens, 1, Wishes(count)) for count in (2, 6)]
+    embed = adapter.model.get_input_embeddings()
+    handle = embed.register_forward_pre_hook(lambda module, args: fed.append(args[0][0, -1]))
+    try:
+        answer(Backbone(adapter.model, tokenizer, "tiny"), adapter, rows)
+    finally:
+        handle.remove()
+    assert len(fed) == 6 and not any(fed[3:])
+
+
 def test_sampling_draws_from_the_likeliest_tokens_that_top_p_allows() -> None:
     scores = torch.tensor([0.1, 0.4, 0.2, 0.3]).log()
     for top_p, allowed in ((0.39, {1}), (0.41, {1, 3}), (0.89, {1, 2, 3}), (1.0, {0, 1, 2, 3})):

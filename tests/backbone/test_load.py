@@ -2,6 +2,7 @@
 
 import json
 import os
+from logging import INFO, getLogger
 from pathlib import Path
 from shutil import copytree
 
@@ -101,6 +102,17 @@ def test_loading_leaves_progress_bars_as_the_user_has_them(backbone: Path, shown
         control[before]()
 
 
+def test_loading_leaves_what_the_libraries_log_as_the_user_has_it(backbone: Path) -> None:
+    logger = getLogger("bitsandbytes")
+    before = logger.level
+    try:
+        logger.setLevel(INFO)
+        load(resolve(str(backbone)), "none")
+        assert logger.level == INFO
+    finally:
+        logger.setLevel(before)
+
+
 def test_an_unknown_quantization_is_refused_with_the_known_ones(backbone: Path) -> None:
     with pytest.raises(UsageError, match="none or nf4") as error:
         load(resolve(str(backbone)), "int3")
@@ -113,7 +125,7 @@ def test_weights_that_do_not_fit_the_config_are_refused(copy: Path, size: str, o
     (copy / "config.json").write_text(json.dumps(config | {size: other}))
     with pytest.raises(BackboneError, match=str(copy)) as error:
         load(resolve(str(copy)))
-    sentence(error)
+    assert "its files" in sentence(error)
 
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "no-such-folder", "a/b/c", "x/model.gguf"])

@@ -311,3 +311,11 @@ def test_coordinates_come_in_the_order_of_the_rows(scorer: Scorer, rows: list[To
     coordinates = scorer.score(rows, 2).coordinates
     for row, z in zip(rows, coordinates, strict=True):
         torch.testing.assert_close(scorer.score([row], 1).coordinates[0], z, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [[], [Tokens([1, 2], [])]])
+def test_where_no_row_has_an_answer_there_is_nothing_to_score(
+    scorer: Scorer, rows: list[Tokens]
+) -> None:
+    with pytest.raises(DataError, match="nothing to score: give at least one example"):
+        scorer.score(rows, 2)

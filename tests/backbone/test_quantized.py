@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import bitsandbytes
 import pytest
 import torch
 from tiny import NF4, save_quantized
@@ -83,6 +84,29 @@ def test_a_copy_that_cannot_be_kept_is_said_and_the_backbone_loaded(
     monkeypatch.setenv("NIWFCTL_CACHE", "/dev/null/cache")
     assert load(resolve(str(wide)), "nf4").quant == "nf4"
     assert "cannot be kept in /dev/null/cache" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        (RuntimeError("no kernel image is available\nand more"), BackboneError),
+        (torch.OutOfMemoryError("no memory is available"), MemoryError),
+    ],
+)
+def test_why_weights_cannot_be_put_into_4_bits_is_said(
+    wide: Path,
+    empty_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cause: Exception,
+    told: type[Exception],
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise cause
+
+    monkeypatch.setattr(bitsandbytes.functional, "quantize_4bit", broken)
+    with pytest.raises(told, match=r"no (kernel image|memory) is available$"):
+        load(resolve(str(wide)), "nf4")
+    assert not copies()
 
 
 @pytest.mark.parametrize("quant", ["none", "nf4"])

@@ -24,6 +24,10 @@ def test_every_side_and_setting_is_measured(
     assert found["weights"] == "random"
     assert found["verified"]
     assert all(found["unchanged"].values())
+    assert {"verify", "verify --deep"} <= found["seconds"].keys()
+    assert found["resumed"].keys() == {"adamw", "paged_adamw_8bit"}
+    losses = [loss for one in found["resumed"].values() for loss in one.values()]
+    assert len(losses) == 4 and all(map(math.isfinite, losses))
     settings = {(row["checkpointing"], row["optimizer"]) for row in found["training"]["rows"]}
     assert len(settings) == 4
     sides = {"given", "auto", "mixed", "PEFT"}

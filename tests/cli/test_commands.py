@@ -406,3 +406,15 @@ def test_doctor_and_version(niwfctl: Command) -> None:
     for finding in findings:
         assert finding["name"] in niwfctl("doctor").stdout
     assert niwfctl("--version").stdout == f"niwfctl {__version__}\n"
+
+
+def test_doctor_tries_whether_weights_can_be_put_into_4_bits(
+    niwfctl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> dict[str, str]:
+        (one,) = [one for one in report(niwfctl("doctor", "--json")) if "bits" in one["name"]]
+        return one
+
+    assert found()["state"] == "ok" and "4-bit weights on cpu" in found()["detail"]
+    monkeypatch.setenv("NIWFCTL_DEVICE", "no-such-device")
+    assert found()["state"] == "note" and "no-such-device" in found()["detail"]

@@ -5,13 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUICK
+from safetensors.torch import load_file, save_file
 from tiny import NF4, save_quantized
 
+from niwfctl.backbone.adapter import ActiveField
+from niwfctl.backbone.cache import IDENTITY
+from niwfctl.backbone.identity import files_identity
 from niwfctl.backbone.platform import same_platform, threads_of
+from niwfctl.backbone.probe import Probe, probe
 from niwfctl.records import Platform
 from niwfctl.repository import Repository
 from niwfctl.repository.record import record
-from niwfctl.repository.verify import Check
+from niwfctl.repository.regions import load_region
+from niwfctl.repository.verify import LOGIT_TOLERANCE, Check
 
 
 def logits_of_another_digest(repository: Repository, platform: Platform) -> Check:
@@ -50,10 +56,41 @@ def test_bits_are_not_compared_where_the_threads_were_more_than_can_be_had(
         assert torch.get_num_threads() < 4096
 
 
+@pytest.mark.parametrize("quant", ["none", "nf4"])
+def test_the_tolerance_allows_other_kernels_and_no_other_region(
+    backbone: Path, tmp_path: Path, data: Path, quant: str
+) -> None:
+    repository = Repository.init(tmp_path / "new", model=str(backbone), dim=8, quant=quant)
+    repository.train("apple", [data], QUICK)
+    repository.commit(["apple"], "Apples")
+    model = repository.load("apple")
+    sealed = probe(model.adapter)
+    model.backbone.model.set_attn_implementation("eager")
+    elsewhere = probe(model.adapter)
+    assert elsewhere.digest != sealed.digest
+    assert sealed.deviation(elsewhere) < LOGIT_TOLERANCE
+    region = load_region(repository, repository.capability("apple").regions[0])
+    for up in region.bases[0].up.values():
+        up.zero_()
+    for field in (ActiveField.of_region(model.adapter.groups, region), None):
+        model.adapter.active = field
+        assert sealed.deviation(probe(model.adapter)) > LOGIT_TOLERANCE
+
+
+def test_what_all_logits_of_a_position_have_more_is_no_deviation() -> None:
+    logits = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
+    shifted = logits + torch.tensor([[0.5], [-0.5], [3.0], [0.0]])
+    deviation = Probe("", logits).deviation(Probe("", shifted))
+    assert deviation == pytest.approx(0.0, abs=1e-6)
+    assert Probe("", logits).deviation(Probe("", 0.9 * logits)) == pytest.approx(0.1, rel=0.01)
+    assert Probe("", logits).deviation(Probe("", logits[:, :-1])) == float("inf")
+
+
 @pytest.mark.parametrize(
-    ("quant", "packages"), [("none", {"transformers"}), ("nf4", {"transformers", "bitsandbytes"})]
+    ("quant", "packages"),
+    [("none", {"transformers"}), ("nf4", {"transformers", "bitsandbytes", "weights"})],
 )
-def test_a_witness_names_the_versions_that_its_logits_depend_on(
+def test_a_witness_names_the_versions_and_weights_that_its_logits_depend_on(
     backbone: Path, tmp_path: Path, quant: str, packages: set[str]
 ) -> None:
     repository = Repository.init(tmp_path / "new", model=str(backbone), dim=8, quant=quant)
@@ -63,6 +100,31 @@ def test_a_witness_names_the_versions_that_its_logits_depend_on(
     assert not same_platform(platform | {"torch": "0"}, platform)
 
 
+def alter_last_bits(copy: Path) -> None:
+    """Makes of a kept copy what other threads or another GPU may have made."""
+    tensors = load_file(copy / "model.safetensors")
+    key = next(key for key in tensors if key.endswith("nested_absmax"))
+    tensors[key] *= 1 + 1e-6
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    (copy / IDENTITY).write_text(files_identity(copy, None))
+
+
+def test_weights_in_4_bits_of_another_making_are_compared_by_tolerance(
+    backbone: Path, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIWFCTL_CACHE", str(tmp_path / "cache"))
+    repository = Repository.init(tmp_path / "new", model=str(backbone), dim=8, quant="nf4")
+    repository.train("apple", [data], QUICK)
+    repository.commit(["apple"], "Apples")
+    assert "bit for bit" in repository.verify(deep=True).checks[-1].detail
+    alter_last_bits(*(tmp_path / "cache" / "backbones").glob("*-nf4"))
+    remade = repository.verify(deep=True).checks[-1]
+    assert remade.ok and "another platform" in remade.detail
+    platform = repository.capability("apple").regions[0].run.witness.platform
+    older = {key: value for key, value in platform.items() if key != "weights"}
+    assert not logits_of_another_digest(repository, older).ok  # from before it was recorded
+
+
 def test_a_repository_on_weights_that_are_stored_in_4_bits_says_so(
     backbone: Path, tmp_path: Path, data: Path
 ) -> None:
@@ -70,6 +132,7 @@ def test_a_repository_on_weights_that_are_stored_in_4_bits_says_so(
     repository = Repository.init(tmp_path / "new", model=str(folder), dim=8)
     assert repository.config.backbone.quant == "nf4"
     assert "bitsandbytes" in repository.config.backbone.witness.platform
+    assert "weights" not in repository.config.backbone.witness.platform  # they are the pinned files
     repository.train("apple", data=data, options=QUICK)
     repository.commit(["apple"], message="Apples")
     assert repository.verify(deep=True).ok
