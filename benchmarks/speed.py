@@ -9,6 +9,7 @@ median of the rounds' ratios.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -139,7 +140,8 @@ def their_steps(trainer: PeftTrainer, batches: Sequence[Sequence[Tokens]]) -> No
 def small_repository(folder: Path) -> Repository:
     """Two capabilities of one step each: enough to switch between and to decode with."""
     data = folder / "data.jsonl"
-    data.write_text('{"prompt": "Say yes.", "completion": "yes"}\n' * 4)
+    rows = ({"prompt": f"Say {word}.", "completion": word} for word in ("yes", "no", "now", "on"))
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     repository = Repository.init(folder / "repository")
     for name in ("first", "second"):
         repository.train(name, [data], TrainingOptions(steps=1, val_split=0.5))
