@@ -52,7 +52,7 @@ FULL = (
 
 def expected(error: Exception) -> NiwfError | None:
     """What an error of the machine or of git comes to; None where it is a mistake of our own."""
-    if isinstance(error, MemoryError | RuntimeError) and of_memory(error):
+    if of_memory(error):
         return MemoryFull(FULL)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         name = Path(str(error.filename)).name

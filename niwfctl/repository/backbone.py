@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from niwfctl.backbone.load import Source, resolve
-from niwfctl.errors import BackboneError
+from niwfctl.errors import BackboneError, MemoryFull, of_memory
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -29,3 +31,21 @@ def pinned_source(repository: Repository) -> Source:
             "NIWFCTL_BACKBONE"
         )
     return source
+
+
+@contextmanager
+def fitting(quant: str) -> Iterator[None]:
+    """A block that takes a backbone into memory.
+
+    Raises:
+        MemoryFull: it does not fit.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not of_memory(error):
+            raise
+        way = "take a smaller one" if quant == "nf4" else "hold it in 4 bits, by `init --quant nf4`"
+        raise MemoryFull(
+            f"there is too little memory for the backbone: {way}, or stop what else uses the memory"
+        ) from error

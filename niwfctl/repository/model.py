@@ -26,7 +26,7 @@ from niwfctl.errors import DataError, UsageError
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.recent import Recent
 from niwfctl.records import Example, Message
-from niwfctl.repository.backbone import pinned_source
+from niwfctl.repository.backbone import fitting, pinned_source
 from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
 from niwfctl.repository.regions import load_region, read_coordinates
 from niwfctl.repository.routing import base_cell, stakes
@@ -59,11 +59,13 @@ class Model:
 
         Raises:
             BackboneError: it is missing, or not the pinned one.
+            MemoryFull: it does not fit.
             ObjectError: the coordinate map is missing or corrupt.
         """
         config = repository.config
         self._repository = repository
-        self.backbone = load(pinned_source(repository), config.backbone.quant)
+        with fitting(config.backbone.quant):
+            self.backbone = load(pinned_source(repository), config.backbone.quant)
         self.skip = config.field.skip_tokens
         self._skips_system = config.field.skip_system
         stored = read_coordinates(repository)
