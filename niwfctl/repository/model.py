@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 
-AUTO, EACH = "--auto", "--each"  # no capability can be called so
+AUTO = "--auto"  # no capability can be called so
 RESIDENT = 64  # regions, and capabilities by name, that `use_each` and `route` keep in memory
 ALIKE = 4  # atlases, and sets of regions that acted together in one batch, kept for the next
 _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -50,8 +50,7 @@ class Model:
 
     Attributes:
         adapter: the field inside the model, for those who call the model themselves.
-        active: what is active, as given to `use`; None for the bare backbone.
-        routes: who owns what, once `route` was called.
+        routes: who owns what, once `route` was called, or `use_each` with AUTO.
     """
 
     def __init__(self, repository: Repository) -> None:
@@ -73,7 +72,6 @@ class Model:
         sites = find_sites(self.backbone.model, config.field.tap_layer)
         self.adapter = FieldAdapter(self.backbone.model, sites, CoordinateMap.from_tensors(part))
         self.base_probe = stored["probe"]
-        self.active: str | None = None
         self.routes: Routes | None = None
         self._resident: dict[str | None, ActiveField | Blend | None] = {}
         self._mixtures: Recent[str, Mixture] = Recent(RESIDENT)
@@ -94,7 +92,7 @@ class Model:
         """
         if capability not in self._resident:
             self._resident[capability] = self.acting(self._mixture(capability))
-        self.adapter.active, self.active = self._resident[capability], capability
+        self.adapter.active = self._resident[capability]
 
     def use_each(self, capabilities: Sequence[str | None]) -> None:
         """Makes a capability active for each row of the next batches, AUTO for its owner.
@@ -107,7 +105,7 @@ class Model:
             (torch.tensor([[float(one == name)] for one in capabilities]), self._mixture(name))
             for name in dict.fromkeys(capabilities)
         ]
-        self.adapter.active, self.active = self.acting(weighted(terms)), EACH
+        self.adapter.active = self.acting(weighted(terms))
 
     def route(self, revision: str = "HEAD") -> Routes:
         """Lets the owner of each prompt's coordinate answer it, as a revision's atlas has it (G3).
@@ -119,7 +117,8 @@ class Model:
             ObjectError: an object is missing or corrupt.
             UnknownName: there is no such revision.
         """
-        self.adapter.active, self.active = self.acting(self._routed(revision)), AUTO
+        mixture, self.routes = self._routed(revision)
+        self.adapter.active = self.acting(mixture)
         return self.routes
 
     def acting(self, mixture: Mixture) -> ActiveField | Blend | None:
@@ -137,9 +136,10 @@ class Model:
     def bids(self, prompt: str) -> list[tuple[str | None, float | None]]:
         """(capability, score) of all that may answer a prompt, the owner first, None the base.
 
+        What is active stays so.
         The score is log N(z; μ, Σ) − b; None where the cell does not hold z, and no bid is made.
         """
-        routes = self.route()
+        _, routes = self._routed("HEAD")
         found = routes.bids(self.coordinate(prompt)[None])[0].tolist()
         order = sorted(range(len(found)), key=lambda index: (-found[index], index))
         names = [None, *routes.claimants]
@@ -150,10 +150,13 @@ class Model:
     def owners(self, examples: Sequence[Example], batch_size: int = 8) -> list[str | None]:
         """The capability that owns each example's prompt, None where the base does.
 
+        What is active stays so.
+
         Raises:
             DataError: the template refuses a prompt, or it is longer than the backbone can read.
         """
-        return self.route().owners(self.coordinates(examples, batch_size))
+        _, routes = self._routed("HEAD")
+        return routes.owners(self.coordinates(examples, batch_size))
 
     def field(self, entry: RegionEntry) -> ActiveField:
         """The field of a committed region, ready to act.
@@ -182,7 +185,8 @@ class Model:
         if capability is None:
             return BARE
         if capability == AUTO:
-            return self._routed("HEAD")
+            mixture, self.routes = self._routed("HEAD")
+            return mixture
         if not _COMMIT.fullmatch(parse_target(capability)[1]):  # it may mean another tomorrow
             return self._made(capability)
         return self._mixtures.get(capability, lambda: self._made(capability))
@@ -190,14 +194,13 @@ class Model:
     def _made(self, capability: str) -> Mixture:
         return of_capability(self._repository, usable(self._repository, capability))
 
-    def _routed(self, revision: str) -> Mixture:
+    def _routed(self, revision: str) -> tuple[Mixture, Routes]:
         repository, commit = self._repository, self._repository.git.resolve(revision)
 
         def routed() -> tuple[Mixture, Routes]:
             return of_owners(stakes(repository, repository.atlas(commit)), base_cell(repository))
 
-        mixture, self.routes = self._routes.get(commit, routed)
-        return mixture
+        return self._routes.get(commit, routed)
 
     def generate(
         self,

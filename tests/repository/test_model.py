@@ -15,7 +15,7 @@ from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.backbone.sites import decoder_layers
 from niwfctl.field.region import Region
 from niwfctl.recent import Recent
-from niwfctl.records import Message
+from niwfctl.records import Example, Message
 from niwfctl.repository import Repository
 from niwfctl.repository.git import Git
 from niwfctl.repository.model import AUTO, Model
@@ -81,6 +81,17 @@ def test_the_owner_of_a_prompt_is_one_of_what_is_committed_now(two: Repository) 
     assert set(model.route().claimants) == {"apple", "pear"}
     two.remove("pear")
     assert set(model.route().claimants) == {"apple"}
+
+
+def test_asking_who_owns_a_prompt_leaves_active_what_is(two: Repository) -> None:
+    model = two.load("apple")
+    active = model.adapter.active
+    example = Example((Message("user", PROMPTS[0]),), "", "")
+    before = model.generate(PROMPTS[0], max_new_tokens=8)
+    bids, (owner,) = model.bids(PROMPTS[0]), model.owners([example])
+    assert bids[0][0] == owner
+    assert model.adapter.active is active and model.routes is None
+    assert model.generate(PROMPTS[0], max_new_tokens=8) == before
 
 
 def test_joined_fields_are_what_stacking_their_bases_gives_bit_for_bit(two: Repository) -> None:
