@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 
 AUTO = "--auto"  # no capability can be called so
-RESIDENT = 64  # regions, and capabilities by name, that `use_each` and `route` keep in memory
+RESIDENT = 64  # regions, and capabilities of a commit, that are kept in memory
 ALIKE = 4  # atlases, and sets of regions that acted together in one batch, kept for the next
 _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -45,16 +46,18 @@ _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 class Model:
     """A backbone in which one capability, or none, is active.
 
-    Capabilities stay resident once `use` made them active, so that going back to one is instant.
-    Of the regions that only batches of many capabilities asked for, the last `RESIDENT` stay.
+    The regions that were asked for last stay resident, so that going back to one is instant.
 
     Attributes:
         adapter: the field inside the model, for those who call the model themselves.
         routes: who owns what, once `route` was called, or `use_each` with AUTO.
     """
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, resident: int = RESIDENT) -> None:
         """Loads the pinned backbone.
+
+        Args:
+            resident: regions to keep in memory at most.
 
         Raises:
             BackboneError: it is missing, or not the pinned one.
@@ -73,10 +76,11 @@ class Model:
         self.adapter = FieldAdapter(self.backbone.model, sites, CoordinateMap.from_tensors(part))
         self.base_probe = stored["probe"]
         self.routes: Routes | None = None
-        self._resident: dict[str | None, ActiveField | Blend | None] = {}
+        self._used: dict[str, Mixture] = {}
+        self._known: dict[str, weakref.ref[ActiveField | Blend]] = {}  # if resident still
         self._mixtures: Recent[str, Mixture] = Recent(RESIDENT)
         self._routes: Recent[str, tuple[Mixture, Routes]] = Recent(ALIKE)
-        self._fields: Recent[tuple[ObjectRef, ...], ActiveField] = Recent(RESIDENT)
+        self._fields: Recent[tuple[ObjectRef, ...], ActiveField] = Recent(resident)
         self._joined: Recent[tuple[ObjectRef, ...], Factors] = Recent(ALIKE)
 
     def use(self, capability: str | None) -> None:
@@ -90,9 +94,14 @@ class Model:
             UnknownName: there is no such capability.
             ObjectError: an object is missing or corrupt.
         """
-        if capability not in self._resident:
-            self._resident[capability] = self.acting(self._mixture(capability))
-        self.adapter.active = self._resident[capability]
+        known = self._known.get(capability)
+        active = known() if known else None
+        if active is None and capability is not None:
+            if capability not in self._used:
+                self._used[capability] = self._mixture(capability)
+            active = self.acting(self._used[capability])
+            self._known[capability] = weakref.ref(active)
+        self.adapter.active = active
 
     def use_each(self, capabilities: Sequence[str | None]) -> None:
         """Makes a capability active for each row of the next batches, AUTO for its owner.

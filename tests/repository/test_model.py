@@ -94,6 +94,28 @@ def test_asking_who_owns_a_prompt_leaves_active_what_is(two: Repository) -> None
     assert model.generate(PROMPTS[0], max_new_tokens=8) == before
 
 
+def test_no_more_regions_stay_in_memory_than_are_to(two: Repository) -> None:
+    model, fields = Model(two, resident=1), []
+    for name in ("apple", "pear"):
+        model.use(name)
+        fields.append(weakref.ref(model.adapter.active))
+    assert [one() is not None for one in fields] == [False, True]
+    model.use(None)
+    model.use("pear")
+    assert model.adapter.active is fields[1]()
+    model.use("apple")
+    assert [one() for one in fields] == [None, None]
+
+
+def test_a_capability_is_what_it_was_when_it_was_first_used(two: Repository) -> None:
+    model = Model(two, resident=1)
+    model.use("apple")
+    two.remove("apple")
+    model.use("pear")
+    model.use("apple")  # which was not resident any more
+    assert model.adapter.active
+
+
 def test_joined_fields_are_what_stacking_their_bases_gives_bit_for_bit(two: Repository) -> None:
     model = two.load(None)
     entries = [two.capability(name).regions[0] for name in ("apple", "pear")]
