@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import ObjectRef, RegionEntry, parse_target
-from niwfctl.backbone.adapter import ActiveField, Factors, FieldAdapter
+from niwfctl.atlas import parse_target
+from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.batch import batched, by_length
 from niwfctl.backbone.blend import Blend
 from niwfctl.backbone.calibration import pooled
@@ -29,7 +29,8 @@ from niwfctl.recent import Recent
 from niwfctl.records import Example, Message
 from niwfctl.repository.backbone import fitting, pinned_source
 from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
-from niwfctl.repository.regions import load_region, read_coordinates
+from niwfctl.repository.regions import read_coordinates
+from niwfctl.repository.resident import ALIKE, RESIDENT, Resident
 from niwfctl.repository.routing import base_cell, stakes
 from niwfctl.repository.same_field import usable
 
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 
 AUTO = "--auto"  # no capability can be called so
-RESIDENT = 64  # regions, and capabilities of a commit, that are kept in memory
-ALIKE = 4  # atlases, and sets of regions that acted together in one batch, kept for the next
 _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -50,6 +49,7 @@ class Model:
 
     Attributes:
         adapter: the field inside the model, for those who call the model themselves.
+        resident: the regions in memory.
         routes: who owns what, once `route` was called, or `use_each` with AUTO.
     """
 
@@ -74,14 +74,13 @@ class Model:
         part = {k.removeprefix("map."): v for k, v in stored.items() if k.startswith("map.")}
         sites = find_sites(self.backbone.model, config.field.tap_layer)
         self.adapter = FieldAdapter(self.backbone.model, sites, CoordinateMap.from_tensors(part))
+        self.resident = Resident(repository, self.adapter, resident)
         self.base_probe = stored["probe"]
         self.routes: Routes | None = None
         self._used: dict[str, Mixture] = {}
         self._known: dict[str, weakref.ref[ActiveField | Blend]] = {}  # if resident still
         self._mixtures: Recent[str, Mixture] = Recent(RESIDENT)
         self._routes: Recent[str, tuple[Mixture, Routes]] = Recent(ALIKE)
-        self._fields: Recent[tuple[ObjectRef, ...], ActiveField] = Recent(resident)
-        self._joined: Recent[tuple[ObjectRef, ...], Factors] = Recent(ALIKE)
 
     def use(self, capability: str | None) -> None:
         """Makes a capability active; one that is resident takes no more than a lookup.
@@ -99,7 +98,7 @@ class Model:
         if active is None and capability is not None:
             if capability not in self._used:
                 self._used[capability] = self._mixture(capability)
-            active = self.acting(self._used[capability])
+            active = self.resident.acting(self._used[capability])
             self._known[capability] = weakref.ref(active)
         self.adapter.active = active
 
@@ -114,7 +113,7 @@ class Model:
             (torch.tensor([[float(one == name)] for one in capabilities]), self._mixture(name))
             for name in dict.fromkeys(capabilities)
         ]
-        self.adapter.active = self.acting(weighted(terms))
+        self.adapter.active = self.resident.acting(weighted(terms))
 
     def route(self, revision: str = "HEAD") -> Routes:
         """Lets the owner of each prompt's coordinate answer it, as a revision's atlas has it (G3).
@@ -127,20 +126,8 @@ class Model:
             UnknownName: there is no such revision.
         """
         mixture, self.routes = self._routed(revision)
-        self.adapter.active = self.acting(mixture)
+        self.adapter.active = self.resident.acting(mixture)
         return self.routes
-
-    def acting(self, mixture: Mixture) -> ActiveField | Blend | None:
-        """What makes the adapter act as a mixture says."""
-        if mixture is BARE:
-            return None
-        if mixture.whole:
-            return self.field(mixture.entries[0])
-        return Blend(
-            mixture.shares,
-            lambda index: self.field(mixture.entries[index]),
-            lambda used: self._factors([mixture.entries[index] for index in used]),
-        )
 
     def bids(self, prompt: str) -> list[tuple[str | None, float | None]]:
         """(capability, score) of all that may answer a prompt, the owner first, None the base.
@@ -166,29 +153,6 @@ class Model:
         """
         _, routes = self._routed("HEAD")
         return routes.owners(self.coordinates(examples, batch_size))
-
-    def field(self, entry: RegionEntry) -> ActiveField:
-        """The field of a committed region, ready to act.
-
-        Raises:
-            ObjectError: an object is missing or corrupt.
-        """
-
-        def load() -> ActiveField:
-            region = load_region(self._repository, entry, self.device, self.adapter.sites)
-            return ActiveField.of_region(self.adapter.groups, region)
-
-        return self._fields.get(entry.objects, load)
-
-    def _factors(self, entries: Sequence[RegionEntry]) -> Factors:
-        """Of several regions, for one pass."""
-        objects = tuple(ref for entry in entries for ref in entry.objects)
-        return self._joined.get(
-            objects,
-            lambda: Factors.join(
-                self.adapter.groups, [self.field(entry).factors for entry in entries]
-            ),
-        )
 
     def _mixture(self, capability: str | None) -> Mixture:
         if capability is None:

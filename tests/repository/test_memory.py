@@ -1,16 +1,22 @@
 """Too little memory, of a GPU or of the machine."""
 
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import QUICK
+from tiny import write_data
 
 from niwfctl.backbone.sites import decoder_layers
 from niwfctl.backbone.support import require_supported
 from niwfctl.errors import MemoryFull, of_memory
+from niwfctl.field.region import Region
 from niwfctl.repository import Repository
 from niwfctl.repository.backbone import fitting
 from niwfctl.repository.model import Model
+from niwfctl.repository.regions import load_region
 
 TOO_MUCH = 2**50
 
@@ -64,3 +70,29 @@ def test_an_architecture_is_not_called_unsupported_for_want_of_memory(
     with pytest.raises(RuntimeError) as full:
         require_supported(model.adapter)
     assert of_memory(full.value)
+
+
+def test_where_memory_is_full_idle_regions_make_room_and_those_that_act_stay(
+    committed: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is memory for two regions: the active one, and one more."""
+    for word in ("pear", "plum"):
+        committed.train(word, [write_data(tmp_path / f"{word}.jsonl", word=word)], QUICK)
+        committed.commit([word], word)
+    model = Model(committed)
+    fields: list[weakref.ref] = []
+
+    def load(*arguments: object) -> Region:
+        if sum(one() is not None for one in fields) >= 2:
+            torch.empty(TOO_MUCH)
+        return load_region(*arguments)
+
+    monkeypatch.setattr("niwfctl.repository.resident.load_region", load)
+    for word in ("pear", "apple", "plum"):
+        model.use(word)
+        fields.append(weakref.ref(model.adapter.active))
+    assert [one() is not None for one in fields] == [False, True, True]
+    with pytest.raises(RuntimeError) as full:
+        kept = [model.adapter.active, fields[1]()]
+        model.use("pear")
+    assert of_memory(full.value) and model.adapter.active is kept[0]

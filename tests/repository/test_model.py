@@ -121,7 +121,8 @@ def test_joined_fields_are_what_stacking_their_bases_gives_bit_for_bit(two: Repo
     entries = [two.capability(name).regions[0] for name in ("apple", "pear")]
     bases = [basis for entry in entries for basis in load_region(two, entry).bases]
     stacked = Factors.stack(model.adapter.groups, bases)
-    joined = Factors.join(model.adapter.groups, [model.field(one).factors for one in entries])
+    parts = [model.resident.field(one).factors for one in entries]
+    joined = Factors.join(model.adapter.groups, parts)
     assert all(map(torch.equal, joined.down, stacked.down))
     assert all(torch.equal(joined.up[name], up) for name, up in stacked.up.items())
 
@@ -136,7 +137,7 @@ def test_of_a_resident_region_only_the_stacked_bases_are_held(
         loaded.extend(weakref.ref(one) for basis in region.bases for one in basis.down.values())
         return region
 
-    monkeypatch.setattr("niwfctl.repository.model.load_region", load)
+    monkeypatch.setattr("niwfctl.repository.resident.load_region", load)
     model = committed.load("apple")
     assert model.adapter.active and loaded
     assert not any(one() is not None for one in loaded)
