@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from niwfctl.atlas import ObjectRef, RegionEntry, check_name, there
+from niwfctl.backbone.recompute import recompute_layers
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.errors import DataError, UsageError
 from niwfctl.field.region import Region
@@ -166,7 +167,7 @@ def _reused(repository: Repository, model: Model, run: Run, rows: Rows) -> tuple
         named.append(run.name)
     chosen = [(name, entry) for name in named for entry in there(atlas, name).all_regions]
     if AUTOMATIC in options.reuse:
-        chosen += _related(repository, model, rows, options.batch_size)
+        chosen += _related(repository, model, rows, options)
     found = {
         ref.oid: Reused(of=name, oid=ref.oid, size=ref.size, scale=_scale_of(entry, ref))
         for name, entry in chosen
@@ -182,7 +183,7 @@ def _scale_of(entry: RegionEntry, basis: ObjectRef) -> float:
 
 
 def _related(
-    repository: Repository, model: Model, rows: Rows, batch_size: int
+    repository: Repository, model: Model, rows: Rows, options: TrainingOptions
 ) -> list[tuple[str, RegionEntry]]:
     candidates = {
         entry.id: (name, entry)
@@ -193,6 +194,8 @@ def _related(
     def region_of(id: str) -> Region:
         return load_region(repository, candidates[id][1], model.device, model.adapter.sites)
 
+    if options.gradient_checkpointing:  # which the trainer, too, asks for, but later
+        recompute_layers(model.adapter)
     scorer = Scorer(model.adapter, model.skip)
-    chosen = related(scorer, rows.training, list(candidates), region_of, batch_size)
+    chosen = related(scorer, rows.training, list(candidates), region_of, options.batch_size)
     return [candidates[id] for id in chosen]
