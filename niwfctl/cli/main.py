@@ -45,8 +45,8 @@ MODULE_OF = {name: module for module, names in MODULES.items() for name in names
 
 FULL = (
     "there is too little memory: train with a smaller --batch-size and more --grad-accum, or with "
-    "--gradient-checkpointing, give shorter prompts, or stop what else uses the memory; what was "
-    "saved of a training is kept"
+    "--gradient-checkpointing (--resume takes these, too), give shorter prompts, or stop what else "
+    "uses the memory; what was saved of a training is kept"
 )
 
 

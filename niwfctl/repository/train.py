@@ -48,6 +48,7 @@ def train(
     with repository.trainings.training() if leads() else nullcontext():
         previous = _previous(repository, name, options, resume, restart)
         if previous:
+            previous.options = previous.options.sparing(options or TrainingOptions())
             sources, options = previous.sources, previous.options
         options = _defaults(options or TrainingOptions())
         processes.share(range(options.rows_a_step))  # refuses too many before the long loading
