@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from niwfctl.atlas import ObjectRef, RegionEntry, check_name, there
+from niwfctl.backbone.load import default_device
 from niwfctl.backbone.recompute import recompute_layers
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.errors import DataError, UsageError
@@ -59,7 +60,7 @@ def train(
                 f"the data of {name!r} is no longer what its training began with: put it back, or "
                 f"begin anew with `niwfctl train {name} --restart --data …`"
             )
-        report(Progress("loading the backbone", 0, 0))
+        report(Progress(f"loading the backbone onto {default_device()}", 0, 0))
         model = Model(repository)
         rows = encoded(model, examples, options)
         if previous and previous.rows != len(rows.training):
