@@ -102,7 +102,7 @@ def ours(
     recipes.append(Recipe(method=EXACT[1]))
     for recipe in recipes:
         done = repository.compose(parts, "composed", recipe)
-        model.adapter.active = model.acting(of_capability(repository, done.capability))
+        model.adapter.active = model.resident.acting(of_capability(repository, done.capability))
         kept = [a / model.score(test[p]).perplexity for a, p in zip(alone, parts, strict=True)]
         repository.operations.undo()
         used = recipe.weights or (1.0,) * len(parts)

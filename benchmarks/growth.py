@@ -97,7 +97,8 @@ def measured(repository: Repository) -> dict[str, float]:
 
 def in_memory(repository: Repository) -> dict[str, float]:
     """Routing among all capabilities, and having them all resident."""
-    model, names = Model(repository), sorted(repository.atlas())
+    names = sorted(repository.atlas())
+    model = Model(repository, resident=len(names))
     before = resident()
     load = seconds(model.route)
     cells = resident() - before

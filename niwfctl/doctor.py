@@ -77,6 +77,9 @@ def _cuda() -> Finding:
         import torch
     except ImportError:
         return Finding("cuda", "note", "unknown: torch is missing")
+    if torch.version.cuda is None and torch.version.hip is None:
+        built = "this torch is a CPU build, which sees no GPU: models run on the CPU"
+        return Finding("cuda", "note", f"{built}; https://pytorch.org has builds with CUDA")
     if not torch.cuda.is_available():
         return Finding("cuda", "note", "no GPU is visible to torch: models run on the CPU")
     slow = torch.cuda.get_device_capability() < WITH_BF16

@@ -7,7 +7,12 @@ them.
 
 from __future__ import annotations
 
-import sys
+_MEMORY = (  # what libraries say that have no class of errors for it
+    "DefaultCPUAllocator",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 def reason(error: Exception) -> str:
@@ -17,12 +22,9 @@ def reason(error: Exception) -> str:
 
 def of_memory(error: Exception) -> bool:
     """Whether a GPU or the machine had too little memory."""
-    torch = sys.modules.get("torch")  # it was imported if it has raised anything
-    return (
-        isinstance(error, MemoryError)
-        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
-        or "DefaultCPUAllocator" in str(error)
-    )
+    if isinstance(error, RuntimeError):  # torch's own error of memory is one, too
+        return any(words in str(error) for words in _MEMORY)
+    return isinstance(error, MemoryError)
 
 
 class NiwfError(Exception):

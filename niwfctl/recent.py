@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -22,3 +23,11 @@ class Recent(Generic[Key, Value]):
         if len(self._values) > self._most:
             del self._values[next(iter(self._values))]
         return value
+
+    def drop_idle(self) -> None:
+        """Keeps those alone that somebody else refers to, so that the others' memory is free."""
+        references = {key: weakref.ref(value) for key, value in self._values.items()}
+        self._values.clear()
+        for key, reference in references.items():
+            if (value := reference()) is not None:
+                self._values[key] = value

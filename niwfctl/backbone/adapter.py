@@ -15,12 +15,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, wraps
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from niwfctl.backbone.decoding import SingleToken, SingleTokens
+from niwfctl.backbone.decoding import Rooms, SingleToken, SingleTokens
 from niwfctl.backbone.sites import SiteGroup, decoder_layers, linears, shared_inputs
 from niwfctl.field.basis import Basis, Site
 from niwfctl.field.coordinates import CoordinateMap, pool
@@ -197,6 +198,7 @@ class FieldAdapter:
         self.coordinates = coordinates.to(model.device)
         self.active: ActiveField | Chooses | None = None
         self._pass = Pass()
+        self._rooms: Rooms = WeakValueDictionary()  # a field holds those that it needs
         self._own: dict[nn.Module, Callable] = {}  # each wrapped module's forward
         self._shared = [_SharedProduct(self, *pair) for pair in enumerate(self.groups)]
         tap = decoder_layers(model)[self.layers[0]]
@@ -284,7 +286,8 @@ class FieldAdapter:
                 (shared.layer, down, [factors.up[name] for name in shared.names])
                 for shared, down in zip(self._shared, factors.down, strict=True)
             ]
-            tokens = active.tokens = SingleTokens(groups, gates.to(factors.down[0].dtype), dtype)
+            own = gates.to(factors.down[0].dtype)
+            tokens = active.tokens = SingleTokens(groups, own, dtype, self._rooms)
         tokens.gates.copy_(gates)
         return tokens.groups
 

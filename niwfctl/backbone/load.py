@@ -196,10 +196,17 @@ def default_device() -> str:
     """$NIWFCTL_DEVICE, else the GPU where there is one, else the CPU.
 
     Of several processes that train together, each gets a GPU of its own.
+
+    Raises:
+        UsageError: $NIWFCTL_DEVICE gives all of them the same one.
     """
-    if chosen := os.environ.get("NIWFCTL_DEVICE"):
-        return chosen
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    chosen = os.environ.get("NIWFCTL_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if chosen.startswith("cuda:") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"NIWFCTL_DEVICE={chosen} would put every process of this training on one GPU: set it "
+            "to cuda, or not at all, and each gets its own"
+        )
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if chosen == "cuda" else chosen
 
 
 def _keep_gradients_right(model: PreTrainedModel) -> None:

@@ -7,7 +7,7 @@ import torch
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.scoring import Scorer
-from niwfctl.errors import BackboneError
+from niwfctl.errors import BackboneError, of_memory
 from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
 
@@ -31,9 +31,9 @@ def require_supported(adapter: FieldAdapter) -> None:
     adapter.active = ActiveField.of(adapter.groups, [basis], generator, 1.0)
     try:
         scorer.loss(_ROWS)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if of_memory(error) or "CUDA error" in str(error):  # which tells nothing of the model
+            raise
         raise BackboneError(
             f"{type(model).__name__} is not supported: its linears are not called with one row of "
             "states a token, [rows, tokens, width]"

@@ -45,14 +45,14 @@ MODULE_OF = {name: module for module, names in MODULES.items() for name in names
 
 FULL = (
     "there is too little memory: train with a smaller --batch-size and more --grad-accum, or with "
-    "--gradient-checkpointing, give shorter prompts, or stop what else uses the memory; what was "
-    "saved of a training is kept"
+    "--gradient-checkpointing (--resume takes these, too), give shorter prompts, or stop what else "
+    "uses the memory; what was saved of a training is kept"
 )
 
 
 def expected(error: Exception) -> NiwfError | None:
     """What an error of the machine or of git comes to; None where it is a mistake of our own."""
-    if isinstance(error, MemoryError | RuntimeError) and of_memory(error):
+    if of_memory(error):
         return MemoryFull(FULL)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         name = Path(str(error.filename)).name

@@ -19,7 +19,7 @@ from niwfctl.cli.show import show_committed, training_progress
 from niwfctl.config import reason_of
 from niwfctl.errors import UsageError
 from niwfctl.training.processes import leads
-from niwfctl.training.run import TrainingOptions
+from niwfctl.training.run import SPARING, TrainingOptions
 
 if TYPE_CHECKING:
     from niwfctl.repository import Repository
@@ -153,7 +153,12 @@ def train(
         typer.Option("--general", help="A broad capability: it also gets what the base would."),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where an interrupted training stopped, if need be with a smaller "
+            "--batch-size and more --grad-accum, or --gradient-checkpointing.",
+        ),
     ] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away an uncommitted training of this name.")
@@ -166,9 +171,10 @@ def train(
     if reuse not in (None, "auto"):
         raise UsageError(f"--reuse {reuse!r} is unknown: say `--reuse auto`, or `--from {reuse}`")
     given = {key for key in ctx.params if ctx.get_parameter_source(key).name == "COMMANDLINE"}
-    if resume and given - {"name", "resume", "as_json"}:
+    if resume and given - {"name", "resume", "as_json", *SPARING}:
         raise UsageError(
-            "--resume goes on with the options the training began with: give no others"
+            "--resume goes on with the options the training began with: give none but --batch-size "
+            "and --grad-accum of the same product, and --gradient-checkpointing"
         )
     if not resume and not data:
         raise UsageError("there is nothing to learn from: give --data FILE, or --resume")

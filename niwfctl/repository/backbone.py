@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from niwfctl.backbone.cache import hashes
 from niwfctl.backbone.identity import earlier_identity
 from niwfctl.backbone.load import Source, resolve
-from niwfctl.errors import BackboneError
+from niwfctl.errors import BackboneError, MemoryFull, of_memory
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -39,3 +40,21 @@ def identities(source: Source) -> Iterator[str | None]:
     """All that a backbone is pinned by: older repositories have another hash, or a hub's commit."""
     yield from (source.identity, source.hub)
     yield earlier_identity(Path(source.folder), hashes())  # last, since it reads all files
+
+
+@contextmanager
+def fitting(quant: str) -> Iterator[None]:
+    """A block that takes a backbone into memory.
+
+    Raises:
+        MemoryFull: it does not fit.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not of_memory(error):
+            raise
+        way = "take a smaller one" if quant == "nf4" else "hold it in 4 bits, by `init --quant nf4`"
+        raise MemoryFull(
+            f"there is too little memory for the backbone: {way}, or stop what else uses the memory"
+        ) from error

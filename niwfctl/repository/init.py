@@ -16,6 +16,7 @@ from niwfctl.config import FILE, BackboneConfig, Config, FieldConfig
 from niwfctl.errors import NotARepository, UsageError
 from niwfctl.git.git import Git
 from niwfctl.git.process import require_recent_git
+from niwfctl.repository.backbone import fitting
 from niwfctl.repository.lfs import add_hook
 from niwfctl.repository.objects import (
     ATTRIBUTES,
@@ -42,14 +43,15 @@ def initialize(
     Git.require_identity(path)
     _refuse_loss(path)
     source = resolve(model, revision)
-    backbone = load(source, quant)
-    tap_layer = default_tap_layer(backbone) if tap_layer is None else tap_layer
-    dim = default_dim(backbone) if dim is None else dim
-    sites, decoder = find_sites(backbone.model, tap_layer), decoder_path(backbone.model)
-    calibration = calibrate(backbone, tap_layer, dim, progress)
-    adapter = FieldAdapter(backbone.model, sites, calibration.coordinates)
-    require_supported(adapter)
-    witness, sample = witnessed(adapter)
+    with fitting(quant):
+        backbone = load(source, quant)
+        tap_layer = default_tap_layer(backbone) if tap_layer is None else tap_layer
+        dim = default_dim(backbone) if dim is None else dim
+        sites, decoder = find_sites(backbone.model, tap_layer), decoder_path(backbone.model)
+        calibration = calibrate(backbone, tap_layer, dim, progress)
+        adapter = FieldAdapter(backbone.model, sites, calibration.coordinates)
+        require_supported(adapter)
+        witness, sample = witnessed(adapter)
     adapter.detach()  # so that the backbone is freed when nothing refers to it
     tensors = calibration.tensors() | {"probe": sample}
 

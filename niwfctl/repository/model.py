@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import ObjectRef, RegionEntry, parse_target
-from niwfctl.backbone.adapter import ActiveField, Factors, FieldAdapter
+from niwfctl.atlas import parse_target
+from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.batch import batched, by_length
 from niwfctl.backbone.blend import Blend
 from niwfctl.backbone.calibration import pooled
@@ -26,9 +27,10 @@ from niwfctl.errors import DataError, UsageError
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.recent import Recent
 from niwfctl.records import Example, Message
-from niwfctl.repository.backbone import pinned_source
+from niwfctl.repository.backbone import fitting, pinned_source
 from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
-from niwfctl.repository.regions import load_region, read_coordinates
+from niwfctl.repository.regions import read_coordinates
+from niwfctl.repository.resident import ALIKE, RESIDENT, Resident
 from niwfctl.repository.routing import base_cell, stakes
 from niwfctl.repository.same_field import usable
 
@@ -36,48 +38,49 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 
-AUTO, EACH = "--auto", "--each"  # no capability can be called so
-RESIDENT = 64  # regions, and capabilities by name, that `use_each` and `route` keep in memory
-ALIKE = 4  # atlases, and sets of regions that acted together in one batch, kept for the next
+AUTO = "--auto"  # no capability can be called so
 _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Model:
     """A backbone in which one capability, or none, is active.
 
-    Capabilities stay resident once `use` made them active, so that going back to one is instant.
-    Of the regions that only batches of many capabilities asked for, the last `RESIDENT` stay.
+    The regions that were asked for last stay resident, so that going back to one is instant.
 
     Attributes:
         adapter: the field inside the model, for those who call the model themselves.
-        active: what is active, as given to `use`; None for the bare backbone.
-        routes: who owns what, once `route` was called.
+        resident: the regions in memory.
+        routes: who owns what, once `route` was called, or `use_each` with AUTO.
     """
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, resident: int = RESIDENT) -> None:
         """Loads the pinned backbone.
+
+        Args:
+            resident: regions to keep in memory at most.
 
         Raises:
             BackboneError: it is missing, or not the pinned one.
+            MemoryFull: it does not fit.
             ObjectError: the coordinate map is missing or corrupt.
         """
         config = repository.config
         self._repository = repository
-        self.backbone = load(pinned_source(repository), config.backbone.quant)
+        with fitting(config.backbone.quant):
+            self.backbone = load(pinned_source(repository), config.backbone.quant)
         self.skip = config.field.skip_tokens
         self._skips_system = config.field.skip_system
         stored = read_coordinates(repository)
         part = {k.removeprefix("map."): v for k, v in stored.items() if k.startswith("map.")}
         sites = find_sites(self.backbone.model, config.field.tap_layer)
         self.adapter = FieldAdapter(self.backbone.model, sites, CoordinateMap.from_tensors(part))
+        self.resident = Resident(repository, self.adapter, resident)
         self.base_probe = stored["probe"]
-        self.active: str | None = None
         self.routes: Routes | None = None
-        self._resident: dict[str | None, ActiveField | Blend | None] = {}
+        self._used: dict[str, Mixture] = {}
+        self._known: dict[str, weakref.ref[ActiveField | Blend]] = {}  # if resident still
         self._mixtures: Recent[str, Mixture] = Recent(RESIDENT)
         self._routes: Recent[str, tuple[Mixture, Routes]] = Recent(ALIKE)
-        self._fields: Recent[tuple[ObjectRef, ...], ActiveField] = Recent(RESIDENT)
-        self._joined: Recent[tuple[ObjectRef, ...], Factors] = Recent(ALIKE)
 
     def use(self, capability: str | None) -> None:
         """Makes a capability active; one that is resident takes no more than a lookup.
@@ -90,9 +93,14 @@ class Model:
             UnknownName: there is no such capability.
             ObjectError: an object is missing or corrupt.
         """
-        if capability not in self._resident:
-            self._resident[capability] = self.acting(self._mixture(capability))
-        self.adapter.active, self.active = self._resident[capability], capability
+        known = self._known.get(capability)
+        active = known() if known else None
+        if active is None and capability is not None:
+            if capability not in self._used:
+                self._used[capability] = self._mixture(capability)
+            active = self.resident.acting(self._used[capability])
+            self._known[capability] = weakref.ref(active)
+        self.adapter.active = active
 
     def use_each(self, capabilities: Sequence[str | None]) -> None:
         """Makes a capability active for each row of the next batches, AUTO for its owner.
@@ -105,7 +113,7 @@ class Model:
             (torch.tensor([[float(one == name)] for one in capabilities]), self._mixture(name))
             for name in dict.fromkeys(capabilities)
         ]
-        self.adapter.active, self.active = self.acting(weighted(terms)), EACH
+        self.adapter.active = self.resident.acting(weighted(terms))
 
     def route(self, revision: str = "HEAD") -> Routes:
         """Lets the owner of each prompt's coordinate answer it, as a revision's atlas has it (G3).
@@ -117,27 +125,17 @@ class Model:
             ObjectError: an object is missing or corrupt.
             UnknownName: there is no such revision.
         """
-        self.adapter.active, self.active = self.acting(self._routed(revision)), AUTO
+        mixture, self.routes = self._routed(revision)
+        self.adapter.active = self.resident.acting(mixture)
         return self.routes
-
-    def acting(self, mixture: Mixture) -> ActiveField | Blend | None:
-        """What makes the adapter act as a mixture says."""
-        if mixture is BARE:
-            return None
-        if mixture.whole:
-            return self.field(mixture.entries[0])
-        return Blend(
-            mixture.shares,
-            lambda index: self.field(mixture.entries[index]),
-            lambda used: self._factors([mixture.entries[index] for index in used]),
-        )
 
     def bids(self, prompt: str) -> list[tuple[str | None, float | None]]:
         """(capability, score) of all that may answer a prompt, the owner first, None the base.
 
+        What is active stays so.
         The score is log N(z; μ, Σ) − b; None where the cell does not hold z, and no bid is made.
         """
-        routes = self.route()
+        _, routes = self._routed("HEAD")
         found = routes.bids(self.coordinate(prompt)[None])[0].tolist()
         order = sorted(range(len(found)), key=lambda index: (-found[index], index))
         names = [None, *routes.claimants]
@@ -148,39 +146,20 @@ class Model:
     def owners(self, examples: Sequence[Example], batch_size: int = 8) -> list[str | None]:
         """The capability that owns each example's prompt, None where the base does.
 
+        What is active stays so.
+
         Raises:
             DataError: the template refuses a prompt, or it is longer than the backbone can read.
         """
-        return self.route().owners(self.coordinates(examples, batch_size))
-
-    def field(self, entry: RegionEntry) -> ActiveField:
-        """The field of a committed region, ready to act.
-
-        Raises:
-            ObjectError: an object is missing or corrupt.
-        """
-
-        def load() -> ActiveField:
-            region = load_region(self._repository, entry, self.device, self.adapter.sites)
-            return ActiveField.of_region(self.adapter.groups, region)
-
-        return self._fields.get(entry.objects, load)
-
-    def _factors(self, entries: Sequence[RegionEntry]) -> Factors:
-        """Of several regions, for one pass."""
-        objects = tuple(ref for entry in entries for ref in entry.objects)
-        return self._joined.get(
-            objects,
-            lambda: Factors.join(
-                self.adapter.groups, [self.field(entry).factors for entry in entries]
-            ),
-        )
+        _, routes = self._routed("HEAD")
+        return routes.owners(self.coordinates(examples, batch_size))
 
     def _mixture(self, capability: str | None) -> Mixture:
         if capability is None:
             return BARE
         if capability == AUTO:
-            return self._routed("HEAD")
+            mixture, self.routes = self._routed("HEAD")
+            return mixture
         if not _COMMIT.fullmatch(parse_target(capability)[1]):  # it may mean another tomorrow
             return self._made(capability)
         return self._mixtures.get(capability, lambda: self._made(capability))
@@ -188,14 +167,13 @@ class Model:
     def _made(self, capability: str) -> Mixture:
         return of_capability(self._repository, usable(self._repository, capability))
 
-    def _routed(self, revision: str) -> Mixture:
+    def _routed(self, revision: str) -> tuple[Mixture, Routes]:
         repository, commit = self._repository, self._repository.git.resolve(revision)
 
         def routed() -> tuple[Mixture, Routes]:
             return of_owners(stakes(repository, repository.atlas(commit)), base_cell(repository))
 
-        mixture, self.routes = self._routes.get(commit, routed)
-        return mixture
+        return self._routes.get(commit, routed)
 
     def generate(
         self,

@@ -209,7 +209,9 @@ class Repository(Exchange, Inspection):
             name: of the capability.
             data: a file or hub dataset id, or several.
             options: how to train.
-            resume: go on with the interrupted training of that name, with its own options.
+            resume: go on with the interrupted training of that name, with its own options; of
+                those that are given, `batch_size`, `grad_accum` and `gradient_checkpointing` count,
+                where a step keeps its rows.
             restart: throw away an uncommitted training of that name first.
             report: called after every step.
             stop: asked after every step; True saves and ends.

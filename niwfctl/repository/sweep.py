@@ -68,13 +68,13 @@ def sweep(
     rows = [spread(data[source], ROWS) for source in sources]
 
     def measure(weights: Sequence[float]) -> list[float]:
-        acting = model.acting(weighted(list(zip(weights, mixtures, strict=True))))
+        acting = model.resident.acting(weighted(list(zip(weights, mixtures, strict=True))))
         model.adapter.active = acting
         return [model.score(examples).perplexity for examples in rows]
 
     alone = []
     for mixture, examples in zip(mixtures, rows, strict=True):
-        model.adapter.active = model.acting(mixture)
+        model.adapter.active = model.resident.acting(mixture)
         alone.append(model.score(examples).perplexity)
     known: dict[tuple[float, ...], Point] = {}
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from niwfctl.atlas import ObjectRef, RegionEntry, check_name, there
+from niwfctl.backbone.load import default_device
+from niwfctl.backbone.recompute import recompute_layers
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.errors import DataError, UsageError
 from niwfctl.field.region import Region
@@ -47,6 +49,7 @@ def train(
     with repository.trainings.training() if leads() else nullcontext():
         previous = _previous(repository, name, options, resume, restart)
         if previous:
+            previous.options = previous.options.sparing(options or TrainingOptions())
             sources, options = previous.sources, previous.options
         options = _defaults(options or TrainingOptions())
         processes.share(range(options.rows_a_step))  # refuses too many before the long loading
@@ -57,7 +60,7 @@ def train(
                 f"the data of {name!r} is no longer what its training began with: put it back, or "
                 f"begin anew with `niwfctl train {name} --restart --data …`"
             )
-        report(Progress("loading the backbone", 0, 0))
+        report(Progress(f"loading the backbone onto {default_device()}", 0, 0))
         model = Model(repository)
         rows = encoded(model, examples, options)
         if previous and previous.rows != len(rows.training):
@@ -166,7 +169,7 @@ def _reused(repository: Repository, model: Model, run: Run, rows: Rows) -> tuple
         named.append(run.name)
     chosen = [(name, entry) for name in named for entry in there(atlas, name).all_regions]
     if AUTOMATIC in options.reuse:
-        chosen += _related(repository, model, rows, options.batch_size)
+        chosen += _related(repository, model, rows, options)
     found = {
         ref.oid: Reused(of=name, oid=ref.oid, size=ref.size, scale=_scale_of(entry, ref))
         for name, entry in chosen
@@ -182,7 +185,7 @@ def _scale_of(entry: RegionEntry, basis: ObjectRef) -> float:
 
 
 def _related(
-    repository: Repository, model: Model, rows: Rows, batch_size: int
+    repository: Repository, model: Model, rows: Rows, options: TrainingOptions
 ) -> list[tuple[str, RegionEntry]]:
     candidates = {
         entry.id: (name, entry)
@@ -193,6 +196,8 @@ def _related(
     def region_of(id: str) -> Region:
         return load_region(repository, candidates[id][1], model.device, model.adapter.sites)
 
+    if options.gradient_checkpointing:  # which the trainer, too, asks for, but later
+        recompute_layers(model.adapter)
     scorer = Scorer(model.adapter, model.skip)
-    chosen = related(scorer, rows.training, list(candidates), region_of, batch_size)
+    chosen = related(scorer, rows.training, list(candidates), region_of, options.batch_size)
     return [candidates[id] for id in chosen]

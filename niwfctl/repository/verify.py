@@ -188,7 +188,7 @@ def _logits(repository: Repository, capabilities: list[Capability]) -> Iterator[
     yield _compared(model, "backbone", witness, model.base_probe)
     for capability in capabilities:
         for entry in capability.all_regions:
-            model.adapter.active = model.field(entry)
+            model.adapter.active = model.resident.field(entry)
             sample = read_region(repository, entry)["probe"]
             yield _compared(model, capability.name, entry.run.witness, sample)
     model.adapter.detach()

@@ -13,7 +13,7 @@ from functools import partial
 
 from niwfctl.atlas import there
 from niwfctl.backbone.generation import Row, Wishes
-from niwfctl.errors import NiwfError, UnknownName
+from niwfctl.errors import NiwfError, UnknownName, of_memory
 from niwfctl.repository.model import AUTO, Model
 from niwfctl.repository.repository import Repository
 from niwfctl.serve.errors import OURS, ApiError, as_api_error
@@ -253,18 +253,31 @@ class Engine:
             return
         for place, job in enumerate(jobs):
             job.row.hand_on = partial(self._pass_on, job, place)
+        if (failure := self._attempt(jobs)) is None:
+            return
+        if len(jobs) > 1 and not any(job.row.count for job in jobs):
+            for job in jobs:  # what is wrong with one of them must not harm the others
+                self._answer([job])
+            return
+        for job in jobs:
+            self._tell(job, failure)
+
+    def _attempt(self, jobs: Sequence[Job]) -> ApiError | None:
+        """Answers in one batch; what the clients are told where that fails.
+
+        The error itself ends here: it holds all that the batch had in memory.
+        """
         try:
             self._model.use_each([job.capability for job in jobs])
             self._model.answer([job.row for job in jobs])
+            return None
         except Exception as error:
-            if len(jobs) > 1 and not any(job.row.count for job in jobs):
-                for job in jobs:  # what is wrong with one of them must not harm the others
-                    self._answer([job])
-                return
             if not isinstance(error, NiwfError):
                 logger.exception("a batch of %d could not be answered", len(jobs))
-            for job in jobs:
-                self._tell(job, as_api_error(error))
+            failure, full = as_api_error(error), of_memory(error)
+        if full:
+            self._model.resident.drop_idle()
+        return failure
 
     def _pass_on(self, job: Job, place: int, text: str) -> None:
         model = job.model

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from niwfctl.config import reason_of
-from niwfctl.errors import DataError, NiwfError, UnknownName, UsageError
+from niwfctl.errors import DataError, MemoryFull, NiwfError, UnknownName, UsageError, of_memory
 
 WRONG = "invalid_request_error"
 OURS = "server_error"
+FULL = "the server has too little memory for this now: ask again later, or for less text"
 
 
 class ApiError(Exception):
@@ -43,6 +44,8 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(404, str(error), param="model", code="model_not_found")
         case UsageError() | DataError():
             return ApiError(400, str(error))
+        case _ if isinstance(error, MemoryFull) or of_memory(error):
+            return ApiError(503, FULL, OURS, code="memory_full")
         case NiwfError():
             return ApiError(500, str(error), OURS)
         case _:

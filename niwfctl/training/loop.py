@@ -35,7 +35,8 @@ class Progress:
     """What a display shows while training runs.
 
     Attributes:
-        stage: `measuring the base`, `training` or `measuring`.
+        stage: `loading the backbone onto DEVICE`, `choosing bases`, `measuring the base`,
+            `training` or `measuring`.
         validation: perplexity on some held-out rows at the last glance; None before the first.
         tokens_per_second: of training, padding not counted.
         seconds_left: of training, without the final measurement.

@@ -6,6 +6,7 @@ find, so that each holds the same parameters after it. The first one alone write
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -39,6 +40,8 @@ class Processes:
 
             self._state = PartialState(cpu=_on_cpu())
             self.index = self._state.process_index
+            # Not when a training ends: accelerate does not meet the others again for the next.
+            atexit.register(self._state.destroy_process_group)
 
     def share(self, rows: Sequence[Value]) -> Sequence[Value]:
         """The rows of a step that are this process's.

@@ -8,12 +8,13 @@ from typing import Literal
 from niwfstore import MalformedTensors, read_metadata
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from niwfctl.errors import FormatError
+from niwfctl.errors import FormatError, UsageError
 from niwfctl.records import Witness
 
 FORMAT = 1
 LARGEST_RANK = 1024
 SEEDS = 2**63
+SPARING = ("batch_size", "grad_accum", "gradient_checkpointing")  # a training may go on with others
 
 
 class TrainingOptions(BaseModel):
@@ -49,6 +50,22 @@ class TrainingOptions(BaseModel):
         (), description="capabilities whose sealed bases are gated beside the new ones, or `auto`"
     )
     general: bool = Field(False, description="also answer what the base's own cell holds")
+
+    def sparing(self, given: TrainingOptions) -> TrainingOptions:
+        """These options, but those that say how much memory a step takes as they are given.
+
+        Raises:
+            UsageError: a step would have other rows.
+        """
+        named = given.model_dump(include=given.model_fields_set & set(SPARING))
+        options = self.model_copy(update=named)
+        if options.rows_a_step != self.rows_a_step:
+            raise UsageError(
+                f"--batch-size {options.batch_size} with --grad-accum {options.grad_accum} makes "
+                f"steps of {options.rows_a_step} rows, and this training has {self.rows_a_step} a "
+                f"step: give two whose product is {self.rows_a_step}"
+            )
+        return options
 
     @property
     def rows_a_step(self) -> int:

@@ -13,7 +13,7 @@ from typer.testing import Result
 from niwfctl.repository import Repository
 
 PROGRESS = re.compile(
-    r"(\S+: )?loading the backbone|\S+: reading coordinates|verifying|"
+    r"(\S+: )?loading the backbone( onto \S+)?|\S+: reading coordinates|verifying|"
     r".+: measuring( the base| \d+ rows)?|\S+: training step .*"
 )
 

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import Result
 
-from niwfctl.errors import StorageError, of_memory
+from niwfctl.errors import StorageError
 from niwfctl.repository import Repository
 from niwfctl.repository import repository as repository_module
 from niwfctl.repository.objects import manifest_file, storing
@@ -247,15 +246,6 @@ def test_a_machine_without_git_is_told_so(committed: Repository, tmp_path: Path)
         )
         assert "Traceback" not in done.stderr
         assert done.returncode == code and "install git" in done.stdout + done.stderr
-
-
-def test_only_errors_of_memory_are_told_as_such() -> None:
-    with pytest.raises(RuntimeError) as full:
-        torch.empty(2**50)
-    with pytest.raises(RuntimeError) as other:
-        torch.empty(2) @ torch.empty(3)
-    gpu = torch.OutOfMemoryError("CUDA out of memory")
-    assert [of_memory(e) for e in (full.value, other.value, gpu)] == [True, False, True]
 
 
 def test_a_history_that_is_damaged_further_down_is_told_without_a_traceback(

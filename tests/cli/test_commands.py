@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import QUICK
 from tiny import tiny_model, tiny_tokenizer, write_data
 from typer.testing import Result
@@ -95,7 +96,7 @@ def test_progress_of_training_goes_to_the_error_stream(
     options = ("--data", "here.jsonl", "--steps", 2, "--rank", 2, "--val-split", 0.2)
     result = niwfctl("-C", fresh.path, "train", "a", *options)
     lines = result.stderr.splitlines()
-    assert lines[:2] == ["a: loading the backbone", "a: measuring the base"]
+    assert lines[:2] == ["a: loading the backbone onto cpu", "a: measuring the base"]
     assert lines[-1] == "a: measuring"
     for step, line in enumerate(lines[2:-1], 1):
         pattern = rf"a: training step {step}/2, loss [\d.]+, .*\d tokens/s, \d+:\d\d left"
@@ -405,6 +406,8 @@ def test_doctor_and_version(niwfctl: Command) -> None:
     assert {"torch", "git", "git-lfs", "smollm2", "cuda"} <= {one["name"] for one in findings}
     for finding in findings:
         assert finding["name"] in niwfctl("doctor").stdout
+    (cuda,) = (one["detail"] for one in findings if one["name"] == "cuda")
+    assert ("CPU build" in cuda) == (torch.version.cuda is None and torch.version.hip is None)
     assert niwfctl("--version").stdout == f"niwfctl {__version__}\n"
 
 

@@ -55,7 +55,7 @@ def test_of_several_regions_the_one_that_owns_the_prompt_answers_it(
         owner = model.adapter.active._shares(z)[0].tolist()
         assert sum(owner) == 1
         if owner[place] == 1:
-            assert active is model.field((old, new)[place])
+            assert active is model.resident.field((old, new)[place])
     assert model.generate("Say apple 3.", max_new_tokens=2) is not None
 
 

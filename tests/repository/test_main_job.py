@@ -1,16 +1,20 @@
 """The main job on a tiny backbone: train, commit, check out, run, prove."""
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import QUICK
 from tiny import write_data
+from typer.testing import Result
 
 from niwfctl.errors import DataError, TrainingInterrupted
 from niwfctl.repository import Repository
 from niwfctl.training.checkpoint import load, save
+from niwfctl.training.run import TrainingOptions
 
 
 def test_a_second_commit_leaves_the_first_capability_equal_bit_for_bit(
@@ -66,6 +70,43 @@ def test_an_interrupted_training_resumes_to_the_same_bits(
     _, resumed = load(fresh.trainings.checkpoint("apple"))
     _, straight = load(trained.trainings.checkpoint("apple"))
     assert resumed.keys() == straight.keys()
+    for key, value in straight.items():
+        assert torch.equal(resumed[key].nan_to_num(), value.nan_to_num()), key
+
+
+def test_a_training_that_goes_on_with_smaller_batches_ends_where_it_would_have(
+    fresh: Repository, trained: Repository, data: Path, niwfctl: Callable[..., Result]
+) -> None:
+    with pytest.raises(TrainingInterrupted):
+        fresh.train("apple", [data], QUICK, stop=lambda: True)
+    resume = ["-C", fresh.path, "train", "apple", "--resume"]
+    refused = niwfctl(*resume, "--batch-size", 2)
+    assert refused.exit_code == 2 and "give two whose product is 4" in refused.stderr
+    sparing = ["--batch-size", 2, "--grad-accum", 2, "--gradient-checkpointing"]
+    done = niwfctl(*resume, *sparing, "--json")
+    options = json.loads(done.stdout)["options"]
+    assert (options["batch_size"], options["grad_accum"]) == (2, 2)
+    assert options["gradient_checkpointing"] and options["rank"] == QUICK.rank
+    resumed, tensors = load(fresh.trainings.checkpoint("apple"))
+    straight, expected = load(trained.trainings.checkpoint("apple"))
+    assert tensors.keys() == expected.keys()
+    for key, value in expected.items():  # the backbone computes in bf16
+        torch.testing.assert_close(tensors[key], value, rtol=0.02, atol=0.02, equal_nan=True)
+    assert resumed.perplexity == pytest.approx(straight.perplexity, rel=1e-3)
+    assert (resumed.steps, resumed.tokens) == (straight.steps, straight.tokens)
+    fresh.commit(["apple"], "Apples")
+    assert fresh.capability("apple").regions[0].run.options == resumed.options
+    assert fresh.verify(deep=True).ok
+
+
+def test_layers_that_are_computed_again_may_be_asked_for_later_and_change_no_bit(
+    fresh: Repository, trained: Repository, data: Path
+) -> None:
+    with pytest.raises(TrainingInterrupted):
+        fresh.train("apple", [data], QUICK, stop=lambda: True)
+    fresh.train("apple", options=TrainingOptions(gradient_checkpointing=True), resume=True)
+    _, resumed = load(fresh.trainings.checkpoint("apple"))
+    _, straight = load(trained.trainings.checkpoint("apple"))
     for key, value in straight.items():
         assert torch.equal(resumed[key].nan_to_num(), value.nan_to_num()), key
 

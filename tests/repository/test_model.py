@@ -16,7 +16,7 @@ from niwfctl.backbone.sites import decoder_layers
 from niwfctl.field.region import Region
 from niwfctl.git.git import Git
 from niwfctl.recent import Recent
-from niwfctl.records import Message
+from niwfctl.records import Example, Message
 from niwfctl.repository import Repository
 from niwfctl.repository.model import AUTO, Model
 from niwfctl.repository.regions import load_region
@@ -83,12 +83,46 @@ def test_the_owner_of_a_prompt_is_one_of_what_is_committed_now(two: Repository) 
     assert set(model.route().claimants) == {"apple"}
 
 
+def test_asking_who_owns_a_prompt_leaves_active_what_is(two: Repository) -> None:
+    model = two.load("apple")
+    active = model.adapter.active
+    example = Example((Message("user", PROMPTS[0]),), "", "")
+    before = model.generate(PROMPTS[0], max_new_tokens=8)
+    bids, (owner,) = model.bids(PROMPTS[0]), model.owners([example])
+    assert bids[0][0] == owner
+    assert model.adapter.active is active and model.routes is None
+    assert model.generate(PROMPTS[0], max_new_tokens=8) == before
+
+
+def test_no_more_regions_stay_in_memory_than_are_to(two: Repository) -> None:
+    model, fields = Model(two, resident=1), []
+    for name in ("apple", "pear"):
+        model.use(name)
+        fields.append(weakref.ref(model.adapter.active))
+    assert [one() is not None for one in fields] == [False, True]
+    model.use(None)
+    model.use("pear")
+    assert model.adapter.active is fields[1]()
+    model.use("apple")
+    assert [one() for one in fields] == [None, None]
+
+
+def test_a_capability_is_what_it_was_when_it_was_first_used(two: Repository) -> None:
+    model = Model(two, resident=1)
+    model.use("apple")
+    two.remove("apple")
+    model.use("pear")
+    model.use("apple")  # which was not resident any more
+    assert model.adapter.active
+
+
 def test_joined_fields_are_what_stacking_their_bases_gives_bit_for_bit(two: Repository) -> None:
     model = two.load(None)
     entries = [two.capability(name).regions[0] for name in ("apple", "pear")]
     bases = [basis for entry in entries for basis in load_region(two, entry).bases]
     stacked = Factors.stack(model.adapter.groups, bases)
-    joined = Factors.join(model.adapter.groups, [model.field(one).factors for one in entries])
+    parts = [model.resident.field(one).factors for one in entries]
+    joined = Factors.join(model.adapter.groups, parts)
     assert all(map(torch.equal, joined.down, stacked.down))
     assert all(torch.equal(joined.up[name], up) for name, up in stacked.up.items())
 
@@ -103,7 +137,7 @@ def test_of_a_resident_region_only_the_stacked_bases_are_held(
         loaded.extend(weakref.ref(one) for basis in region.bases for one in basis.down.values())
         return region
 
-    monkeypatch.setattr("niwfctl.repository.model.load_region", load)
+    monkeypatch.setattr("niwfctl.repository.resident.load_region", load)
     model = committed.load("apple")
     assert model.adapter.active and loaded
     assert not any(one() is not None for one in loaded)

@@ -267,7 +267,7 @@ def test_a_lazy_clone_gets_objects_of_any_commit(
     shared.remove("apple")
     shared.remotes.push("origin", [])
     repository = clone(str(remote), tmp_path / "copy", lazy=True)
-    assert repository.load("apple@HEAD~1").active == "apple@HEAD~1"
+    assert repository.load("apple@HEAD~1").adapter.active
 
 
 def damage(repository: Repository) -> tuple[str, Path]:

@@ -1,7 +1,9 @@
 """Requests that wait together, and those who do not wait for their answer."""
 
 import json
+import logging
 import shutil
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,10 +14,13 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 import openai
 import pytest
+import torch
 from conftest import QUICK
 from serve.conftest import APPLES, PLUMS, Served, serving, wait_until
 from tiny import write_data
+from torch import Tensor
 
+from niwfctl.backbone.sites import decoder_layers
 from niwfctl.repository import Repository
 from niwfctl.repository.model import Model
 from niwfctl.serve.engine import Job
@@ -141,6 +146,42 @@ def test_a_capability_that_cannot_be_read_harms_nobody_else(orchard: Path, tmp_p
         with pytest.raises(openai.InternalServerError, match="not in the store"):
             broken.result()
         assert whole.result().usage.completion_tokens == 16
+
+
+def test_a_batch_too_large_for_the_memory_is_answered_one_by_one(
+    orchard: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing of the batch is left when its first row is tried again."""
+    caplog.set_level(logging.CRITICAL)  # a record of the error would keep what it holds
+    model, before = Repository.open(orchard).load(), []
+
+    def read(layer: object, states: tuple[Tensor]) -> None:
+        assert not any(one() is not None for one in before)
+        if len(states[0]) > 1:
+            before.append(weakref.ref(states[0]))
+            torch.empty(2**50)
+
+    with serving(Repository.open(orchard), model) as served, ThreadPoolExecutor(2) as pool:
+        decoder_layers(model.backbone.model)[-1].register_forward_pre_hook(read)
+        create = served.client.completions.create
+        answers = [pool.submit(create, model=name, prompt="x") for name in ("apple", "plum")]
+        assert [one.result().usage.completion_tokens for one in answers] == [16, 16]
+    assert before
+
+
+def test_a_request_for_which_there_is_too_little_memory_is_told_so_and_harms_no_later_one(
+    orchard: Path,
+) -> None:
+    model = Repository.open(orchard).load()
+    with serving(Repository.open(orchard), model) as served:
+        create = served.client.completions.create
+        layer = decoder_layers(model.backbone.model)[-1]
+        full = layer.register_forward_pre_hook(lambda *_: torch.empty(2**50) and None)
+        with pytest.raises(openai.InternalServerError, match="too little memory") as told:
+            create(model="apple", prompt="x")
+        assert (told.value.status_code, told.value.code) == (503, "memory_full")
+        full.remove()
+        assert create(model="apple", prompt="x").usage.completion_tokens == 16
 
 
 def test_closing_ends_what_is_under_way_with_an_error(orchard: Path, model: Model) -> None:

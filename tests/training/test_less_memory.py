@@ -14,7 +14,7 @@ from niwfctl.repository.model import Model
 from niwfctl.repository.runs import encoded, new_run
 from niwfctl.training.checkpoint import load
 from niwfctl.training.data import read_examples
-from niwfctl.training.loop import Trainer
+from niwfctl.training.loop import Progress, Trainer
 from niwfctl.training.run import TrainingOptions
 
 
@@ -62,6 +62,33 @@ def test_checkpointed_layers_keep_less(fresh: Repository, data: Path) -> None:
     sparing = QUICK.model_copy(update={"gradient_checkpointing": True})
     plain = kept_for_the_gradient(trainer_of(fresh, data, QUICK))
     assert kept_for_the_gradient(trainer_of(fresh, data, sparing)) < plain / 2
+
+
+def test_checkpointed_layers_keep_less_while_bases_to_reuse_are_chosen(
+    committed: Repository, data: Path
+) -> None:
+    def kept(options: TrainingOptions) -> int:
+        total = 0
+
+        def keep(tensor: Tensor) -> Tensor:
+            nonlocal total
+            total += tensor.untyped_storage().nbytes() if tensor.dim() == 3 else 0
+            return tensor
+
+        def report(progress: Progress) -> None:
+            if progress.stage == "measuring the base":  # bases are chosen
+                raise InterruptedError
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            pytest.raises(InterruptedError),
+        ):
+            committed.train("pear", [data], options, report=report)
+        return total
+
+    choosing = QUICK.model_copy(update={"reuse": ("auto",)})
+    sparing = choosing.model_copy(update={"gradient_checkpointing": True})
+    assert 0 < kept(sparing) < kept(choosing) / 2
 
 
 @pytest.mark.parametrize("quant", ["none", "nf4"])
