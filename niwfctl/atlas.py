@@ -19,7 +19,7 @@ from pydantic import (
 from niwfctl.config import mend, validated
 from niwfctl.errors import FormatError, UnknownName, UsageError
 from niwfctl.records import Platform
-from niwfctl.training.run import Run
+from niwfctl.training.run import Reused, Run
 
 FORMAT = 2  # 1 knew no compositions and no reused bases
 RESERVED = (
@@ -43,8 +43,8 @@ class ObjectRef(BaseModel):
     size: int = Field(ge=0, description="bytes")
 
     @classmethod
-    def of(cls, pointer: Pointer) -> ObjectRef:
-        """The reference that a pointer states."""
+    def of(cls, pointer: Pointer | Reused) -> ObjectRef:
+        """The reference to the object that a pointer, or a reused basis, names."""
         return cls(oid=pointer.oid, size=pointer.size)
 
 

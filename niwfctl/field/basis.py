@@ -29,6 +29,12 @@ class Site:
         """`layers.{layer}.{module}`, the key of this linear in a basis."""
         return f"layers.{self.layer}.{self.module}"
 
+    @staticmethod
+    def parse(name: str) -> tuple[int, str]:
+        """The layer and the module of a site, by its name."""
+        _, layer, module = name.split(".", 2)
+        return int(layer), module
+
 
 @dataclass(frozen=True)
 class Basis:
@@ -46,6 +52,11 @@ class Basis:
     def rank(self) -> int:
         """Rank r, the same at every site."""
         return next(iter(self.down.values())).shape[0]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers it changes, lowest first."""
+        return tuple(sorted({Site.parse(name)[0] for name in self.down}))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,18 @@ def truncated(matrix: Tensor, rank: int, seed: int = 0) -> tuple[Tensor, Tensor]
         left, values, right = torch.svd_lowrank(matrix, q=size, niter=4)
     kept = values[:rank].sqrt()
     return kept[:, None] * right[:, :rank].T, left[:, :rank] * kept
+
+
+def padded(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A [rank, in] and B [out, rank], contiguous, with the same product: zeros fill them up."""
+    missing = rank - len(down)
+    pad = torch.nn.functional.pad
+    return pad(down, (0, 0, 0, missing)).contiguous(), pad(up, (0, missing)).contiguous()
+
+
+def relative_error(lost: float, norm: float) -> float:
+    """√(lost / norm) of squared norms; 0 where there was nothing, or rounding made it negative."""
+    return math.sqrt(max(lost, 0.0) / norm) if norm else 0.0
 
 
 def squared_norm(down: Tensor, up: Tensor) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from niwfctl.field.basis import Site
 from niwfctl.field.cell import Cell
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.routing import Claim, won
@@ -48,6 +49,11 @@ class SiteDifference:
     distance: float
     cosine: float
     angles: tuple[float, ...]
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """The layer and the module of the linear."""
+        return Site.parse(self.site)
 
     @property
     def relative(self) -> float:

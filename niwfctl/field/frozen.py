@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from niwfctl.field.basis import Basis
+from niwfctl.field.basis import Basis, Site
 from niwfctl.field.region import Region
 
 Term = tuple[float, Region, Tensor]
@@ -57,10 +57,11 @@ class FrozenSum:
 
     def factors(self, name: str) -> list[tuple[Tensor, Tensor, Tensor]]:
         """(A [r, in], B [out, r], w []) of each basis that acts at a site: ΔW = Σ w B A."""
-        return [
-            (basis.down[name], basis.up[name], gates[layer, i])
-            for region, gates in self._terms
-            if name in region.bases[0].down
-            for layer in [region.layers.index(int(name.split(".")[1]))]
-            for i, basis in enumerate(region.bases)
-        ]
+        layer, _ = Site.parse(name)
+        found = []
+        for region, gates in self._terms:
+            if name in region.bases[0].down:
+                of_layer = gates[region.layers.index(layer)]
+                for basis, gate in zip(region.bases, of_layer, strict=True):
+                    found.append((basis.down[name], basis.up[name], gate))
+        return found

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from niwfctl.field.basis import Basis
+from niwfctl.field.basis import Basis, Site
 from niwfctl.field.cell import Cell
 from niwfctl.field.generator import Generator
+from niwfctl.field.naming import under
 
 SAMPLED_ANCHORS = 256
 OCCUPIED_ANCHORS = 512
@@ -101,7 +102,7 @@ class Region:
         """
         gates = self.gates(z)
         for name in self.bases[0].down:
-            layer = self.layers.index(int(name.split(".")[1]))
+            layer = self.layers.index(Site.parse(name)[0])
             yield (
                 name,
                 sum(
@@ -144,14 +145,9 @@ class Region:
         layers: tuple[int, ...],
     ) -> Region:
         """The frozen region that `tensors()` described, over its bases."""
-
-        def part(name: str) -> dict[str, Tensor]:
-            prefix = f"{name}."
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
         return cls(
-            Cell.from_tensors(part("cell")),
-            Generator.from_tensors(part("generator"), len(layers)).requires_grad_(False),
+            Cell.from_tensors(under(tensors, "cell")),
+            Generator.from_tensors(under(tensors, "generator"), len(layers)).requires_grad_(False),
             bases,
             scale,
             layers,

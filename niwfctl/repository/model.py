@@ -25,6 +25,7 @@ from niwfctl.backbone.scoring import Score, Scorer
 from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import DataError, UsageError
 from niwfctl.field.coordinates import CoordinateMap
+from niwfctl.field.naming import under
 from niwfctl.recent import Recent
 from niwfctl.records import Example, Message
 from niwfctl.repository.backbone import fitting, pinned_source
@@ -71,9 +72,9 @@ class Model:
         self.skip = config.field.skip_tokens
         self._skips_system = config.field.skip_system
         stored = read_coordinates(repository)
-        part = {k.removeprefix("map."): v for k, v in stored.items() if k.startswith("map.")}
+        coordinates = CoordinateMap.from_tensors(under(stored, "map"))
         sites = find_sites(self.backbone.model, config.field.tap_layer)
-        self.adapter = FieldAdapter(self.backbone.model, sites, CoordinateMap.from_tensors(part))
+        self.adapter = FieldAdapter(self.backbone.model, sites, coordinates)
         self.resident = Resident(repository, self.adapter, resident)
         self.base_probe = stored["probe"]
         self.routes: Routes | None = None

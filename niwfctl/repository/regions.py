@@ -186,8 +186,8 @@ def _fits_together(region: Region, sites: Sequence[Site] | None) -> bool:
     else:
         shapes = {site.name: (site.out_features, site.in_features) for site in sites}
     return (
-        tuple(sorted({int(name.split(".")[1]) for name in shapes})) == region.layers
-        and all(basis.fits(shapes) for basis in region.bases)
+        all(basis.fits(shapes) for basis in region.bases)
+        and region.bases[0].layers == region.layers
         and (generator.layers, generator.bases) == gates
         and (generator.gain is None or generator.gain.shape == gates[1:])
         and generator.inner.in_features == region.sampled.shape[1] == dim

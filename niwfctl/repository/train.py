@@ -76,10 +76,7 @@ def train(
                 report(Progress("choosing bases", 0, 0))
             run.reused = _reused(repository, model, run, rows)
         run = processes.agreed(run)
-        bases = [
-            load_basis(repository, ObjectRef(oid=one.oid, size=one.size), model.device)
-            for one in run.reused
-        ]
+        bases = [load_basis(repository, ObjectRef.of(one), model.device) for one in run.reused]
         trainer = Trainer(
             model.adapter, model.skip, run, rows.training, rows.held_out, bases, processes
         )
