@@ -227,11 +227,11 @@ def manifest_name(file: str) -> str:
     return file.rpartition("/")[2].removesuffix(".json")
 
 
-def there(atlas: Atlas, name: str) -> Capability:
-    """The capability of a name.
+def get_capability(atlas: Atlas, name: str) -> Capability:
+    """The capability of this name.
 
     Raises:
-        UnknownName: there is none; the message lists what there is.
+        UnknownName: it does not exist; the message lists those that do.
     """
     if name not in atlas:
         others = ", ".join(sorted(atlas)) or "none yet"

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from niwfctl.backbone.decoding import Rooms, SingleToken, SingleTokens
+from niwfctl.backbone.decoding import DecodeBuffers, GroupBuffers, Workspaces
 from niwfctl.backbone.sites import SiteGroup, decoder_layers, linears, shared_inputs
 from niwfctl.field.basis import Basis, Site
 from niwfctl.field.coordinates import CoordinateMap, pool
@@ -97,14 +97,14 @@ class ActiveField:
         ranks: rank of each basis; a gate is repeated over the rows of its basis.
         scale: α/r.
         factors: the bases.
-        tokens: what passes of a single token compute with, made when the first one comes.
+        buffers: what passes of a single token compute with, made when the first one comes.
     """
 
     gates: Callable[[Tensor], Tensor]
     ranks: tuple[int, ...]
     scale: float
     factors: Factors
-    tokens: SingleTokens | None = None
+    buffers: DecodeBuffers | None = None
 
     @classmethod
     def of(
@@ -144,8 +144,8 @@ class ActiveField:
         return gates.transpose(0, 1).unsqueeze(2)
 
 
-class Chooses(Protocol):
-    """Chooses what acts on a batch of prompts."""
+class FieldRouter(Protocol):
+    """Chooses the field for a batch of prompts."""
 
     def at(self, z: Tensor) -> ActiveField | None:
         """The field for prompts at z [batch, dim]; None for the bare backbone."""
@@ -156,7 +156,7 @@ class Pass:
     """The state of the forward pass under way.
 
     Attributes:
-        single: what computes the changes, one a group, while a single token a prompt passes;
+        decoding: what computes the changes, one a group, while a single token a prompt passes;
             None in passes of more tokens.
     """
 
@@ -165,7 +165,7 @@ class Pass:
     active: ActiveField | None = None
     gates: Tensor | None = None
     tiled: dict[tuple, Tensor] = field(default_factory=dict)
-    single: list[SingleToken] | None = None
+    decoding: list[GroupBuffers] | None = None
 
     def gates_of(self, layer: int, sites: int, dtype: torch.dtype) -> Tensor:
         """Gates of one layer for a group of so many sites, [batch, 1, sites · Σ ranks]."""
@@ -196,9 +196,9 @@ class FieldAdapter:
         self.groups = shared_inputs(model, self.sites)
         self.layers = tuple(sorted({site.layer for site in self.sites}))
         self.coordinates = coordinates.to(model.device)
-        self.active: ActiveField | Chooses | None = None
+        self.active: ActiveField | FieldRouter | None = None
         self._pass = Pass()
-        self._rooms: Rooms = WeakValueDictionary()  # a field holds those that it needs
+        self._workspaces: Workspaces = WeakValueDictionary()  # a field holds those that it needs
         self._own: dict[nn.Module, Callable] = {}  # each wrapped module's forward
         self._shared = [_SharedProduct(self, *pair) for pair in enumerate(self.groups)]
         tap = decoder_layers(model)[self.layers[0]]
@@ -223,7 +223,7 @@ class FieldAdapter:
         try:
             yield
         finally:  # a pass that raised has left its activations with groups
-            for group in [*self._shared, *(self._pass.single or ())]:
+            for group in [*self._shared, *(self._pass.decoding or ())]:
                 group.forget()
             self._pass = Pass(z=self._pass.z)
 
@@ -268,9 +268,9 @@ class FieldAdapter:
         states = args[0] if args else kwargs["hidden_states"]
         if now.z is None:
             self._enter(now, states)
-        now.single = None
+        now.decoding = None
         if now.active is not None and states.shape[-2] == 1 and not torch.is_grad_enabled():
-            now.single = self._single(now.active, now.gates, states.dtype)
+            now.decoding = self._buffers(now.active, now.gates, states.dtype)
 
     def _enter(self, now: Pass, states: Tensor) -> None:
         with torch.no_grad():
@@ -279,17 +279,19 @@ class FieldAdapter:
         if now.active is not None:
             now.gates = now.active.row_gates(now.z)
 
-    def _single(self, active: ActiveField, gates: Tensor, dtype: torch.dtype) -> list[SingleToken]:
-        factors, tokens = active.factors.decoding, active.tokens
-        if tokens is None or tokens.gates.shape != gates.shape:
+    def _buffers(
+        self, active: ActiveField, gates: Tensor, dtype: torch.dtype
+    ) -> list[GroupBuffers]:
+        factors, buffers = active.factors.decoding, active.buffers
+        if buffers is None or buffers.gates.shape != gates.shape:
             groups = [
                 (shared.layer, down, [factors.up[name] for name in shared.names])
                 for shared, down in zip(self._shared, factors.down, strict=True)
             ]
             own = gates.to(factors.down[0].dtype)
-            tokens = active.tokens = SingleTokens(groups, own, dtype, self._rooms)
-        tokens.gates.copy_(gates)
-        return tokens.groups
+            buffers = active.buffers = DecodeBuffers(groups, own, dtype, self._workspaces)
+        buffers.gates.copy_(gates)
+        return buffers.groups
 
 
 class _SharedProduct:
@@ -312,8 +314,8 @@ class _SharedProduct:
             now = adapter._pass
             if now.active is None:
                 return frozen(states)
-            if now.single is not None:
-                return frozen(states).add_(now.single[index].change(place, states))
+            if now.decoding is not None:
+                return frozen(states).add_(now.decoding[index].change(place, states))
             if self.input is not states:
                 self._read(now, states)
             part = self.parts[place]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry, Terms, there
+from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry, Terms, get_capability
 from niwfctl.backbone.platform import current_platform
 from niwfctl.errors import NiwfError, UnknownName, UsageError
 from niwfctl.field.basis import Basis
@@ -170,7 +170,7 @@ def adding(
         Shadowed: earlier capabilities own too much of a region.
     """
     superseded = tuple(
-        entry.id for name in routing.supersede for entry in _owning(there(atlas, name))
+        entry.id for name in routing.supersede for entry in _owning(get_capability(atlas, name))
     )
     limits = repository.config.routing
     order = _next_order(atlas)
@@ -222,7 +222,7 @@ def _with(atlas: Atlas, run: Run, entry: RegionEntry) -> Capability:
             f"{run.name!r} has been committed meanwhile: give that one another name with "
             f"`niwfctl mv {run.name} OTHER`, then commit this training"
         )
-    earlier = there(atlas, run.name).regions if mode != "new" else ()
+    earlier = get_capability(atlas, run.name).regions if mode != "new" else ()
     return Capability(name=run.name, regions=(*earlier, entry) if mode == "extend" else (entry,))
 
 

@@ -247,7 +247,7 @@ def _settle(stake: Stake, earlier: Sequence[Stake], base: dict[str, Tensor]) -> 
         margin=margin,
         takeover=tuple(counts),
         base=None if terms.general else _of_base(claim, base),
-        ceded=claim.loss(),
+        ceded=claim.ceded_share(),
         shadow=_shadow(claim, earlier, Cell.from_tensors(base)),
     )
     return Stake(stake.name, stake.entry.model_copy(update={"routing": routing}), claim)
