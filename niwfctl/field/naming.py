@@ -1,4 +1,4 @@
-"""Named tensors, in groups."""
+"""Named tensors, grouped by prefix."""
 
 from __future__ import annotations
 
