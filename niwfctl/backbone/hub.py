@@ -33,7 +33,7 @@ def snapshot(model: str, revision: str | None = None) -> tuple[Path, str]:
         )
     except Exception as error:  # the errors of the hub's transport differ between versions
         raise BackboneError(
-            f"the backbone {model!r} is not a folder and cannot be downloaded from the Hugging Face hub "
-            f"({reason(error)}): give a path, a hub id, or {EMBEDDED!r}"
+            f"the backbone {model!r} is not a folder and cannot be downloaded from the Hugging "
+            f"Face hub ({reason(error)}): give a path, a hub id, or {EMBEDDED!r}"
         ) from error
     return Path(folder), Path(folder).name

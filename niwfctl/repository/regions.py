@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from niwfctl.atlas import Capability, ObjectRef, RegionEntry
-from niwfctl.config import FILE, mend
+from niwfctl.config import FILE, restoring
 from niwfctl.errors import ObjectError, UsageError
 from niwfctl.field.basis import Basis, Site
 from niwfctl.field.region import Region
@@ -129,7 +129,7 @@ def read_coordinates(repository: Repository) -> dict[str, Tensor]:
     if not (tensors.keys() >= _COORDINATES and _is_map(tensors, field.dim)):
         raise ObjectError(
             f"object {field.coordinates} is no coordinate map of {field.dim} dimensions, as {FILE} "
-            f"has it: {mend(FILE)}"
+            f"has it: {restoring(FILE)}"
         )
     return tensors
 
