@@ -235,7 +235,7 @@ class FieldAdapter:
 
         @contextmanager
         def block() -> Iterator[None]:
-            # The second computation must make anew what the first one cached for later layers.
+            # The second computation must not see what the first one cached for later layers.
             before, self._pass = self._pass, replace(now, tiled={})
             try:
                 yield

@@ -48,7 +48,7 @@ class DecodeBuffers:
     """What passes of a single token through one field compute with, for one batch size.
 
     Attributes:
-        gates: scaled gates, [layers, batch, 1, ranks], read anew at every token.
+        gates: scaled gates, [layers, batch, 1, ranks], read at every token.
         groups: compute the changes, one for each group of sites.
     """
 

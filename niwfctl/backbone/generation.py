@@ -86,7 +86,7 @@ class Request:
         self._random: torch.Generator | None = None
 
     def rewind(self) -> None:
-        """Restarts the random draws, for an answer that is generated anew."""
+        """Restarts the random draws, for generating the answer again."""
         self._random = None
 
     def sample(self, scores: Tensor) -> Tensor:

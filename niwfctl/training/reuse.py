@@ -35,7 +35,7 @@ def related(
 
     Args:
         scorer: of the model; the active field of its adapter is left as it was.
-        rows: the rows to learn from, of which some are used.
+        rows: the rows to learn from; only some are used.
         names: of the candidates.
         region_of: loads a region onto the model's device; only a few are held at a time.
     """
