@@ -198,9 +198,7 @@ class FieldAdapter:
         self.coordinates = coordinates.to(model.device)
         self.active: ActiveField | FieldRouter | None = None
         self._pass = Pass()
-        self._workspaces: Workspaces = (
-            WeakValueDictionary()
-        )  # fields keep alive those that they need
+        self._workspaces: Workspaces = WeakValueDictionary()  # fields keep theirs alive
         self._own: dict[nn.Module, Callable] = {}  # each wrapped module's forward
         self._shared = [_SharedProduct(self, *pair) for pair in enumerate(self.groups)]
         tap = decoder_layers(model)[self.layers[0]]

@@ -23,9 +23,7 @@ _EARLIER = (
 _ENDS = "generation_config.json"  # which tokens end an answer
 _SPLIT = ("vocab.json", "merges.txt")  # read if there is no tokenizer.json
 DEFINING = (*_EARLIER, _ENDS, *_SPLIT)
-_ADAPTER = (
-    "adapter_config.json"  # transformers also loads this from a model's folder if PEFT is installed
-)
+_ADAPTER = "adapter_config.json"  # transformers loads it with the model if PEFT is installed
 _CHOICE = "transformers_weights"  # entry of config.json
 
 

@@ -66,9 +66,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
     end = turn_end(tokenizer)
     if whole.startswith(text):
         answer = _ids_after(tokenizer, prompt, text, whole)
-        if (
-            end in answer
-        ):  # what the template writes after the end of the turn is not part of the answer
+        if end in answer:  # anything the template writes after the end of the turn is not of it
             answer = answer[: len(answer) - answer[::-1].index(end)]
     else:  # the template rewrites earlier turns once there is an answer
         answer = [*_ids(tokenizer, example.answer), *([] if end is None else [end])]

@@ -155,9 +155,7 @@ def _differences(
 def _angles(ups: Tensor, rank: int) -> list[tuple[float, ...]]:
     """Principal angles between column spaces: the singular values of Q_aᵀ Q_b are cosines."""
     length = ups.diagonal(dim1=1, dim2=2).clamp_min(1e-60).rsqrt()
-    ups = (
-        ups * length[:, :, None] * length[:, None, :]
-    )  # a weight changes the length of a column, not its direction
+    ups = ups * length[:, :, None] * length[:, None, :]  # a weight does not turn a column
     one, other = _whitener(ups[:, :rank, :rank]), _whitener(ups[:, rank:, rank:])
     cosines = torch.linalg.svdvals(one @ ups[:, :rank, rank:] @ other.transpose(1, 2)).clamp(0, 1)
     counts = torch.minimum(*(w.any(-1).sum(-1) for w in (one, other)))

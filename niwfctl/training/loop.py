@@ -24,9 +24,7 @@ from niwfctl.training.processes import Processes
 from niwfctl.training.run import Run
 
 LARGEST_GRADIENT = 1.0  # gradients of a larger norm are scaled down to it
-GENERATOR_SHARE = (
-    0.5  # of the learning rate; at the full rate, gates close before bases have learned
-)
+GENERATOR_SHARE = 0.5  # of the learning rate; at all of it, gates close before bases have learned
 GLANCES = 4  # measurements on some held-out rows during training
 GLANCE_ROWS = 32
 SAVE_SECONDS = 60.0

@@ -14,11 +14,7 @@ from niwfctl.records import Witness
 FORMAT = 1
 LARGEST_RANK = 1024
 SEEDS = 2**63
-SPARING = (
-    "batch_size",
-    "grad_accum",
-    "gradient_checkpointing",
-)  # a resumed training may change these
+SPARING = ("batch_size", "grad_accum", "gradient_checkpointing")  # may change on resuming
 
 
 class TrainingOptions(BaseModel):

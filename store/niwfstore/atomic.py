@@ -68,9 +68,7 @@ def output_file(path: Path) -> Iterator[IO[bytes]]:
     Yields:
         The open file; it may be unable to seek.
     """
-    if (
-        path.exists() and not path.is_file()
-    ):  # before the path is resolved: /dev/fd/3 resolves to no file
+    if path.exists() and not path.is_file():  # not the resolved path: /dev/fd/3 has none
         with path.open("wb") as stream:
             yield stream
         return

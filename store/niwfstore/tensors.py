@@ -1,9 +1,8 @@
 """Canonical safetensors: equal tensors give equal bytes, in every process.
 
 The safetensors library's own writer is not used: it raises a SafetensorError, not an OSError, when
-the disk is full, and can write to a path or into memory, but not to an open temporary file. Here the
-order of the header is fixed, with at most one metadata key; the library writes several in random
-order.
+the disk is full, and writes to a path or into memory, not to an open temporary file. The header has
+a fixed order and at most one metadata key; the library writes several in random order.
 """
 
 from __future__ import annotations
