@@ -21,7 +21,7 @@ from niwfctl.errors import FormatError, UnknownName, UsageError
 from niwfctl.records import Platform
 from niwfctl.training.run import Reused, Run
 
-FORMAT = 2  # 1 knew no compositions and no reused bases
+FORMAT = 2  # format 1 had no compositions and no reused bases
 RESERVED = (
     *("HEAD", "auto", "base"),  # a revision, `--reuse auto`, and the model without any
     *("backbone", "coordinates", "commit", "tag", "atlas"),  # what `verify` checks besides them
@@ -96,7 +96,7 @@ class Routing(BaseModel):
 
 def _finished(run: Run) -> Run:
     if not run.finished:
-        raise ValueError("a committed training is finished and has a witness")
+        raise ValueError("a committed training must be finished and have a witness")
     return run
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from niwfctl.errors import FormatError
 from niwfctl.records import Witness
 
-FORMAT = 2  # 1 knew no skip_system
+FORMAT = 2  # format 1 had no skip_system
 FILE = "niwf.toml"
 _Oid = Field(pattern=r"^[0-9a-f]{64}$")
 

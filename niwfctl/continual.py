@@ -17,13 +17,13 @@ class Transfer:
     """What learning the tasks one after another did; None if no task counts.
 
     Attributes:
-        average: mean over the tasks of R in the last row.
-        backward: mean over the tasks learnt before the last row of R in the last row minus R in
-            the row that learnt the task. Negative: what was learnt got worse.
-        forgetting: mean over the same tasks of the best R of any row before the last, minus R in
-            the last row. Positive: some of the best is lost.
-        forward: mean over the tasks learnt after the first row of R in the row before the one
-            that learnt the task, minus the untrained model's score. Positive: what was learnt
+        average: R in the last row, averaged over the tasks.
+        backward: R in the last row minus R in the row that learnt the task, averaged over the tasks
+            learnt before the last row. Negative: what was learnt got worse.
+        forgetting: the best R of any row before the last minus R in the last row, averaged over
+            the same tasks. Positive: some of the best is lost.
+        forward: R in the row before the one that learnt the task minus the untrained model's
+            score, averaged over the tasks learnt after the first row. Positive: what was learnt
             earlier helps.
     """
 

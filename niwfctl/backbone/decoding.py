@@ -21,7 +21,7 @@ class Workspace:
     Attributes:
         states, low, wide, narrow: the input of a group; g · A x and the changes of all its sites,
             in the dtype to compute in; and the changes in the model's dtype.
-        changes: views of `narrow`, one a site.
+        changes: views of `narrow`, one per site.
         whose: the group and the states that the changes were computed for.
     """
 
@@ -89,7 +89,7 @@ def _workspace(
 
 
 class GroupBuffers:
-    """B (g · A x) for the sites of one group, x being the states of a single token a prompt."""
+    """B (g · A x) for the sites of one group, x being the states of one token per prompt."""
 
     def __init__(
         self, down: Tensor, ups: Sequence[Tensor], gates: Tensor, workspace: Workspace

@@ -1,7 +1,7 @@
 """Answers to a batch of prompts, each with options of its own.
 
-The loop over tokens is transformers' own. At each step it is decided for every request how its next
-token is chosen, whether its answer has ended, and who receives its text.
+The loop over tokens is transformers' own. Each step decides for every request how its next token is
+chosen, whether its answer has ended, and who receives its text.
 """
 
 from __future__ import annotations

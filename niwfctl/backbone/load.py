@@ -166,7 +166,7 @@ def outline(source: Source) -> PreTrainedModel:
 
 
 def read_config(folder: str) -> PretrainedConfig:
-    """A model's configuration; a model that brings its own code is refused, and none of it runs.
+    """A model's configuration; a model that needs code of its own is refused: it never runs.
 
     Raises:
         ValueError, OSError: it needs code of its own, or transformers does not know its

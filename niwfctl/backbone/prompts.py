@@ -44,7 +44,7 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
     """Token ids of a conversation, ending where the answer begins.
 
     Raises:
-        DataError: the template refuses the conversation (some know no system message).
+        DataError: the template refuses the conversation (some allow no system message).
     """
     return _ids(tokenizer, render(tokenizer, messages))
 
@@ -66,7 +66,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
     end = turn_end(tokenizer)
     if whole.startswith(text):
         answer = _ids_after(tokenizer, prompt, text, whole)
-        if end in answer:  # anything the template writes after the end of the turn is not of it
+        if end in answer:  # what the template writes after it is not part of the answer
             answer = answer[: len(answer) - answer[::-1].index(end)]
     else:  # the template rewrites earlier turns once there is an answer
         answer = [*_ids(tokenizer, example.answer), *([] if end is None else [end])]

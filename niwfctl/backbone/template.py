@@ -39,7 +39,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     except ValueError as error:
         raise BackboneError(
             f"the backbone has several chat templates ({', '.join(tokenizer.chat_template)}), and "
-            "none is called default: rename one of them in its tokenizer_config.json"
+            "none is called default: call one of them so in its tokenizer_config.json"
         ) from error
     return _SAME_DAY + own if "strftime_now" in own else own
 

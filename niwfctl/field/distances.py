@@ -136,7 +136,7 @@ class _Gram:
 def _differences(
     names: list[str], rank: int, downs: Tensor, ups: Tensor
 ) -> Iterator[SiteDifference]:
-    """Computes them from Gram matrices [sites, R, R] whose first `rank` rows and columns are a's.
+    """Differences from Gram matrices [sites, R, R] whose first `rank` rows and columns are a's.
 
     ⟨B_a A_a, B_b A_b⟩ = tr((B_bᵀ B_a)(A_a A_bᵀ)): sums over blocks of their product.
     """
@@ -166,7 +166,5 @@ def _angles(ups: Tensor, rank: int) -> list[tuple[float, ...]]:
 def _whitener(gram: Tensor) -> Tensor:
     """W with W G Wᵀ = I on the column space of G [sites, R, R], and zero rows for the rest."""
     values, vectors = torch.linalg.eigh(gram)
-    kept = values > 1e-6 * values.amax(
-        -1, keepdim=True
-    )  # smaller ones are rounding errors of float32
+    kept = values > 1e-6 * values.amax(-1, keepdim=True)  # the others are float32's rounding
     return torch.where(kept, values.rsqrt(), 0.0)[:, :, None] * vectors.transpose(1, 2)

@@ -48,7 +48,7 @@ class FrozenSum:
         return torch.cat([gates for _, gates in self._terms], dim=-1)
 
     def at(self, name: str) -> tuple[Tensor, Tensor] | None:
-        """(A [R, in], B [out, R]), float32, with ΔW = B A; None if no region adapts it."""
+        """(A [R, in], B [out, R]) of a site, float32: ΔW = B A; None if no region adapts it."""
         found = self.factors(name)
         if not found:
             return None

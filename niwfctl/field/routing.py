@@ -175,7 +175,11 @@ def locked(
 
 
 def _beyond(taken: Tensor, max_takeover: float) -> tuple[int, ...]:
-    """Indices of the anchors that are taken, if they are more than may be; bool [n]."""
+    """Indices of the taken anchors if they are more than allowed, else none.
+
+    Args:
+        taken: whether each anchor of an earlier claim is taken, bool [n].
+    """
     allowed = taken.sum() <= max_takeover * len(taken) + 1e-9
     return () if allowed else tuple(taken.nonzero()[:, 0].tolist())
 

@@ -36,7 +36,7 @@ class Pointer:
             MalformedPointer: anything but a canonical version 1 pointer.
         """
         if len(data) >= LARGEST:
-            raise MalformedPointer(f"it has {len(data)} bytes, a pointer fewer than {LARGEST}")
+            raise MalformedPointer(f"it has {len(data)} bytes, expected fewer than {LARGEST}")
         try:
             text = data.decode("ascii") if isinstance(data, bytes) else data
         except UnicodeDecodeError as error:
