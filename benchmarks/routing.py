@@ -124,7 +124,7 @@ class Field:
                 "takeover": max(taken, default=0.0),
                 "base_takeover": (leads > claim.margin).double().mean().item(),
                 "shadow": (owned != len(self.claims)).double().mean().item(),
-                "ceded": claim.loss(),
+                "ceded": claim.ceded_share(),
             }
         )
         self.names.append(name)

@@ -1,7 +1,7 @@
 """niwfctl: git for the capabilities of a language model.
 
-`Repository` is where to begin; docs/library.md is a guide. Expected errors are of `niwfctl.errors`,
-all kinds of `NiwfError`.
+Start with `Repository`; docs/library.md is a guide. Expected errors are subclasses of `NiwfError`,
+in `niwfctl.errors`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ __all__ = [
 ]
 __version__ = "0.2.0"
 
-# GitPython must not fail at import where there is no git: niwfctl says so itself, when it matters.
+# GitPython must not fail at import if git is missing: niwfctl reports that when it matters.
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
-# Imported when asked for, so that the command line starts quickly.
+# Imported on demand, so that the command line starts quickly.
 _LAZY = {
     "Example": "niwfctl.records",
     "Message": "niwfctl.records",

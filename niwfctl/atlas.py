@@ -1,4 +1,4 @@
-"""Manifests: one file a capability, as plain data. No torch."""
+"""Manifests: one file per capability, as plain data. No torch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pydantic import (
     model_validator,
 )
 
-from niwfctl.config import mend, validated
+from niwfctl.config import restoring, validated
 from niwfctl.errors import FormatError, UnknownName, UsageError
 from niwfctl.records import Platform
-from niwfctl.training.run import Run
+from niwfctl.training.run import Reused, Run
 
-FORMAT = 2  # 1 knew no compositions and no reused bases
+FORMAT = 2  # format 1 had no compositions and no reused bases
 RESERVED = (
-    *("HEAD", "auto", "base"),  # a revision, `--reuse auto`, and what answers without any
-    *("backbone", "coordinates", "commit", "tag", "atlas"),  # what `verify` checks beside them
+    *("HEAD", "auto", "base"),  # a revision, `--reuse auto`, and the model without any
+    *("backbone", "coordinates", "commit", "tag", "atlas"),  # what `verify` checks besides them
 )
 _AT = re.compile(r"(?P<name>[^@]+)(?:@(?P<revision>.+))?")
 _NAME = re.compile(r"(?!.*\.(lock)?\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -43,17 +43,17 @@ class ObjectRef(BaseModel):
     size: int = Field(ge=0, description="bytes")
 
     @classmethod
-    def of(cls, pointer: Pointer) -> ObjectRef:
-        """The reference that a pointer states."""
+    def of(cls, pointer: Pointer | Reused) -> ObjectRef:
+        """The reference to the object that a pointer, or a reused basis, names."""
         return cls(oid=pointer.oid, size=pointer.size)
 
 
 class Terms(BaseModel):
-    """How whoever committed a region wants it routed to."""
+    """The terms of routing that a region was committed with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    order: int = Field(ge=0, description="greater than that of every region there was before")
+    order: int = Field(ge=0, description="greater than that of every earlier region")
     max_takeover: float = Field(0.02, ge=0, le=1, description="of each earlier region's anchors")
     max_base_takeover: float = Field(0.05, ge=0, le=1, description="of the base's anchors")
     manual: bool = Field(False, description="never routed to")
@@ -71,19 +71,21 @@ class Takeover(BaseModel):
     anchors: int = Field(ge=1)
     bound: float = Field(description="exact binomial 95% upper bound on the share of its prompts")
     disputed: tuple[NonNegativeInt, ...] = Field(
-        (), description="anchors whose neighbourhoods stay with it; the bound takes them for won"
+        (), description="anchors whose neighbourhoods stay with it; the bound counts them as won"
     )
 
 
 class Routing(BaseModel):
-    """What the routing lock (G3) made of a region's terms; a merge may have to set it anew."""
+    """What the routing lock (G3) made of a region's terms; a merge may have to redo it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     bias: float = Field(ge=0, description="nats taken off its score")
     margin: float = Field(0, ge=0, description="nats by which it must outbid the base")
     takeover: tuple[Takeover, ...] = Field(description="by earlier region")
-    base: Takeover | None = Field(None, description="of the base; None: general, or an old map")
+    base: Takeover | None = Field(
+        None, description="of the base; None for a general region or an old map"
+    )
     ceded: float = Field(
         0, description="share of its prompts in neighbourhoods of disputed anchors"
     )
@@ -94,7 +96,7 @@ class Routing(BaseModel):
 
 def _finished(run: Run) -> Run:
     if not run.finished:
-        raise ValueError("a committed training is finished and has a witness")
+        raise ValueError("a committed training must be finished and have a witness")
     return run
 
 
@@ -116,7 +118,7 @@ class RegionEntry(BaseModel):
     anchors: int = Field(ge=1, description="coordinates at which the field was snapshotted")
     run: Finished
     sealed_on: Platform = Field(description="platform that took the snapshot")
-    terms: Terms | None = Field(None, description="None: committed before there was routing")
+    terms: Terms | None = Field(None, description="None: committed before routing existed")
     routing: Routing | None = Field(None, description="None: never routed to")
 
     @property
@@ -126,7 +128,7 @@ class RegionEntry(BaseModel):
 
     @property
     def objects(self) -> tuple[ObjectRef, ...]:
-        """All objects the region is computed from."""
+        """All objects that the region is computed from."""
         return (self.region, *self.bases)
 
 
@@ -144,8 +146,8 @@ class Capability(BaseModel):
     """A name with an ordered list of regions, or a weighted sum of other capabilities.
 
     Attributes:
-        regions: its own, in the order they were committed; none in a composition.
-        parts: the terms of a composition; their regions are the very ones they were composed of.
+        regions: its own, in the order they were committed; empty for a composition.
+        parts: the terms of a composition, with their regions as they were when composed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
@@ -163,29 +165,29 @@ class Capability(BaseModel):
 
     @property
     def all_regions(self) -> tuple[RegionEntry, ...]:
-        """Every region it is computed from, its own or those of its parts, each once."""
+        """Every region it is computed from, its own and those of its parts, without repeats."""
         inherited = (region for part in self.parts for region in part.regions)
         return tuple({region.objects: region for region in (*self.regions, *inherited)}.values())
 
     @property
     def objects(self) -> tuple[ObjectRef, ...]:
-        """All objects of all regions, each once."""
+        """All objects of all regions, without repeats."""
         return tuple(dict.fromkeys(ref for region in self.all_regions for ref in region.objects))
 
     @property
     def perplexity(self) -> float | None:
-        """Of the held-out rows it was last trained with; a composition was never trained."""
+        """On the held-out rows of its last training; None for a composition."""
         return self.regions[-1].run.perplexity if self.regions else None
 
     @property
     def unrouted(self) -> Capability:
-        """All that does not depend on the other capabilities of its atlas."""
+        """This capability without what depends on the others of its atlas."""
         regions = tuple(region.model_copy(update={"routing": None}) for region in self.regions)
         return self.model_copy(update={"regions": regions})
 
     @property
     def size(self) -> int:
-        """Bytes of all its objects."""
+        """The size of all its objects, in bytes."""
         return sum(ref.size for ref in self.objects)
 
     def dump(self) -> str:
@@ -197,22 +199,22 @@ class Capability(BaseModel):
         """Reads a manifest.
 
         Args:
-            file: its path, for messages.
+            file: its path, which must match its name.
 
         Raises:
-            FormatError: not JSON, of a newer format, with a wrong or missing entry, or under
-                another name than its file's, or its file's can name none.
+            FormatError: it is not JSON, is of a newer format, has a wrong or missing entry, names
+                another capability than its file, or its file cannot name one.
         """
         name = manifest_name(file)
-        if not _NAME.fullmatch(name):  # one that became reserved since stays readable
+        if not _NAME.fullmatch(name):  # names reserved since then stay readable
             raise FormatError(f"{file!r} cannot name a capability: {_NAMES}")
         try:
             plain = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise FormatError(f"{file} is not valid JSON: {error}; {mend(file)}") from error
+            raise FormatError(f"{file} is not valid JSON: {error}; {restoring(file)}") from error
         capability = validated(cls, file, plain, FORMAT)
         if capability.name != name:
-            raise FormatError(f"{file} is wrong: it names {capability.name!r}; {mend(file)}")
+            raise FormatError(f"{file} is wrong: it names {capability.name!r}; {restoring(file)}")
         if capability.format == FORMAT:
             return capability
         return capability.model_copy(update={"format": FORMAT})
@@ -223,15 +225,15 @@ Atlas = dict[str, Capability]
 
 
 def manifest_name(file: str) -> str:
-    """The name that a manifest's path gives its capability."""
+    """The name of the capability whose manifest has this path."""
     return file.rpartition("/")[2].removesuffix(".json")
 
 
-def there(atlas: Atlas, name: str) -> Capability:
-    """The capability of a name.
+def get_capability(atlas: Atlas, name: str) -> Capability:
+    """The capability of this name.
 
     Raises:
-        UnknownName: there is none; the message lists what there is.
+        UnknownName: it does not exist; the message lists those that do.
     """
     if name not in atlas:
         others = ", ".join(sorted(atlas)) or "none yet"
@@ -240,7 +242,7 @@ def there(atlas: Atlas, name: str) -> Capability:
 
 
 class Changes(NamedTuple):
-    """Names of the capabilities in which two atlases differ, sorted."""
+    """Names of the capabilities that differ between two atlases, sorted."""
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
@@ -248,7 +250,7 @@ class Changes(NamedTuple):
 
 
 def changes(before: Atlas, after: Atlas) -> Changes:
-    """What the second has otherwise than the first."""
+    """How the second atlas differs from the first."""
     both = before.keys() & after.keys()
     return Changes(
         tuple(sorted(after.keys() - before.keys())),
@@ -258,18 +260,20 @@ def changes(before: Atlas, after: Atlas) -> Changes:
 
 
 def owner_names(atlas: Atlas) -> dict[str, str]:
-    """Whose a region is, by its id, of all that prompts are routed to."""
+    """The capability that each routed region belongs to, by region id."""
     return {entry.id: name for name, one in atlas.items() for entry in one.regions if entry.routing}
 
 
 def check_name(name: str) -> str:
-    """A name that every file system and git can hold.
+    """Checks that git and every file system can hold a name, and returns it.
 
     Raises:
-        UsageError: it is empty, too long, has other characters, or means something else already.
+        UsageError: it is empty, too long, reserved, or has other characters.
     """
     if name in RESERVED:
-        raise UsageError(f"{name!r} cannot name a capability: it means something else to niwfctl")
+        raise UsageError(
+            f"{name!r} cannot name a capability: the name is reserved, so choose another"
+        )
     if not _NAME.fullmatch(name):
         shown = name if len(name) <= 40 else name[:40] + "…"
         raise UsageError(f"{shown!r} cannot name a capability: {_NAMES}")
@@ -277,6 +281,6 @@ def check_name(name: str) -> str:
 
 
 def parse_target(target: str) -> tuple[str, str]:
-    """(name, revision) of `NAME` or `NAME@REV`; the revision is HEAD where none is said."""
+    """(name, revision) of `NAME` or `NAME@REV`; the revision is HEAD by default."""
     match = _AT.fullmatch(target)
     return (match["name"], match["revision"] or "HEAD") if match else (target, "HEAD")

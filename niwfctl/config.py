@@ -1,4 +1,4 @@
-"""niwf.toml: which backbone and coordinate map the capabilities of a repository stand on."""
+"""niwf.toml: the backbone and coordinate map that a repository's capabilities are built on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from niwfctl.errors import FormatError
 from niwfctl.records import Witness
 
-FORMAT = 2  # 1 knew no skip_system
+FORMAT = 2  # format 1 had no skip_system
 FILE = "niwf.toml"
 _Oid = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -24,9 +24,11 @@ class BackboneConfig(BaseModel):
 
     model: str = Field(description="`smollm2`, a folder, a GGUF file, or a hub id")
     revision: str | None = Field(None, description="commit of a hub model")
-    identity: str = Field(description="hash of the weight files; in older ones, hub id and commit")
+    identity: str = Field(
+        description="hash of the weight files; in older repositories, hub id and commit"
+    )
     quant: Literal["none", "nf4"] = "none"
-    decoder: str | None = Field(None, description="path of its decoder, where it is not `model`")
+    decoder: str | None = Field(None, description="path of its decoder, if not `model`")
     witness: Witness = Field(description="logits of the probes at `init`")
 
 
@@ -37,13 +39,13 @@ class FieldConfig(BaseModel):
 
     tap_layer: int = Field(ge=1)
     dim: int = Field(ge=1)
-    skip_tokens: int = Field(ge=0, description="leading prompt tokens the mean leaves out")
-    skip_system: bool = Field(False, description="whether it leaves out a system turn as well")
+    skip_tokens: int = Field(ge=0, description="leading prompt tokens left out of the mean")
+    skip_system: bool = Field(False, description="whether a system turn is left out as well")
     coordinates: str = _Oid
 
 
 class Gate(BaseModel):
-    """What a capability must fulfil to be shipped; `niwfctl check` measures it."""
+    """What a capability must reach to be shipped; `niwfctl check` measures it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -56,7 +58,7 @@ class Gate(BaseModel):
 
 
 class RoutingConfig(BaseModel):
-    """How commits share coordinate space, unless they say otherwise."""
+    """How commits share coordinate space, unless their options say otherwise."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -66,7 +68,7 @@ class RoutingConfig(BaseModel):
 
 
 class Config(BaseModel):
-    """The whole file."""
+    """The whole of niwf.toml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -90,7 +92,7 @@ class Config(BaseModel):
         try:
             plain = tomllib.loads(content.decode())
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise FormatError(f"{FILE} is not valid TOML: {error}; {mend(FILE)}") from error
+            raise FormatError(f"{FILE} is not valid TOML: {error}; {restoring(FILE)}") from error
         return validated(cls, FILE, plain, FORMAT)
 
 
@@ -98,42 +100,42 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def validated(kind: type[Model], name: str, plain: object, newest: int) -> Model:
-    """Plain data as a model; what a newer niwfctl wrote is refused before anything else.
+    """Plain data as a model; a newer format is refused before anything else is checked.
 
     Args:
-        name: of the file, for messages.
+        name: of the file, for error messages.
         newest: the latest format that this version reads.
 
     Raises:
-        FormatError: a newer format, or none is stated, or an entry is wrong or missing.
+        FormatError: the format is newer or missing, or an entry is wrong or missing.
     """
     found = plain.get("format") if isinstance(plain, dict) else None
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise FormatError(
-            f"{name} states no format: expected `format`, a whole number from 1; {mend(name)}"
+            f"{name} has no valid `format`: expected a whole number from 1; {restoring(name)}"
         )
     if found > newest:
         raise FormatError(
-            f"{name} is of format {found}, and this niwfctl reads up to {newest}: upgrade niwfctl"
+            f"{name} is of format {found}, but this niwfctl reads up to {newest}: upgrade niwfctl"
         )
     try:
         return kind.model_validate(plain)
     except ValidationError as error:
-        raise FormatError(f"{name} is wrong: {first_problem(error)}; {mend(name)}") from error
+        raise FormatError(f"{name} is wrong: {first_problem(error)}; {restoring(name)}") from error
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong with a record: its entry, unless it is the whole, and why."""
+    """The first problem of a record, after the name of its entry if it is about one."""
     first = error.errors()[0]
     entry = ".".join(map(str, first["loc"]))
     return f"{entry}: {reason_of(first)}" if entry else reason_of(first)
 
 
 def reason_of(problem: Mapping[str, Any]) -> str:
-    """Why pydantic refuses something, without the kind of exception that said so."""
+    """Why pydantic refuses something, without the exception type in front."""
     return problem["msg"].removeprefix("Value error, ")
 
 
-def mend(file: str) -> str:
-    """How to get back a committed file that someone edited into nonsense, as a clause."""
-    return f"bring it back with `git checkout REV -- {file}` and commit that"
+def restoring(file: str) -> str:
+    """How to restore a committed file that was edited by mistake, as a clause."""
+    return f"restore it with `git checkout REV -- {file}` and commit the result"

@@ -1,8 +1,8 @@
 """Measures of continual learning over a matrix of scores, as the literature defines them.
 
 R[i][j] is the score on task j after row i of the history; higher is better. The literature learns
-task j in row j. Here a commit may add several capabilities or none, so each task says in which row
-it was learnt; where every commit adds one, the formulas are the literature's to the letter.
+task j in row j. Here a commit may add several capabilities or none, so the row that learnt each
+task is given; if every commit adds one, the formulas are exactly the literature's.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from statistics import fmean
 
 @dataclass(frozen=True)
 class Transfer:
-    """What learning the tasks one after another did; None where no task counts.
+    """What learning the tasks one after another did; None if no task counts.
 
     Attributes:
-        average: mean over the tasks of R in the last row.
-        backward: mean over the tasks learnt before the last row of R in the last row minus R in
-            the row that learnt the task. Negative: what was learnt has become worse.
-        forgetting: mean over the same tasks of the best R of any row before the last, minus R in
-            the last row. Positive: some of the best is lost.
-        forward: mean over the tasks learnt after the first row of R in the row before the one
-            that learnt the task, minus the untrained model's score. Positive: what was learnt
+        average: R in the last row, averaged over the tasks.
+        backward: R in the last row minus R in the row that learnt the task, averaged over the tasks
+            learnt before the last row. Negative: what was learnt got worse.
+        forgetting: the best R of any row before the last minus R in the last row, averaged over
+            the same tasks. Positive: some of the best is lost.
+        forward: R in the row before the one that learnt the task minus the untrained model's
+            score, averaged over the tasks learnt after the first row. Positive: what was learnt
             earlier helps.
     """
 
@@ -39,7 +39,7 @@ def transfer(
     """The four measures of a matrix.
 
     Args:
-        scores: R, at least one row; one score a task in each.
+        scores: R, at least one row, with one score per task.
         learnt: index of the row that learnt each task; None for one that no row learnt, which
             counts in none of the measures.
         untrained: score of the untrained model on each task.

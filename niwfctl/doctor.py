@@ -1,4 +1,4 @@
-"""What niwfctl needs of a machine, and whether it is there."""
+"""Checks whether a machine has what niwfctl needs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LITTLE_SPACE = 5_000_000_000  # bytes
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        state: `ok`, `note` (works without it) or `missing` (does not).
+        state: `ok`, `note` (niwfctl works without it) or `missing` (it does not).
         detail: what was found, or how to get it.
     """
 
@@ -33,7 +33,7 @@ class Finding:
 
 
 def examine(directory: Path) -> list[Finding]:
-    """Looks at Python, the packages, CUDA, git, git-lfs, the disk and the embedded backbone."""
+    """Checks Python, the packages, CUDA, git, git-lfs, the disks and the embedded backbone."""
     return [
         Finding("python", "ok", platform.python_version()),
         *map(_package, ("torch", "transformers", "safetensors")),
@@ -54,7 +54,7 @@ def _package(name: str) -> Finding:
 
 
 def _bitsandbytes() -> Finding:
-    """Whether it is there, and puts weights into 4 bits on the device that models run on."""
+    """Whether it is installed and can quantize to 4 bits on the device that models run on."""
     found = _package("bitsandbytes")
     if found.state != "ok":
         return found

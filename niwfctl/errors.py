@@ -1,13 +1,13 @@
 """Every error a user can meet, with its exit code.
 
-A message is one sentence that names the thing, says what was expected and how to mend it. The
-command line prints it without a traceback and exits with `exit_code`; docs/exit-codes.md lists
-them.
+A message is one sentence that names the thing, says what was expected and how to fix it. The
+command line prints it without a traceback and exits with `exit_code`; docs/exit-codes.md lists the
+codes.
 """
 
 from __future__ import annotations
 
-_MEMORY = (  # what libraries say that have no class of errors for it
+_MEMORY = (  # messages of libraries that have no error class for it
     "DefaultCPUAllocator",
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -16,13 +16,13 @@ _MEMORY = (  # what libraries say that have no class of errors for it
 
 
 def reason(error: Exception) -> str:
-    """What an error of a library says, in one line: its kind where it says nothing."""
+    """The first line of a library's error message, or its class if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def of_memory(error: Exception) -> bool:
     """Whether a GPU or the machine had too little memory."""
-    if isinstance(error, RuntimeError):  # torch's own error of memory is one, too
+    if isinstance(error, RuntimeError):  # torch's own out-of-memory error is one, too
         return any(words in str(error) for words in _MEMORY)
     return isinstance(error, MemoryError)
 
@@ -34,7 +34,7 @@ class NiwfError(Exception):
 
 
 class UsageError(NiwfError):
-    """The request itself is wrong: an option out of range, an impossible or ambiguous name."""
+    """The request itself is wrong: an option out of range, an invalid or ambiguous name."""
 
     exit_code = 2
 
@@ -58,7 +58,7 @@ class DataError(NiwfError):
 
 
 class TrainingError(NiwfError):
-    """Training that cannot go on; the last good checkpoint is kept."""
+    """Training that cannot continue; the last good checkpoint is kept."""
 
     exit_code = 6
 
@@ -106,7 +106,7 @@ class TrainingInterrupted(NiwfError):
 
     def __init__(self, name: str, step: int, steps: int) -> None:
         super().__init__(
-            f"training of {name!r} stopped at step {step} of {steps} and is saved: go on with "
+            f"training of {name!r} stopped at step {step} of {steps} and is saved: resume it with "
             f"`niwfctl train {name} --resume`"
         )
 
@@ -126,7 +126,7 @@ class Conflict(NiwfError):
 
 
 class Shadowed(NiwfError):
-    """Earlier capabilities own too much of what a new one was trained on."""
+    """Earlier capabilities own too many of a new one's training prompts."""
 
     exit_code = 15
 
@@ -136,14 +136,14 @@ class Shadowed(NiwfError):
             for owner, share in sorted(owners.items(), key=lambda item: -item[1])
         )
         super().__init__(
-            f"{name!r} would be shadowed: {shares} of its prompts, and {allowed:.0%} is allowed; "
-            f"let it take them with `--supersede {max(owners, key=owners.get)}`, keep it out of "
-            "routing with --manual, or commit it as it is with --accept-shadow"
+            f"{name!r} would be shadowed: {shares} of its prompts, but only {allowed:.0%} is "
+            f"allowed; let it take them with `--supersede {max(owners, key=owners.get)}`, keep it "
+            "out of routing with --manual, or commit it as it is with --accept-shadow"
         )
 
 
 class MemoryFull(NiwfError):
-    """The device has too little memory for what was asked of it."""
+    """The device has too little memory for the request."""
 
     exit_code = 16
 

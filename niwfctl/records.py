@@ -1,4 +1,4 @@
-"""What is recorded of prompts and proofs, as plain data: below all that reads or makes it."""
+"""Records of prompts and proofs, as plain data that every other module may import."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Example:
 
     Attributes:
         messages: the prompt.
-        answer: what the model is to say after it; empty where only the prompt is known.
+        answer: what the model should answer; empty if only the prompt is known.
         origin: the record it comes from: `FILE:LINE` for JSONL and CSV, `FILE[INDEX]` for JSON,
-            `FILE row INDEX` for Parquet and the hub. The answers of one chat share theirs.
+            `FILE row INDEX` for Parquet and the hub. All answers of one chat have the same.
     """
 
     messages: tuple[Message, ...]
@@ -32,7 +32,7 @@ class Example:
     origin: str
 
 
-_MOST_THREADS = 4096  # no machine that trains has more, and a library may crash when asked for them
+_MOST_THREADS = 4096  # no machine has more, and libraries may crash when asked for them
 
 
 def _with_threads(platform: dict[str, str | int]) -> dict[str, str | int]:
@@ -43,11 +43,11 @@ def _with_threads(platform: dict[str, str | int]) -> dict[str, str | int]:
 
 
 Platform = Annotated[dict[str, str | int], AfterValidator(_with_threads)]
-"""What a computation ran on, as `niwfctl.backbone.platform` describes it."""
+"""What a computation ran on, as described by `niwfctl.backbone.platform`."""
 
 
 class Witness(BaseModel):
-    """The probes' digest at the end of training, and what computed it."""
+    """The digest of the probes, and the platform that computed it."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 

@@ -1,4 +1,4 @@
-"""Where several things are expected, callers of the Python API may give one alone."""
+"""Arguments of the Python API that may be one thing or several."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ Sources = str | Path | Sequence[str | Path]
 
 
 def several(given: Sources) -> list[str]:
-    """What was given, as a list: a string or path is one thing, not a sequence of letters."""
+    """The argument as a list: a string or path is one thing, not a sequence of characters."""
     return [str(one) for one in ([given] if isinstance(given, str | Path) else given)]

@@ -1,4 +1,4 @@
-"""Between torch tensors and the store's bytes."""
+"""Converts between torch tensors and the store's bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DTYPES = {
 
 
 def as_bytes(tensors: Mapping[str, Tensor]) -> dict[str, TensorBytes]:
-    """Views of the tensors' bytes, without a copy of those that are contiguous on the CPU.
+    """The tensors' bytes; tensors that are contiguous on the CPU are not copied.
 
     Raises:
         KeyError: a dtype that niwfctl does not store.
@@ -35,5 +35,5 @@ def as_bytes(tensors: Mapping[str, Tensor]) -> dict[str, TensorBytes]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, by name, mapped from the file."""
+    """The tensors of a safetensors file by name, memory-mapped."""
     return load_file(path)

@@ -1,11 +1,11 @@
 """The field inside a Hugging Face model, in one forward pass.
 
 A hook at the tap layer pools the prompt's states, maps them to the coordinate z and asks the
-active field for its gates; each adapted linear then adds (α/r) Σ_b g_b(z) B_b A_b x to what its
-frozen weight gives. The model's own modules and weights stay as they are, and while nothing is
-active the linears give what they always gave, so the logits are the bare backbone's, bit for bit.
-The linears' `forward` is wrapped rather than hooked: a hook costs more to call, which shows in
-decoding.
+active field for its gates; each adapted linear then adds (α/r) Σ_b g_b(z) B_b A_b x to the output
+of its frozen weight. The model's own modules and weights are not changed, and while nothing is
+active the linears compute exactly what they did before: the logits are the bare backbone's, bit for
+bit. The linears' `forward` is wrapped rather than hooked, because calling a hook costs more, which
+matters in decoding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from niwfctl.backbone.decoding import Rooms, SingleToken, SingleTokens
+from niwfctl.backbone.decoding import DecodeBuffers, GroupBuffers, Workspaces
 from niwfctl.backbone.sites import SiteGroup, decoder_layers, linears, shared_inputs
 from niwfctl.field.basis import Basis, Site
 from niwfctl.field.coordinates import CoordinateMap, pool
@@ -31,10 +31,10 @@ from niwfctl.field.region import Region
 
 @dataclass(frozen=True)
 class Factors:
-    """The bases, stacked so that a group costs one product with A and a site one with B.
+    """The bases, stacked so that a group needs one product with A and a site one with B.
 
     Attributes:
-        down: A of all sites of a group and of all bases, [sites · Σ ranks, in], one a group.
+        down: for each group A of all its sites and all bases, [sites · Σ ranks, in].
         up: B of all bases by site name, [out, Σ ranks].
     """
 
@@ -55,7 +55,7 @@ class Factors:
 
     @classmethod
     def join(cls, groups: Sequence[SiteGroup], parts: Sequence[Factors]) -> Factors:
-        """What `stack` makes of the bases of all parts, in their order."""
+        """The same as `stack` of the bases of all parts, in their order."""
         downs = zip(*(part.down for part in parts), strict=True)
         return cls(
             [_site_by_site(group, of_group) for group, of_group in zip(groups, downs, strict=True)],
@@ -64,15 +64,15 @@ class Factors:
 
     @cached_property
     def decoding(self) -> Factors:
-        """The same for passes of a single token, made when the first such pass comes.
+        """The same for passes of a single token, made at the first such pass.
 
         On a CPU, bf16 products of a single token spend 18 µs or more on dispatch where float32
-        ones take 4 in all.
+        ones take 4 in total.
         """
         return self.for_single_rows() if self.down[0].device.type == "cpu" else self
 
     def for_single_rows(self) -> Factors:
-        """A float32 copy whose transposes lie in one piece: products take half as long."""
+        """A float32 copy whose transposes are contiguous, which halves the time of products."""
         return Factors(
             [_in_columns(down) for down in self.down],
             {name: _in_columns(up) for name, up in self.up.items()},
@@ -90,21 +90,21 @@ def _in_columns(factor: Tensor) -> Tensor:
 
 @dataclass
 class ActiveField:
-    """What acts on the model: gates as a function of z, over stacked bases.
+    """A field that acts on the model: gates as a function of z, over stacked bases.
 
     Attributes:
         gates: z [batch, dim] → float [batch, layers, bases].
-        ranks: rank of each basis; a gate is repeated over the rows of its basis.
+        ranks: rank of each basis; its gate is repeated for each of its rows.
         scale: α/r.
         factors: the bases.
-        tokens: what passes of a single token compute with, made when the first one comes.
+        buffers: what passes of a single token compute with, made at the first one.
     """
 
     gates: Callable[[Tensor], Tensor]
     ranks: tuple[int, ...]
     scale: float
     factors: Factors
-    tokens: SingleTokens | None = None
+    buffers: DecodeBuffers | None = None
 
     @classmethod
     def of(
@@ -114,13 +114,13 @@ class ActiveField:
         gates: Callable[[Tensor], Tensor],
         scale: float,
     ) -> ActiveField:
-        """A field over bases, trainable or not."""
+        """A field over bases, which may be trainable."""
         ranks = tuple(basis.rank for basis in bases)
         return cls(gates, ranks, scale, Factors.stack(groups, bases))
 
     @classmethod
     def of_region(cls, groups: Sequence[SiteGroup], region: Region) -> ActiveField:
-        """The field of a sealed region, of which it keeps the generator alone."""
+        """The field of a sealed region; it keeps only the generator of the region alive."""
         return cls.of(groups, region.bases, region.generator, region.scale)
 
     @classmethod
@@ -133,7 +133,7 @@ class ActiveField:
         return cls.of(groups, bases, lambda z: gates.expand(len(z), -1, -1), 1.0)
 
     def at(self, z: Tensor) -> ActiveField:
-        """What acts on prompts at z: this field, wherever they lie."""
+        """The field for prompts at z: this one, whatever z is."""
         return self
 
     def row_gates(self, z: Tensor) -> Tensor:
@@ -144,8 +144,8 @@ class ActiveField:
         return gates.transpose(0, 1).unsqueeze(2)
 
 
-class Chooses(Protocol):
-    """Chooses what acts on a batch of prompts."""
+class FieldRouter(Protocol):
+    """Chooses the field for a batch of prompts."""
 
     def at(self, z: Tensor) -> ActiveField | None:
         """The field for prompts at z [batch, dim]; None for the bare backbone."""
@@ -153,10 +153,10 @@ class Chooses(Protocol):
 
 @dataclass
 class Pass:
-    """The state of the forward pass under way.
+    """The state of the current forward pass.
 
     Attributes:
-        single: what computes the changes, one a group, while a single token a prompt passes;
+        decoding: compute the changes, one for each group, in a pass of a single token per prompt;
             None in passes of more tokens.
     """
 
@@ -165,10 +165,10 @@ class Pass:
     active: ActiveField | None = None
     gates: Tensor | None = None
     tiled: dict[tuple, Tensor] = field(default_factory=dict)
-    single: list[SingleToken] | None = None
+    decoding: list[GroupBuffers] | None = None
 
     def gates_of(self, layer: int, sites: int, dtype: torch.dtype) -> Tensor:
-        """Gates of one layer for a group of so many sites, [batch, 1, sites · Σ ranks]."""
+        """Gates of one layer for a group of `sites` sites, [batch, 1, sites · Σ ranks]."""
         key = (layer, sites, dtype)
         if key not in self.tiled:
             self.tiled[key] = self.gates[layer].repeat(1, 1, sites).to(dtype)
@@ -196,9 +196,9 @@ class FieldAdapter:
         self.groups = shared_inputs(model, self.sites)
         self.layers = tuple(sorted({site.layer for site in self.sites}))
         self.coordinates = coordinates.to(model.device)
-        self.active: ActiveField | Chooses | None = None
+        self.active: ActiveField | FieldRouter | None = None
         self._pass = Pass()
-        self._rooms: Rooms = WeakValueDictionary()  # a field holds those that it needs
+        self._workspaces: Workspaces = WeakValueDictionary()  # fields keep theirs alive
         self._own: dict[nn.Module, Callable] = {}  # each wrapped module's forward
         self._shared = [_SharedProduct(self, *pair) for pair in enumerate(self.groups)]
         tap = decoder_layers(model)[self.layers[0]]
@@ -209,12 +209,12 @@ class FieldAdapter:
 
     @property
     def z(self) -> Tensor | None:
-        """Coordinates of the last prompts seen, float32 [batch, dim]."""
+        """Coordinates of the most recent prompts, float32 [batch, dim]."""
         return self._pass.z
 
     @contextmanager
     def prompts(self, mask: Tensor) -> Iterator[None]:
-        """A block whose first forward pass reads the coordinates; later ones keep the gates.
+        """A block whose first forward pass reads the coordinates; later passes reuse its gates.
 
         Args:
             mask: bool [batch, tokens] of that first pass, True at the prompt's own tokens.
@@ -222,18 +222,18 @@ class FieldAdapter:
         self._pass = Pass(prompt=mask)
         try:
             yield
-        finally:  # a pass that raised has left its activations with groups
-            for group in [*self._shared, *(self._pass.single or ())]:
+        finally:  # a pass that raised left its activations in the groups
+            for group in [*self._shared, *(self._pass.decoding or ())]:
                 group.forget()
             self._pass = Pass(z=self._pass.z)
 
     def repeated(self) -> AbstractContextManager[None]:
-        """A block, to be entered later, in which what now passes is computed once more."""
+        """A block, to be entered later, in which the current pass can be computed again."""
         now = self._pass
 
         @contextmanager
         def block() -> Iterator[None]:
-            # What the first computation kept for later layers, a second must make as it did.
+            # The second computation must not see what the first one cached for later layers.
             before, self._pass = self._pass, replace(now, tiled={})
             try:
                 yield
@@ -243,21 +243,21 @@ class FieldAdapter:
         return block()
 
     def wrap(self, module: nn.Module, around: Callable[[Callable], Callable]) -> None:
-        """Puts another forward in place of a module's own until `detach`; the last one stays.
+        """Replaces a module's forward until `detach`; a second wrapper replaces the first.
 
         Args:
-            around: makes it of the module's own.
+            around: returns the new forward, given the module's own.
         """
         module.forward = around(self._own.setdefault(module, module.forward))
 
     def detach(self) -> None:
-        """Takes the field out: the model is as it was, and freed once nothing refers to it."""
+        """Removes the field: the model is as before, and is freed once nothing refers to it."""
         self._handle.remove()
         for module, own in self._own.items():
             del module.forward  # or the module would refer to itself
             if module.forward != own:
                 module.forward = own
-        self._own, self._shared = {}, []  # which refer to this
+        self._own, self._shared = {}, []  # which refer to this adapter
 
     def _read_coordinate(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         now = self._pass
@@ -268,9 +268,9 @@ class FieldAdapter:
         states = args[0] if args else kwargs["hidden_states"]
         if now.z is None:
             self._enter(now, states)
-        now.single = None
+        now.decoding = None
         if now.active is not None and states.shape[-2] == 1 and not torch.is_grad_enabled():
-            now.single = self._single(now.active, now.gates, states.dtype)
+            now.decoding = self._buffers(now.active, now.gates, states.dtype)
 
     def _enter(self, now: Pass, states: Tensor) -> None:
         with torch.no_grad():
@@ -279,17 +279,19 @@ class FieldAdapter:
         if now.active is not None:
             now.gates = now.active.row_gates(now.z)
 
-    def _single(self, active: ActiveField, gates: Tensor, dtype: torch.dtype) -> list[SingleToken]:
-        factors, tokens = active.factors.decoding, active.tokens
-        if tokens is None or tokens.gates.shape != gates.shape:
+    def _buffers(
+        self, active: ActiveField, gates: Tensor, dtype: torch.dtype
+    ) -> list[GroupBuffers]:
+        factors, buffers = active.factors.decoding, active.buffers
+        if buffers is None or buffers.gates.shape != gates.shape:
             groups = [
                 (shared.layer, down, [factors.up[name] for name in shared.names])
                 for shared, down in zip(self._shared, factors.down, strict=True)
             ]
             own = gates.to(factors.down[0].dtype)
-            tokens = active.tokens = SingleTokens(groups, own, dtype, self._rooms)
-        tokens.gates.copy_(gates)
-        return tokens.groups
+            buffers = active.buffers = DecodeBuffers(groups, own, dtype, self._workspaces)
+        buffers.gates.copy_(gates)
+        return buffers.groups
 
 
 class _SharedProduct:
@@ -303,7 +305,7 @@ class _SharedProduct:
         self.parts: tuple[Tensor, ...] = ()
 
     def adding(self, place: int, frozen: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """The forward of the group's site at `place`, which adds the field's change to its own."""
+        """The forward of the group's site at `place`: its own output plus the field's change."""
         adapter, index, name = self.adapter, self.index, self.names[place]
         last = place == len(self.names) - 1
 
@@ -312,12 +314,12 @@ class _SharedProduct:
             now = adapter._pass
             if now.active is None:
                 return frozen(states)
-            if now.single is not None:
-                return frozen(states).add_(now.single[index].change(place, states))
+            if now.decoding is not None:
+                return frozen(states).add_(now.decoding[index].change(place, states))
             if self.input is not states:
                 self._read(now, states)
             part = self.parts[place]
-            if last:  # nothing is kept alive beyond its use, even where the product raises
+            if last:  # keep nothing alive longer than needed, even if the product raises
                 self.forget()
             change = linear(part, now.active.factors.up[name])
             output = frozen(states)
@@ -328,7 +330,7 @@ class _SharedProduct:
         return forward
 
     def forget(self) -> None:
-        """Keeps nothing of the last product."""
+        """Drops the last input and product."""
         self.input, self.parts = None, ()
 
     def _read(self, now: Pass, states: Tensor) -> None:

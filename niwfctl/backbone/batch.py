@@ -12,19 +12,19 @@ Row = TypeVar("Row")
 
 
 def batched(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
-    """Runs of at most `size` rows, in order."""
+    """Consecutive batches of at most `size` rows."""
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def by_length(rows: Sequence[Sized], size: int) -> Iterator[list[int]]:
-    """Places of rows, in runs of at most `size`, the shortest first: least of it is padding."""
+    """Indices of rows in batches of at most `size`, shortest first, to minimize padding."""
     yield from batched(sorted(range(len(rows)), key=lambda place: len(rows[place])), size)
 
 
 def pad(rows: Sequence[Sequence[int]], *, left: bool = False) -> Tensor:
     """Token ids, int64 [rows, longest], padded with 0 on the right, or on the left.
 
-    Padding on the right needs no attention mask in a causal model: no real token looks at it.
+    Padding on the right needs no attention mask in a causal model: no real token attends to it.
     """
     width = max(map(len, rows))
     padded = torch.zeros(len(rows), width, dtype=torch.long)
@@ -42,9 +42,9 @@ def prompt_mask(
     Args:
         lengths: number of prompt tokens in each row.
         width: number of tokens of the padded batch.
-        skip: leading tokens to leave out, of each row or for each row; a row's last prompt token
-            always counts.
-        left: whether rows end, rather than begin, at the edge of the batch.
+        skip: leading tokens to leave out, one number for all rows or one each; a row's last prompt
+            token always counts.
+        left: whether the batch is padded on the left.
 
     Returns:
         bool [rows, width].

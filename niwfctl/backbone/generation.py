@@ -1,7 +1,7 @@
-"""Answers to a batch of prompts, of which each may want to be answered in another way.
+"""Answers to a batch of prompts, each with options of its own.
 
-The loop over tokens is transformers' own. What a row wants is decided at each step of it: how its
-next token is chosen, whether it has ended, and who gets to hear of its text.
+The loop over tokens is transformers' own. Each step decides for every request how its next token is
+chosen, whether its answer has ended, and who receives its text.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ LOWEST_TEMPERATURE = 1e-4
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """How a prompt is to be answered.
+class AnswerOptions:
+    """How to answer a prompt.
 
     Attributes:
         max_new_tokens: longest answer, in tokens; at least 1.
-        temperature: 0 takes the likeliest token each time, as does what is next to it.
-        top_p: share of the probability that the tokens to sample from have together, likeliest
-            first.
-        seed: of the sampling, whatever the other rows of the batch do; None for another each time.
+        temperature: 0, or less than LOWEST_TEMPERATURE, takes the likeliest token each time.
+        top_p: only the likeliest tokens that together have this share of the probability are
+            sampled from.
+        seed: of the sampling, independent of the other requests of the batch; None for a new one
+            each time.
         stop: texts that end the answer and are not part of it.
     """
 
@@ -51,59 +52,64 @@ class Wishes:
 
     @property
     def samples(self) -> bool:
-        """Whether tokens are drawn; a temperature so low that float32 overflows draws nothing."""
+        """Whether tokens are drawn: not at temperatures so low that float32 would overflow."""
         return self.temperature >= LOWEST_TEMPERATURE
 
 
-class Row:
-    """One prompt, and its answer as far as it has come.
+class Request:
+    """A prompt and its answer so far.
 
     Attributes:
         prompt: its tokens.
-        skip: how many of them come before what the coordinate is read from.
+        skip: how many leading tokens the coordinate leaves out.
         text: of the answer.
-        count: tokens of the answer, with the one that ended it.
-        ended: `stop` (by the model, or a stop text) or `length`; None before.
-        cancelled: set by whoever wants no more of it; may be set from another thread.
-        hand_on: called with each new piece of text, and once, perhaps with none, when it ended.
+        count: tokens of the answer, including the one that ended it.
+        ended: `stop` (by the model, or a stop text) or `length`; None while it is unfinished.
+        cancelled: set it, from any thread, to end the answer early.
+        hand_on: called with each new piece of text, and at the end with the last one, which may be
+            empty.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, prompt: list[int], skip: int, wishes: Wishes
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: list[int],
+        skip: int,
+        options: AnswerOptions,
     ) -> None:
-        self.prompt, self.skip, self.wishes = prompt, skip, wishes
+        self.prompt, self.skip, self.options = prompt, skip, options
         self.text, self.count = "", 0
         self.ended: str | None = None
         self.cancelled = False
         self.hand_on: Callable[[str], None] = lambda piece: None
-        self._pieces = Pieces(tokenizer, wishes.stop)
+        self._pieces = Pieces(tokenizer, options.stop)
         self._random: torch.Generator | None = None
 
     def rewind(self) -> None:
-        """Begins the draws anew, where an answer is begun anew."""
+        """Restarts the random draws, for generating the answer again."""
         self._random = None
 
     def sample(self, scores: Tensor) -> Tensor:
         """The index of a token drawn from scores [vocabulary], int64 [1]."""
-        wishes = self.wishes
+        options = self.options
         if self._random is None:
             self._random = torch.Generator(scores.device)
-            self._random.seed() if wishes.seed is None else self._random.manual_seed(wishes.seed)
-        chances = ((scores - scores.max()) / wishes.temperature).softmax(-1)
-        if wishes.top_p == 1:
+            self._random.seed() if options.seed is None else self._random.manual_seed(options.seed)
+        chances = ((scores - scores.max()) / options.temperature).softmax(-1)
+        if options.top_p == 1:
             return torch.multinomial(chances, 1, generator=self._random)
         chances, order = chances.sort(descending=True)
         before = chances.cumsum(-1) - chances
-        chances[1:][before[1:] >= wishes.top_p] = 0
+        chances[1:][before[1:] >= options.top_p] = 0
         return order[torch.multinomial(chances, 1, generator=self._random)]
 
     def take(self, token: int, ends: bool) -> None:
-        """Goes on by one token, which may be one that ends the turn."""
+        """Adds one token to the answer; `ends` if it ends the turn."""
         self.count += 1
         piece = "" if ends else self._pieces.add(token)
         if ends or self._pieces.stopped:
             self.ended = "stop"
-        elif self.count == self.wishes.max_new_tokens:
+        elif self.count == self.options.max_new_tokens:
             self.ended = "length"
         if self.ended:
             piece += self._pieces.rest()
@@ -113,40 +119,40 @@ class Row:
 
 
 @torch.no_grad()
-def answer(backbone: Backbone, adapter: FieldAdapter, rows: Sequence[Row]) -> None:
-    """Answers rows in one batch, each as if alone, with what is active in the adapter.
+def answer(backbone: Backbone, adapter: FieldAdapter, requests: Sequence[Request]) -> None:
+    """Answers requests in one batch, each as if alone, with what is active in the adapter.
 
-    It returns when every row has ended or is cancelled.
+    It returns when every request has ended or is cancelled.
     """
-    for row in rows:
-        row.rewind()
+    for request in requests:
+        request.rewind()
     model, ends, tokenizer = backbone.model, _ends(backbone), backbone.tokenizer
     padding = tokenizer.pad_token_id
-    tokens = pad([row.prompt for row in rows], left=True)
-    lengths, width = [len(row.prompt) for row in rows], tokens.shape[1]
-    counted = prompt_mask(lengths, width, [row.skip for row in rows], left=True)
+    tokens = pad([request.prompt for request in requests], left=True)
+    lengths, width = [len(request.prompt) for request in requests], tokens.shape[1]
+    counted = prompt_mask(lengths, width, [request.skip for request in requests], left=True)
     options = GenerationConfig(
-        max_new_tokens=max(row.wishes.max_new_tokens for row in rows),
+        max_new_tokens=max(request.options.max_new_tokens for request in requests),
         do_sample=False,
         eos_token_id=ends,
         pad_token_id=tokenizer.eos_token_id if padding is None else padding,
     )
-    sampled = any(row.wishes.samples for row in rows)
+    sampled = any(request.options.samples for request in requests)
     with adapter.prompts(counted.to(model.device)), _nothing_but(options, model), quiet():
         model.generate(
             tokens.to(model.device),
             attention_mask=prompt_mask(lengths, width, 0, left=True).long().to(model.device),
             generation_config=options,
-            logits_processor=[_Choice(rows)] if sampled else [],
-            stopping_criteria=[_Watch(rows, ends)],
+            logits_processor=[_Choice(requests)] if sampled else [],
+            stopping_criteria=[_Watch(requests, ends)],
         )
 
 
 @contextmanager
 def _nothing_but(options: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
-    """A block in which the model's own settings fill no gap, such as a penalty on repetition.
+    """A block in which the model's own settings, such as a repetition penalty, do not apply.
 
-    With some of them a row's answer would depend on the rows beside it.
+    With some of them a request's answer would depend on the other requests of the batch.
     """
     own, model.generation_config = model.generation_config, options
     try:
@@ -156,33 +162,33 @@ def _nothing_but(options: GenerationConfig, model: PreTrainedModel) -> Iterator[
 
 
 class _Choice(LogitsProcessor):
-    """Draws the tokens of sampled rows, and leaves their scores no other choice."""
+    """Draws the tokens of sampled requests, and sets their scores so that these are chosen."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._rows = rows
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self._requests = requests
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        for index, row in enumerate(self._rows):
-            if row.wishes.samples and not _over(row):
-                scores[index, row.sample(scores[index])] = torch.inf
+        for index, request in enumerate(self._requests):
+            if request.options.samples and not _over(request):
+                scores[index, request.sample(scores[index])] = torch.inf
         return scores
 
 
 class _Watch(StoppingCriteria):
-    """Gives every row its newest token, and says which rows are over."""
+    """Gives every request its newest token, and tells which requests are over."""
 
-    def __init__(self, rows: Sequence[Row], ends: Sequence[int]) -> None:
-        self._rows, self._ends = rows, set(ends)
+    def __init__(self, requests: Sequence[Request], ends: Sequence[int]) -> None:
+        self._requests, self._ends = requests, set(ends)
 
     def __call__(self, input_ids: Tensor, scores: object, **rest: object) -> Tensor:
-        for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
-            if not _over(row):
-                row.take(token, token in self._ends)
-        return torch.tensor([_over(row) for row in self._rows], device=input_ids.device)
+        for request, token in zip(self._requests, input_ids[:, -1].tolist(), strict=True):
+            if not _over(request):
+                request.take(token, token in self._ends)
+        return torch.tensor([_over(request) for request in self._requests], device=input_ids.device)
 
 
-def _over(row: Row) -> bool:
-    return row.cancelled or row.ended is not None
+def _over(request: Request) -> bool:
+    return request.cancelled or request.ended is not None
 
 
 def _ends(backbone: Backbone) -> list[int]:

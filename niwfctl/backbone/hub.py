@@ -17,10 +17,10 @@ def snapshot(model: str, revision: str | None = None) -> tuple[Path, str]:
 
     Args:
         model: hub id.
-        revision: branch, tag or commit; without the hub, what an earlier download left is taken.
+        revision: branch, tag or commit; offline, an earlier download is used.
 
     Raises:
-        BackboneError: it is neither there nor to be had.
+        BackboneError: it is neither in the cache nor can it be downloaded.
     """
     from huggingface_hub import snapshot_download
 
@@ -31,9 +31,9 @@ def snapshot(model: str, revision: str | None = None) -> tuple[Path, str]:
             allow_patterns=[*DEFINING, *_BESIDE],
             ignore_patterns=list(_TWICE),
         )
-    except Exception as error:  # the hub's transport has errors of its own, for each version
+    except Exception as error:  # the errors of the hub's transport differ between versions
         raise BackboneError(
-            f"the backbone {model!r} is neither a folder nor to be had from the Hugging Face hub "
-            f"({reason(error)}): give a path, a hub id, or {EMBEDDED!r}"
+            f"the backbone {model!r} is not a folder and cannot be downloaded from the Hugging "
+            f"Face hub ({reason(error)}): give a path, a hub id, or {EMBEDDED!r}"
         ) from error
     return Path(folder), Path(folder).name

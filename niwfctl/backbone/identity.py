@@ -1,4 +1,4 @@
-"""Which model a backbone is: a hash over the files that decide what it answers."""
+"""Which model a backbone is: a hash of the files that determine its answers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _EARLIER = (
     "chat_template.jinja",
 )
 _ENDS = "generation_config.json"  # which tokens end an answer
-_SPLIT = ("vocab.json", "merges.txt")  # read where there is no tokenizer.json
+_SPLIT = ("vocab.json", "merges.txt")  # read if there is no tokenizer.json
 DEFINING = (*_EARLIER, _ENDS, *_SPLIT)
-_ADAPTER = "adapter_config.json"  # beside a model, transformers loads it where PEFT is there
+_ADAPTER = "adapter_config.json"  # transformers loads it with the model if PEFT is installed
 _CHOICE = "transformers_weights"  # entry of config.json
 
 
@@ -32,8 +32,8 @@ def files_identity(path: Path, cache: Path | None) -> str:
 
     Args:
         path: the folder or file.
-        cache: folder in which file hashes are remembered by size and modification time; None:
-            they are not.
+        cache: folder in which file hashes are cached by size and modification time; None for no
+            caching.
 
     Raises:
         BackboneError: there are no weight files.
@@ -43,7 +43,7 @@ def files_identity(path: Path, cache: Path | None) -> str:
 
 
 def earlier_identity(path: Path, cache: Path | None) -> str:
-    """What repositories pin that were made before `files_identity` covered all that it does."""
+    """The identity that older repositories pin: it covers fewer files than `files_identity`."""
     return _identity(path, _EARLIER, cache)
 
 
@@ -61,10 +61,10 @@ def _identity(path: Path, patterns: Sequence[str], cache: Path | None) -> str:
 
 
 def require_covered(folder: Path) -> None:
-    """Asks that transformers loads no weights from a folder but those its identity is taken over.
+    """Checks that transformers loads only weights that the folder's identity covers.
 
     Raises:
-        BackboneError: an adapter lies there, or its files name weights elsewhere.
+        BackboneError: the folder also holds an adapter, or its files name weights elsewhere.
     """
     if (folder / _ADAPTER).exists():
         raise BackboneError(
@@ -75,16 +75,16 @@ def require_covered(folder: Path) -> None:
     strange = sorted(_named_weights(folder) - covered - {file.name for file in _indexes(folder)})
     if strange:
         raise BackboneError(
-            f"{folder} names weights that are no *.safetensors in it, {strange[0]!r}: save the "
-            "model there anew with `save_pretrained`"
+            f"{folder} names the weights {strange[0]!r}, which are not a *.safetensors file in it: "
+            "save the model there again with `save_pretrained`"
         )
 
 
 def _named_weights(folder: Path) -> set[str]:
-    """The files that transformers is told to load, beside those it looks for itself."""
+    """The files that the folder tells transformers to load, besides those it finds itself."""
     named: set[str] = set()
     unread = (OSError, ValueError, KeyError, TypeError, AttributeError)
-    with suppress(*unread):  # transformers says what is wrong with it
+    with suppress(*unread):  # transformers will report what is wrong
         chosen = json.loads((folder / "config.json").read_bytes())[_CHOICE]
         named |= {str(chosen)} if chosen else set()
     for index in _indexes(folder):
@@ -108,7 +108,7 @@ def _file_hash(file: Path, cache: Path | None) -> str:
         if known["stamp"] == stamp:
             return known["sha256"]
     digest = _hash(file)
-    with suppress(OSError):  # only a memory: without it the file is hashed again
+    with suppress(OSError):  # only a cache: without it the file is hashed again
         write_atomic(memory, json.dumps({"stamp": stamp, "sha256": digest}).encode())
     return digest
 

@@ -1,4 +1,4 @@
-"""Loading a frozen backbone: where it comes from, which one it is, how it is quantized."""
+"""Loading a frozen backbone: its source, its identity and its quantization."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from niwfctl.backbone.quiet import hearing_reports, quiet, reported_cause
 from niwfctl.errors import BackboneError, UsageError, of_memory, reason
 
 QUANTIZATIONS = ("none", "nf4")
-_FULL = ("MemoryError", "DefaultCPUAllocator")  # signs in a report that memory was too little
+_FULL = ("MemoryError", "DefaultCPUAllocator")  # signs of too little memory in a report
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Backbone:
     """A frozen model in evaluation mode, with its tokenizer and identity.
 
     Attributes:
-        quant: how its weights are held: `nf4`, or `none` for as its files have them.
+        quant: how its weights are held: `nf4`, or `none` for as they are in its files.
     """
 
     model: PreTrainedModel
@@ -63,14 +63,14 @@ class Backbone:
 
 
 def resolve(model: str, revision: str | None = None) -> Source:
-    """Finds a backbone, downloads it if need be, and says which one it is, without loading it.
+    """Finds a backbone, downloads it if necessary, and computes its identity, without loading it.
 
     Args:
         model: `smollm2`, a folder with safetensors, a GGUF file, or a hub id.
         revision: branch, tag or commit of a hub model.
 
     Raises:
-        BackboneError: it is not there, or holds no weights.
+        BackboneError: it does not exist, or holds no weights.
     """
     path = embedded_gguf() if model == EMBEDDED else local_path(model)
     if path.suffix == ".gguf" and path.is_file():
@@ -88,24 +88,24 @@ def resolve(model: str, revision: str | None = None) -> Source:
 
 
 def local_path(model: str) -> Path:
-    """What a model's name means as a path: `~` is a home, unless there is no such user."""
+    """A model's name as a path: `~` is a home directory, unless there is no such user."""
     return Path(os.path.expanduser(model))
 
 
 def load(source: Source, quant: str = "none") -> Backbone:
-    """Loads a backbone, frozen, on the GPU where there is one.
+    """Loads a backbone, frozen, onto the GPU if there is one.
 
-    Weights that were put into 4 bits are kept beside the hashes, and read from there later.
+    Weights that were quantized to 4 bits are kept in the cache, and read from there next time.
 
     Args:
         source: from `resolve`.
-        quant: `nf4` (double quantization, bf16 compute), or `none`: as the files have the weights,
-            numbers in bf16.
+        quant: `nf4` (double quantization, bf16 compute), or `none`: as in the files, with
+            unquantized weights in bf16.
 
     Raises:
         UsageError: another `quant`.
-        BackboneError: transformers cannot load it, or would load more than its identity covers, or
-            less than its config.json asks for; or its files are quantized otherwise.
+        BackboneError: transformers cannot load it, or would load more than its identity covers or
+            less than its config.json asks for; or its files are quantized in another way.
     """
     if quant not in QUANTIZATIONS:
         raise UsageError(f"--quant {quant!r} is unknown: choose {' or '.join(QUANTIZATIONS)}")
@@ -113,10 +113,10 @@ def load(source: Source, quant: str = "none") -> Backbone:
         form = stored_form(read_config(source.folder))
         if quant == "nf4" and form not in QUANTIZATIONS:
             raise BackboneError(
-                f"the weights in {source.folder} are quantized already, by {form}: take them as "
-                "they are, without --quant nf4, or take a model with weights in 16 bits"
+                f"the weights in {source.folder} are already quantized by {form}: use them as "
+                "they are, without --quant nf4, or use a model with 16-bit weights"
             )
-        # Mistral's own tokenizer, where it is installed, reads a file that no identity covers.
+        # Mistral's own tokenizer, if installed, reads a file that no identity covers.
         tokenizer = AutoTokenizer.from_pretrained(
             source.folder, mistral_format=False, trust_remote_code=False
         )
@@ -147,7 +147,7 @@ def _read(folder: str, **options: object) -> PreTrainedModel:
         device_map=default_device(),
         **options,
     )
-    if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
+    if lacking := sorted(found["missing_keys"]):  # transformers would initialize them at random
         raise BackboneError(
             f"the backbone {folder} cannot be loaded: its files lack {len(lacking)} weights "
             f"that its config.json asks for, such as {lacking[0]}"
@@ -156,21 +156,21 @@ def _read(folder: str, **options: object) -> PreTrainedModel:
 
 
 def outline(source: Source) -> PreTrainedModel:
-    """A backbone's modules and their shapes, without any weights.
+    """A backbone's modules and their shapes, without weights.
 
     Raises:
-        BackboneError: transformers cannot make it.
+        BackboneError: transformers cannot build it.
     """
     with _loading(source), torch.device("meta"):
         return AutoModelForCausalLM.from_config(read_config(source.folder), trust_remote_code=False)
 
 
 def read_config(folder: str) -> PretrainedConfig:
-    """A model's configuration. A model whose folder brings code of its own is refused: it runs no
-    code but transformers'.
+    """A model's configuration; a model that needs code of its own is refused: it never runs.
 
     Raises:
-        ValueError, OSError: it has such code, or no configuration that transformers knows.
+        ValueError, OSError: it needs code of its own, or transformers does not know its
+            configuration.
     """
     return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
@@ -193,25 +193,25 @@ def _loading(source: Source) -> Iterator[None]:
 
 
 def default_device() -> str:
-    """$NIWFCTL_DEVICE, else the GPU where there is one, else the CPU.
+    """$NIWFCTL_DEVICE, else the GPU if there is one, else the CPU.
 
-    Of several processes that train together, each gets a GPU of its own.
+    Processes that train together each get a GPU of their own.
 
     Raises:
-        UsageError: $NIWFCTL_DEVICE gives all of them the same one.
+        UsageError: $NIWFCTL_DEVICE gives all of them the same GPU.
     """
     chosen = os.environ.get("NIWFCTL_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     if chosen.startswith("cuda:") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(
             f"NIWFCTL_DEVICE={chosen} would put every process of this training on one GPU: set it "
-            "to cuda, or not at all, and each gets its own"
+            "to cuda, or unset it, and each gets its own"
         )
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if chosen == "cuda" else chosen
 
 
 def _keep_gradients_right(model: PreTrainedModel) -> None:
     # On CPUs with AVX512-BF16, bitsandbytes repacks a 4-bit weight at its first evaluation pass,
-    # and every gradient through it is wrong from then on.
+    # after which every gradient through it is wrong.
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -1,4 +1,4 @@
-"""What a computation ran on: float results are equal bit for bit on one platform only."""
+"""What a computation ran on: float results are equal bit for bit only on the same platform."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from niwfctl.records import Platform
 
 
 def current_platform(device: torch.device, *packages: str) -> Platform:
-    """Processor, threads, and versions of torch and of the packages that bits may depend on."""
+    """Processor, threads, and the versions of torch and other packages that bits may depend on."""
     on_gpu = device.type == "cuda"
     return {
         "torch": torch.__version__,
@@ -27,9 +27,9 @@ def current_platform(device: torch.device, *packages: str) -> Platform:
 
 
 def same_platform(here: Platform, recorded: Platform) -> bool:
-    """Whether bits may be expected to be equal: all that was recorded is so here.
+    """Whether equal bits can be expected: everything recorded is the same here.
 
-    Threads can be set, so they count only where there were more than this machine is asked for.
+    The thread count can be matched here, so it matters only above `_most_threads`.
     """
     alike = (here.get(key) == value for key, value in recorded.items() if key != "threads")
     return int(recorded["threads"]) <= _most_threads() and all(alike)
@@ -37,10 +37,9 @@ def same_platform(here: Platform, recorded: Platform) -> bool:
 
 @contextmanager
 def threads_of(recorded: Platform) -> Iterator[None]:
-    """A block that computes with as many threads as `recorded` did: bits depend on it.
+    """A block that computes with as many threads as `recorded` did, since bits depend on it.
 
-    At most with as many as this machine can be asked for; `same_platform` then says that it is not
-    the same.
+    It uses at most `_most_threads`; above that, `same_platform` is False.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(min(int(recorded["threads"]), _most_threads()))
@@ -51,7 +50,7 @@ def threads_of(recorded: Platform) -> Iterator[None]:
 
 
 def _most_threads() -> int:
-    """So many that a large machine's work is repeated bit for bit on a small one of its kind."""
+    """Enough that a small machine can repeat the work of a large one of its kind bit for bit."""
     return max(256, 4 * (os.cpu_count() or 1))
 
 

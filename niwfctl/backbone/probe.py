@@ -15,13 +15,13 @@ from niwfctl.backbone.quantized import noted_copy
 from niwfctl.records import Platform, Witness
 
 SEQUENCES, LENGTH = 4, 24
-SAMPLED = 256  # logits kept of each sequence, to compare on another platform
+SAMPLED = 256  # logits of each sequence that are kept, to compare on another platform
 SEED = 0x4E495746
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What the probes gave.
+    """The logits of the probes, as a digest and a sample.
 
     Attributes:
         digest: `sha256:…` over all logits, float32.
@@ -34,9 +34,9 @@ class Probe:
     def deviation(self, other: Probe) -> float:
         """Root mean square difference of sampled logits, in standard deviations of this one's.
 
-        Each sequence's logits count from their mean: to add the same to all of them changes no
-        probability, and it is what other kernels do most. Infinite where the samples are of
-        different sizes: one of them is of another backbone.
+        The mean of each sequence's logits is taken off first: a constant added to all of them
+        changes no probability, and is most of the difference between kernels. Infinite if the sizes
+        of the samples differ: one of them is of another backbone.
         """
         if self.sample.shape != other.sample.shape:
             return math.inf
@@ -45,7 +45,7 @@ class Probe:
 
 
 def witnessed(adapter: FieldAdapter) -> tuple[Witness, Tensor]:
-    """What proves later that the field which is active now is what it was.
+    """Takes a witness of the active field, to prove later that it is unchanged.
 
     Returns:
         The witness, and the sample to keep with it, for other platforms.
@@ -55,7 +55,7 @@ def witnessed(adapter: FieldAdapter) -> tuple[Witness, Tensor]:
 
 
 def logits_platform(adapter: FieldAdapter) -> Platform:
-    """All that the bits of a model's logits may depend on here."""
+    """Everything that the bits of a model's logits may depend on here."""
     nf4 = getattr(adapter.model, "is_loaded_in_4bit", False)
     packages = ("transformers", "bitsandbytes") if nf4 else ("transformers",)
     platform = current_platform(adapter.model.device, *packages)
@@ -71,7 +71,7 @@ def probe_tokens(vocabulary: int) -> Tensor:
 
 @torch.no_grad()
 def probe(adapter: FieldAdapter) -> Probe:
-    """Logits of the probes with the field that is active now."""
+    """Computes the probes with the active field."""
     model = adapter.model
     tokens = probe_tokens(model.config.get_text_config().vocab_size).to(model.device)
     with adapter.prompts(torch.ones_like(tokens, dtype=torch.bool)):

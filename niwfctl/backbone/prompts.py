@@ -12,7 +12,7 @@ from niwfctl.backbone.template import chat_template, render
 from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
 
-REMEMBERED = 64  # templates, and system turns, of which something is known
+REMEMBERED = 64  # templates, and system turns, for which results are cached
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Tokens:
     """One example as token ids: a prompt, and the answer with its end-of-turn token.
 
     Attributes:
-        skip: leading tokens of the prompt that its coordinate leaves out, where a system turn
-            makes them others than the template's own; else None.
+        skip: how many leading tokens of the prompt its coordinate leaves out, if a system turn
+            changes the usual number; else None.
     """
 
     prompt: list[int]
@@ -35,7 +35,7 @@ class Tokens:
         """How many leading tokens its coordinate leaves out.
 
         Args:
-            usual: where the template's own are all that come before the user's words.
+            usual: the number if only the template's own come before the user's words.
         """
         return usual if self.skip is None else self.skip
 
@@ -44,16 +44,16 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
     """Token ids of a conversation, ending where the answer begins.
 
     Raises:
-        DataError: the template refuses the conversation (some know no system message).
+        DataError: the template refuses the conversation (some allow no system message).
     """
     return _ids(tokenizer, render(tokenizer, messages))
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
-    """Token ids of an example, without any for the answer where there is none.
+    """Token ids of an example; those of the answer are empty if it has none.
 
     Raises:
-        DataError: as `prompt_tokens`; the message names the example's origin.
+        DataError: as in `prompt_tokens`; the message names the example's origin.
     """
     try:
         text = render(tokenizer, example.messages)
@@ -66,9 +66,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
     end = turn_end(tokenizer)
     if whole.startswith(text):
         answer = _ids_after(tokenizer, prompt, text, whole)
-        if end in answer:  # what a template writes after the end of the turn is not the answer
+        if end in answer:  # what the template writes after it is not part of the answer
             answer = answer[: len(answer) - answer[::-1].index(end)]
-    else:  # a template that rewrites earlier turns once the answer is there
+    else:  # the template rewrites earlier turns once there is an answer
         answer = [*_ids(tokenizer, example.answer), *([] if end is None else [end])]
     return Tokens(prompt, answer)
 
@@ -76,7 +76,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that ends an answer: the first special one that the template writes after it.
 
-    With a base model's tokenizer it is another one than that which ends a text.
+    With a base model's tokenizer it differs from the token that ends a text.
     """
     return _turn_end(tokenizer, chat_template(tokenizer))
 
@@ -99,7 +99,7 @@ def system_skip(
 ) -> int | None:
     """How many leading tokens of a conversation come before its user's first words.
 
-    None where no system turn begins it: the template alone decides then, alike for every prompt.
+    None if it does not begin with a system turn: the number is then the same for every prompt.
     """
     if messages[0].role != "system":
         return None
@@ -115,7 +115,7 @@ def _before_user(tokenizer: PreTrainedTokenizerBase, template: str, system: str)
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """How many tokens all rows begin with: what the template writes before any prompt."""
+    """How many leading tokens all rows share: what the template writes before any prompt."""
     length = 0
     for column in zip(*rows, strict=False):
         if len(set(column)) > 1:
@@ -127,7 +127,7 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
 def _ids_after(
     tokenizer: PreTrainedTokenizerBase, prompt: list[int], text: str, whole: str
 ) -> list[int]:
-    """Tokens that follow a prompt's in the whole: alone, some tokenizers would begin a word."""
+    """The tokens after a prompt's; tokenized separately, some tokenizers would begin a word."""
     ids = _ids(tokenizer, whole)
     if ids[: len(prompt)] == prompt:
         return ids[len(prompt) :]

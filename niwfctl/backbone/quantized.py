@@ -1,4 +1,4 @@
-"""Weights in 4 bits: made from a backbone's files once, and kept for the commands after."""
+"""4-bit weights: made once from a backbone's files, and kept for later commands."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from niwfctl.errors import BackboneError, reason
 
 logger = logging.getLogger(__name__)
 
-_CODE = ("bitsandbytes", "transformers")  # who decides on the bits
-_KEPT = "niwf_kept_copy"  # attribute of a model in 4 bits
+_CODE = ("bitsandbytes", "transformers")  # the bits depend on their versions
+_KEPT = "niwf_kept_copy"  # attribute of a 4-bit model
 
 
 def nf4() -> BitsAndBytesConfig:
@@ -33,10 +33,10 @@ def nf4() -> BitsAndBytesConfig:
 
 
 def require_nf4(device: str) -> None:
-    """Puts a small tensor into 4 bits, as `nf4` says.
+    """Checks that bitsandbytes can quantize to NF4 on this device, with a small tensor.
 
     Raises:
-        BackboneError: bitsandbytes cannot do that on this device.
+        BackboneError: it cannot.
     """
     try:
         with quiet():
@@ -44,8 +44,8 @@ def require_nf4(device: str) -> None:
 
             ones = torch.ones(64, dtype=torch.bfloat16, device=device)
             packed, _ = quantize_4bit(ones, compress_statistics=True, quant_type="nf4")
-            packed.cpu()  # a GPU tells of its errors when it is waited for
-    except Exception as error:  # bitsandbytes and each kind of device have errors of their own
+            packed.cpu()  # a GPU reports errors only when it is waited for
+    except Exception as error:  # bitsandbytes and every kind of device raise errors of their own
         raise BackboneError(
             f"--quant nf4 does not work on {device}: {reason(error)}; install the versions of "
             "torch and bitsandbytes that fit the driver"
@@ -53,7 +53,7 @@ def require_nf4(device: str) -> None:
 
 
 def stored_form(config: PretrainedConfig) -> str:
-    """How a checkpoint stores its weights: `none` as numbers, `nf4`, or another method's name."""
+    """How a checkpoint stores its weights: `none`, `nf4`, or the name of another quantization."""
     stored = getattr(config, "quantization_config", None)
     if stored is None:
         return "none"
@@ -64,10 +64,10 @@ def stored_form(config: PretrainedConfig) -> str:
 
 
 def kept_copy(identity: str, device: str) -> Path:
-    """Where a backbone's weights in NF4 are kept, as a device of this kind made them.
+    """Where a backbone's NF4 weights are kept, as made by this kind of device.
 
-    The same place may hold other bits on another machine: double quantization takes a mean, whose
-    last bits depend on threads and on the GPU. `note_copy` notes which they are.
+    On another machine the bits may differ: double quantization takes a mean, whose last bits depend
+    on threads and on the GPU. `note_copy` records which bits a model has.
     """
     code = " ".join(f"{package} {version(package)}" for package in _CODE)
     key = f"{identity} {torch.device(device).type} {code}"
@@ -76,23 +76,23 @@ def kept_copy(identity: str, device: str) -> Path:
 
 
 def note_copy(model: PreTrainedModel, copy: Path) -> None:
-    """Notes at a model which kept copy has its weights, if there is one."""
+    """Records on a model the identity of the kept copy of its weights, if there is one."""
     if is_whole(copy):
         setattr(model, _KEPT, (copy / IDENTITY).read_text())
 
 
 def noted_copy(model: nn.Module) -> str | None:
-    """The identity of the kept copy that has a model's weights; None where they have none."""
+    """The identity of the kept copy of a model's weights; None if there is none."""
     return getattr(model, _KEPT, None)
 
 
 def keep_copy(model: PreTrainedModel, target: Path) -> None:
-    """Writes weights in 4 bits to where `kept_copy` says; without it, all goes on, but slower."""
+    """Writes 4-bit weights to `target`; a failure is only logged, since they can be made again."""
     try:
         keep(target, model.save_pretrained)
-    except (OSError, SafetensorError) as error:  # its word for any error of the disk
+    except (OSError, SafetensorError) as error:  # safetensors raises this for any disk error
         logger.warning(
-            "the backbone in 4 bits cannot be kept in %s, so that each command makes it anew: %s",
+            "the 4-bit backbone cannot be kept in %s, so each command has to make it again: %s",
             target.parent,
             reason(error),
         )

@@ -1,4 +1,4 @@
-"""What the libraries say: kept off the terminal, and heard where it tells why something failed."""
+"""Output of the libraries: kept off the terminal, but read where it explains a failure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _MISMATCH = re.compile(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps notices and progress bars of the libraries off the terminal; errors still raise."""
-    import transformers  # not above: commands that load no model come by here
+    """A block in which the libraries print no notices or progress bars; errors still raise."""
+    import transformers  # not above: commands that load no model import this module, too
 
     bitsandbytes = logging.getLogger("bitsandbytes")
     level = bitsandbytes.level
@@ -41,9 +41,9 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def hearing_reports() -> Iterator[list[str]]:
-    """A block in which transformers' reports of the weights it loads are collected, not shown.
+    """A block in which transformers' reports on loading weights are collected, not shown.
 
-    Only they say why weights could not be loaded: the error that is raised points to them.
+    Only they say why weights could not be loaded: the error that is raised refers to them.
     """
     logger, heard = logging.getLogger("transformers.modeling_utils"), _Heard()
     level, propagates = logger.level, logger.propagate
@@ -59,13 +59,13 @@ def hearing_reports() -> Iterator[list[str]]:
 
 
 def reported_cause(report: str) -> str | None:
-    """Why weights could not be loaded, in one line, as transformers' report of them says.
+    """Why weights could not be loaded, in one line, from transformers' report.
 
     Args:
-        report: the table that `hearing_reports` hears, with the traceback of each error.
+        report: the table that `hearing_reports` collects, with the traceback of each error.
     """
     if errors := _RAISED.findall(report):
-        return errors[-1]  # of several that were raised in turn, the last
+        return errors[-1]  # the last of a chain of errors
     if found := _MISMATCH.search(report):
         return f"{found[1]} is {found[2]} in its files and {found[3]} in its config.json"
     return None

@@ -1,7 +1,7 @@
-"""Gradient checkpointing: layers keep only what they read, and compute again for the gradient.
+"""Gradient checkpointing: layers keep only their input, and compute again for the gradient.
 
-Transformers' own runs only in its training mode, in which some models drop out, and computes again
-when the prompts of the pass are gone.
+Transformers' own runs only in training mode, in which some models use dropout, and computes again
+when the prompts of the pass are already gone.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from niwfctl.backbone.sites import decoder_layers
 
 
 def recompute_layers(adapter: FieldAdapter) -> None:
-    """Makes the adapted layers keep no activations but their input, where a gradient is asked for.
+    """Makes the adapted layers keep only their input when a gradient is needed.
 
-    A training step takes about a third longer, and gives the same gradients. It lasts until the
+    A training step takes about a third longer and gives the same gradients. This lasts until the
     adapter is detached.
     """
     layers = decoder_layers(adapter.model)

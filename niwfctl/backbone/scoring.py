@@ -21,7 +21,7 @@ class Score:
 
     Attributes:
         perplexity: exp of the mean negative log-likelihood of the answer tokens.
-        tokens: how many answer tokens it is the mean of.
+        tokens: number of answer tokens in that mean.
         coordinates: z of each row, float32 [rows, dim], in the order of the rows.
     """
 
@@ -33,19 +33,19 @@ class Score:
 class Scorer:
     """Scores answers with whatever field is active in an adapter.
 
-    The vocabulary is large and answers are short, so the output layer is applied at the positions
-    that predict an answer token, and nowhere else.
+    The vocabulary is large and answers are short, so the output layer is applied only at the
+    positions that predict an answer token.
     """
 
     def __init__(self, adapter: FieldAdapter, skip: int) -> None:
         """
         Args:
             adapter: of the model.
-            skip: leading prompt tokens that do not count towards the coordinate, where a row says
-                nothing else.
+            skip: leading prompt tokens that do not count towards the coordinate, unless a row has
+                a number of its own.
 
         Raises:
-            BackboneError: the model computes its logits in a way this does not know.
+            BackboneError: the model computes its logits in an unknown way.
         """
         self.adapter, self.skip = adapter, skip
         self._model = adapter.model
@@ -73,7 +73,10 @@ class Scorer:
         batch_size: int,
         between: Callable[[], None] = lambda: None,
     ) -> Score:
-        """Perplexity over all rows; `between` is called after every batch and may raise.
+        """Perplexity over all rows.
+
+        Args:
+            between: called after every batch; it may raise.
 
         Raises:
             DataError: no row has an answer.
@@ -107,7 +110,7 @@ class Scorer:
         if not torch.allclose(ours, theirs, atol=0.1, rtol=0.1):
             raise BackboneError(
                 f"{type(self._model).__name__} is not supported: its logits are not its output "
-                "layer on its last states"
+                "layer applied to its last states"
             )
 
 

@@ -1,4 +1,4 @@
-"""Where a field acts inside a model: the decoder layers and their linears, found by structure."""
+"""Where a field acts in a model: the decoder layers and their linears, found by structure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def decoder_path(model: nn.Module) -> str:
-    """Where the decoder lies in a model: `model` in most."""
+    """The path of the decoder in a model: `model` in most."""
     decoder = model.get_decoder()
     return next(path for path, module in model.named_modules() if module is decoder)
 
@@ -72,7 +72,7 @@ def shared_inputs(model: nn.Module, sites: Sequence[Site]) -> list[SiteGroup]:
     Found by watching one forward pass of a single token, so it holds for any architecture.
     """
     groups: dict[int, list[Site]] = {}
-    seen: list[torch.Tensor] = []  # keeps each input alive, so that its id stays its own
+    seen: list[torch.Tensor] = []  # keeps every input alive, so that ids stay unique
 
     def watching(site: Site) -> Callable[[nn.Module, tuple], None]:
         def watch(module: nn.Module, args: tuple) -> None:

@@ -1,4 +1,4 @@
-"""Whether a field can act in an architecture, found out before anything is made on it."""
+"""Whether a field can act in an architecture, checked before anything is built on it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from niwfctl.errors import BackboneError, of_memory
 from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
 
-_ROWS = [Tokens([1, 2, 3], [4, 5]), Tokens([1], [2])]  # of two lengths, as batches have them
+_ROWS = [Tokens([1, 2, 3], [4, 5]), Tokens([1], [2])]  # of two lengths, as in real batches
 
 
 @torch.no_grad()
 def require_supported(adapter: FieldAdapter) -> None:
-    """Scores two short rows with the smallest field there is.
+    """Checks it by scoring two short rows with the smallest possible field.
 
     Raises:
-        BackboneError: the model's linears do not see a batch as rows of tokens, or its logits are
-            not its output layer on its last states.
+        BackboneError: the model's linears do not get a batch as rows of tokens, or its logits are
+            not its output layer applied to its last states.
     """
     random = torch.Generator().manual_seed(0)
     model, dim = adapter.model, adapter.coordinates.dim
@@ -32,11 +32,11 @@ def require_supported(adapter: FieldAdapter) -> None:
     try:
         scorer.loss(_ROWS)
     except RuntimeError as error:
-        if of_memory(error) or "CUDA error" in str(error):  # which tells nothing of the model
+        if of_memory(error) or "CUDA error" in str(error):  # not the model's fault
             raise
         raise BackboneError(
-            f"{type(model).__name__} is not supported: its linears are not called with one row of "
-            "states a token, [rows, tokens, width]"
+            f"{type(model).__name__} is not supported: its linears are not called with one "
+            "state per token, [rows, tokens, width]"
         ) from error
     finally:
         adapter.active = None

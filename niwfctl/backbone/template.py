@@ -17,8 +17,8 @@ DEFAULT_TEMPLATE = (
     "{% else %}### Instruction:\n{{ m.content }}\n\n{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}### Response:\n{% endif %}"
 )
-# Some templates write today's date, and a figure of one day could not be compared with another's.
-# So it is always the day that Llama 3.1's own template takes for today where nothing says.
+# Some templates write today's date, which would make the figures of two days incomparable. So it is
+# always the day that Llama 3.1's own template falls back to.
 _DATE = {"%d": "26", "%-d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024", "%y": "24"}
 _DATE |= {"%A": "Friday", "%a": "Fri", "%H": "12", "%I": "12", "%M": "00", "%S": "00", "%p": "PM"}
 _SAME_DAY = "{%- macro strftime_now(format) -%}{{ format FILTERS }}{%- endmacro -%}".replace(
@@ -27,10 +27,10 @@ _SAME_DAY = "{%- macro strftime_now(format) -%}{{ format FILTERS }}{%- endmacro 
 
 
 def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template that conversations are written with, Jinja.
+    """The Jinja template that conversations are written with.
 
     Raises:
-        BackboneError: there are several, and none of them is the default.
+        BackboneError: there are several, and none is called default.
     """
     if not tokenizer.chat_template:
         return DEFAULT_TEMPLATE
@@ -39,7 +39,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     except ValueError as error:
         raise BackboneError(
             f"the backbone has several chat templates ({', '.join(tokenizer.chat_template)}), and "
-            "none is called default: name one of them so in its tokenizer_config.json"
+            "none is called default: call one of them so in its tokenizer_config.json"
         ) from error
     return _SAME_DAY + own if "strftime_now" in own else own
 
@@ -47,14 +47,14 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
 def render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str | None = None
 ) -> str:
-    """The conversation as the backbone expects it.
+    """The conversation as text, as the backbone expects it.
 
     Args:
-        answer: ends it; without one, it ends where the answer begins.
+        answer: the last turn; without one, the text ends where the answer begins.
 
     Raises:
-        DataError: the template refuses the conversation (some know no system message).
-        BackboneError: as `chat_template`.
+        DataError: the template refuses the conversation (some allow no system message).
+        BackboneError: as in `chat_template`.
     """
     from jinja2 import TemplateError
 

@@ -179,10 +179,7 @@ def _heat_map(compared: Compared) -> None:
 
 
 def _grid(compared: Compared) -> tuple[list[int], list[str], list[list[float]]]:
-    cells = {}
-    for site in compared.sites:
-        _, layer, module = site.site.split(".", 2)
-        cells[int(layer), module] = site.relative
+    cells = {site.place: site.relative for site in compared.sites}
     layers = sorted({layer for layer, _ in cells})
     modules = list(dict.fromkeys(module for _, module in cells))
     values = [[cells.get((layer, module), 0.0) for module in modules] for layer in layers]

@@ -1,4 +1,4 @@
-"""Bases: the low-rank pairs that gates weigh."""
+"""Bases: the low-rank pairs that gates weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Site:
-    """One adapted linear: where it is and its shape.
+    """One adapted linear: its place and its shape.
 
     Attributes:
         layer: index of the decoder layer in the backbone.
@@ -28,6 +28,12 @@ class Site:
     def name(self) -> str:
         """`layers.{layer}.{module}`, the key of this linear in a basis."""
         return f"layers.{self.layer}.{self.module}"
+
+    @staticmethod
+    def parse(name: str) -> tuple[int, str]:
+        """(layer, module) of a site's name."""
+        _, layer, module = name.split(".", 2)
+        return int(layer), module
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,13 @@ class Basis:
         return next(iter(self.down.values())).shape[0]
 
     @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers it changes, in ascending order."""
+        return tuple(sorted({Site.parse(name)[0] for name in self.down}))
+
+    @property
     def dtype(self) -> torch.dtype:
-        """Of all factors."""
+        """The dtype of all factors."""
         return next(iter(self.down.values())).dtype
 
     @classmethod
@@ -64,11 +75,11 @@ class Basis:
         return cls(down, up)
 
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """[out_features, in_features] of what it changes, by site name."""
+        """(out_features, in_features) of the linears it changes, by site name."""
         return {name: (self.up[name].shape[0], a.shape[1]) for name, a in self.down.items()}
 
     def fits(self, shapes: Mapping[str, tuple[int, int]]) -> bool:
-        """Whether it changes linears of these shapes and no others, at one rank and in one dtype.
+        """Whether it changes exactly the linears of these shapes, with one rank and one dtype.
 
         Args:
             shapes: (out_features, in_features) by site name.
@@ -84,7 +95,7 @@ class Basis:
 
     def is_finite(self) -> bool:
         """Whether no factor holds a NaN or an infinity."""
-        # the largest value tells it in a fiftieth of the time that asking every value takes
+        # checking only the largest value is fifty times faster than checking every value
         return all(a.abs().amax().isfinite() for a in (*self.down.values(), *self.up.values()))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -95,13 +106,13 @@ class Basis:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Basis:
-        """The basis that `tensors()` described."""
+        """Rebuilds the basis from what `tensors()` returned."""
         down = {key[:-2]: value for key, value in tensors.items() if key.endswith(".A")}
         up = {key[:-2]: value for key, value in tensors.items() if key.endswith(".B")}
         return cls(down, up)
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype) -> Basis:
-        """A copy in another dtype, on another device."""
+        """A copy in another dtype and, if given, on another device."""
         return Basis(
             {name: a.to(device=device, dtype=dtype) for name, a in self.down.items()},
             {name: b.to(device=device, dtype=dtype) for name, b in self.up.items()},

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 COVERAGE = 0.99
-SLACK = 1.2  # where prompts are few, their largest distance is a poor quantile
-LEAST_VARIANCE = 1e-3  # a coordinate; ordinary tasks have 0.2 or more, rounding makes 1e-5
-FREEDOM = 10.0  # of the base's Student t; 5 and 30 route alike
+SLACK = 1.2  # with few prompts, their largest distance is a poor quantile
+LEAST_VARIANCE = 1e-3  # per coordinate; ordinary tasks have 0.2 or more, rounding alone makes 1e-5
+FREEDOM = 10.0  # of the base's Student t; 5 and 30 route about the same
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class Cell:
         """Fits a cell to occupied coordinates.
 
         The covariance is shrunk towards its mean variance by d / (n + d), which keeps it well
-        conditioned when coordinates are few. The radius is a fifth more than the split-conformal
-        quantile of the Mahalanobis distance on coordinates that the fit has not seen: a new prompt
-        of the same kind falls inside with at least `coverage` probability where there are enough of
-        them for that (Vovk et al., 2005). It only ends what a cell can hold; near the edge the
-        density of other cells decides. Prompts that are all alike get a cell that is small, but
-        wider than what rounding makes of one prompt in different batches.
+        conditioned when coordinates are few. The radius is a fifth larger than the split-conformal
+        quantile of the Mahalanobis distance on coordinates that the fit has not seen: given enough
+        of them, a new prompt of the same kind falls inside with probability at least `coverage`
+        (Vovk et al., 2005). The radius only limits what a cell can hold; near the edge the
+        densities of other cells decide. Prompts that are all alike get a small cell, but one wider
+        than the rounding differences of one prompt between batches.
 
         Args:
-            coordinates: [n, dim] to fit; n ≥ 2.
+            coordinates: [n, dim] to fit; n ≥ 1. A single one gets the least variance.
             held_out: [m, dim] for the radius; m ≥ 1.
-            coverage: share of new coordinates the cell is to hold, in (0, 1).
+            coverage: share of new coordinates that the cell should hold, in (0, 1).
         """
         coordinates = coordinates.double()
         count, dim = coordinates.shape
@@ -67,16 +67,16 @@ class Cell:
     def cross_fit(
         cls, coordinates: Tensor, folds: int = 5, freedom: float | None = FREEDOM
     ) -> tuple[Cell, Tensor]:
-        """A cell of all coordinates, and what each looks like to a cell that has not seen it.
+        """Fits a cell to all coordinates, and scores each with a cell that has not seen it.
 
         Args:
             coordinates: [n, dim]; n > folds.
-            freedom: degrees of freedom of a Student t, whose heavy tails hold what is far from
-                everything; None: a Gaussian.
+            freedom: degrees of freedom of a Student t, whose heavy tails cover points that are far
+                from everything; None: a Gaussian.
 
         Returns:
-            The cell, its radius the largest of those of the folds; and log-densities at the
-            coordinates, float64 [n], each of the cell fitted without its fold.
+            The cell, with the largest radius of any fold, and the log-densities at the coordinates,
+            float64 [n], each by the cell that was fitted without its fold.
         """
         fold = torch.arange(len(coordinates)) % folds
         scores = torch.empty(len(coordinates), dtype=torch.float64)
@@ -112,16 +112,21 @@ class Cell:
         return self.log_density_at(self.distance(z))
 
     def log_density_at(self, distance: Tensor) -> Tensor:
-        """Log-density where the Mahalanobis distance is `distance`; float64, of its shape."""
+        """Log-density at a Mahalanobis distance; float64, of the shape of `distance`."""
         half_determinant = self.factor.diagonal().log().sum()
         square = distance.square()
         if self.freedom is None:
             return _log_gaussian(square, self.dim) - half_determinant
         whole = self.freedom + self.dim
-        scale = self.freedom - 2  # so that Σ is the covariance
+        scale = self.freedom - 2  # which makes Σ the covariance
         norm = torch.lgamma(whole / 2) - torch.lgamma(self.freedom / 2)
         norm = norm - self.dim / 2 * torch.log(math.pi * scale) - half_determinant
         return norm - whole / 2 * torch.log1p(square / scale)
+
+    def log_density_inside(self, z: Tensor) -> Tensor:
+        """Log-density at z [..., dim] where the cell holds z, −∞ elsewhere; float64 [...]."""
+        distance = self.distance(z)
+        return torch.where(distance <= self.radius, self.log_density_at(distance), -math.inf)
 
     def sample(self, count: int, seed: int) -> Tensor:
         """`count` coordinates drawn uniformly from the ellipsoid, float64 [count, dim]."""
@@ -138,12 +143,12 @@ class Cell:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Cell:
-        """The cell that `tensors()` described."""
+        """Rebuilds the cell from what `tensors()` returned."""
         return cls(*(tensors[key] for key in ("mean", "factor", "radius")), tensors.get("freedom"))
 
 
 class Cells:
-    """Several Gaussian cells, asked at once: a hundred take little longer than a few."""
+    """Several Gaussian cells, evaluated together: a hundred take little longer than a few."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         """

@@ -1,6 +1,8 @@
-"""The best approximation of a change of weights by one of a smaller rank."""
+"""Approximating a change of weights by one of smaller rank."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ def best_rank(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     Args:
         down: A [R, in], float32.
         up: B [out, R], float32.
-        rank: r, at most R to be a compression.
+        rank: r; only r < R compresses.
 
     Returns:
         A [r, in] and B [out, r], the singular values shared evenly.
@@ -27,9 +29,12 @@ def best_rank(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def truncated(matrix: Tensor, rank: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """A [r, in] and B [out, r] near the best for a full matrix [out, in].
+    """A nearly best rank-r approximation B A of a full matrix [out, in].
 
-    A randomized range finder (Halko, Martinsson and Tropp, 2011), with the same bits for a seed.
+    A randomized range finder (Halko, Martinsson and Tropp, 2011); equal seeds give equal bits.
+
+    Returns:
+        A [r, in] and B [out, r].
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -39,7 +44,19 @@ def truncated(matrix: Tensor, rank: int, seed: int = 0) -> tuple[Tensor, Tensor]
     return kept[:, None] * right[:, :rank].T, left[:, :rank] * kept
 
 
+def padded(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A [rank, in] and B [out, rank], contiguous: zeros are added, so B A stays the same."""
+    missing = rank - len(down)
+    pad = torch.nn.functional.pad
+    return pad(down, (0, 0, 0, missing)).contiguous(), pad(up, (0, missing)).contiguous()
+
+
+def relative_error(lost: float, norm: float) -> float:
+    """√(lost / norm) of squared norms; 0 if `norm` is 0, or if rounding made `lost` negative."""
+    return math.sqrt(max(lost, 0.0) / norm) if norm else 0.0
+
+
 def squared_norm(down: Tensor, up: Tensor) -> float:
-    """‖B A‖²_F from Gram matrices, of A [r, in] and B [out, r]."""
+    """‖B A‖²_F of A [r, in] and B [out, r], from Gram matrices."""
     down, up = down.double(), up.double()
     return float(((up.T @ up) * (down @ down.T)).sum())

@@ -28,10 +28,10 @@ class CoordinateMap:
 
     @classmethod
     def fit(cls, states: Tensor, dim: int) -> CoordinateMap:
-        """PCA whitening of pooled calibration states.
+        """Fits the map by PCA whitening of pooled calibration states.
 
         Args:
-            states: [prompts, hidden], one mean-pooled state a prompt.
+            states: [prompts, hidden], one mean-pooled state per prompt.
             dim: number of coordinates; at most min(prompts − 1, hidden).
 
         Raises:
@@ -61,7 +61,7 @@ class CoordinateMap:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> CoordinateMap:
-        """The map that `tensors()` described."""
+        """Rebuilds the map from what `tensors()` returned."""
         return cls(tensors["mean"], tensors["projection"])
 
 
@@ -73,7 +73,7 @@ def pool(states: Tensor, mask: Tensor) -> Tensor:
         mask: bool [batch, tokens], True at the tokens that count.
 
     Returns:
-        float32 [batch, hidden]. A row without any counting token gives zeros.
+        float32 [batch, hidden]; zeros for a row in which no token counts.
     """
     weights = mask.float()
     total = torch.einsum("bth,bt->bh", states.float(), weights)

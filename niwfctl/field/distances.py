@@ -1,4 +1,4 @@
-"""How far apart two regions are, computed from cells and factors; no full matrix is formed."""
+"""How far apart two regions are, computed from cells and factors without full matrices."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from niwfctl.field.basis import Site
 from niwfctl.field.cell import Cell
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.routing import Claim, won
@@ -15,12 +16,12 @@ from niwfctl.field.routing import Claim, won
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """Where the regions a and b lie to each other.
+    """How the regions a and b lie relative to each other.
 
     Attributes:
-        bhattacharyya: distance of their Gaussians; 0 when they are equal.
-        a_in_b, b_in_a: share of the anchors of one that the cell of the other holds.
-        a_taken, b_taken: share of the anchors of one that the other wins, each with its bias.
+        bhattacharyya: distance between their Gaussians; 0 when they are equal.
+        a_in_b, b_in_a: share of one's anchors that the other's cell holds.
+        a_taken, b_taken: share of one's anchors that the other wins, given their biases.
     """
 
     bhattacharyya: float
@@ -32,7 +33,7 @@ class Neighbourhood:
 
 @dataclass(frozen=True)
 class SiteDifference:
-    """ΔW of two regions at one linear, each at the mean of its own cell.
+    """ΔW of two regions compared at one linear, each taken at the mean of its own cell.
 
     Attributes:
         site: `layers.{i}.{module}`.
@@ -50,8 +51,13 @@ class SiteDifference:
     angles: tuple[float, ...]
 
     @property
+    def place(self) -> tuple[int, str]:
+        """(layer, module) of the linear."""
+        return Site.parse(self.site)
+
+    @property
     def relative(self) -> float:
-        """The distance over the norms, √(‖ΔW_a‖² + ‖ΔW_b‖²); 1 when they share nothing."""
+        """The distance over √(‖ΔW_a‖² + ‖ΔW_b‖²); 1 when they share nothing."""
         total = (self.norm_a**2 + self.norm_b**2) ** 0.5
         return self.distance / total if total else 0.0
 
@@ -73,8 +79,8 @@ def bhattacharyya(a: Cell, b: Cell) -> float:
 def neighbourhood(a: Claim, b: Claim) -> Neighbourhood:
     """Distance, overlap and takeover of two regions, the last two estimated from anchors.
 
-    Of regions with the same anchors, as those trained on the same data have, neither cell sees them
-    afresh: each is then taken by its own cell's density.
+    Regions trained on the same data have the same anchors, which neither cell sees as new: both are
+    then scored by the cells fitted to those anchors.
     """
     if torch.equal(a.anchors, b.anchors):
         a, b = (replace(one, fresh=None) for one in (a, b))
@@ -90,7 +96,7 @@ def neighbourhood(a: Claim, b: Claim) -> Neighbourhood:
 
 
 def site_differences(a: FrozenSum, b: FrozenSum) -> list[SiteDifference]:
-    """ΔW of both compared at every linear that either adapts."""
+    """Compares ΔW of both at every linear that either adapts."""
     names = list(dict.fromkeys([*a.names, *b.names]))
     grams = {name: _Gram.of(a, b, name) for name in names}
     found: dict[str, SiteDifference] = {}
@@ -106,10 +112,10 @@ def site_differences(a: FrozenSum, b: FrozenSum) -> list[SiteDifference]:
 
 @dataclass(frozen=True)
 class _Gram:
-    """Gram matrices of the factors of a and b side by side, at one linear.
+    """Gram matrices of the stacked factors of a and b at one linear.
 
     Attributes:
-        ranks: (R_a, R_b); 0 where one does not adapt the linear.
+        ranks: (R_a, R_b); 0 for one that does not adapt the linear.
         downs: of the rows of A, ups: of the columns of B, each float32 [R_a + R_b, R_a + R_b].
     """
 
@@ -130,7 +136,7 @@ class _Gram:
 def _differences(
     names: list[str], rank: int, downs: Tensor, ups: Tensor
 ) -> Iterator[SiteDifference]:
-    """From Gram matrices [sites, R, R], of which the first `rank` rows and columns are a's.
+    """Differences from Gram matrices [sites, R, R] whose first `rank` rows and columns are a's.
 
     ⟨B_a A_a, B_b A_b⟩ = tr((B_bᵀ B_a)(A_a A_bᵀ)): sums over blocks of their product.
     """
@@ -149,7 +155,7 @@ def _differences(
 def _angles(ups: Tensor, rank: int) -> list[tuple[float, ...]]:
     """Principal angles between column spaces: the singular values of Q_aᵀ Q_b are cosines."""
     length = ups.diagonal(dim1=1, dim2=2).clamp_min(1e-60).rsqrt()
-    ups = ups * length[:, :, None] * length[:, None, :]  # a weight turns no column
+    ups = ups * length[:, :, None] * length[:, None, :]  # a weight does not turn a column
     one, other = _whitener(ups[:, :rank, :rank]), _whitener(ups[:, rank:, rank:])
     cosines = torch.linalg.svdvals(one @ ups[:, :rank, rank:] @ other.transpose(1, 2)).clamp(0, 1)
     counts = torch.minimum(*(w.any(-1).sum(-1) for w in (one, other)))
@@ -158,7 +164,7 @@ def _angles(ups: Tensor, rank: int) -> list[tuple[float, ...]]:
 
 
 def _whitener(gram: Tensor) -> Tensor:
-    """W with W G Wᵀ = I on the column space that G [sites, R, R] is of, and rows of 0 besides."""
+    """W with W G Wᵀ = I on the column space of G [sites, R, R], and zero rows for the rest."""
     values, vectors = torch.linalg.eigh(gram)
-    kept = values > 1e-6 * values.amax(-1, keepdim=True)  # beyond it is the rounding of float32
+    kept = values > 1e-6 * values.amax(-1, keepdim=True)  # the others are float32's rounding
     return torch.where(kept, values.rsqrt(), 0.0)[:, :, None] * vectors.transpose(1, 2)

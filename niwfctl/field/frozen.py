@@ -1,4 +1,4 @@
-"""Weight changes at fixed coordinates: what is left of the field where gates cannot follow z."""
+"""Weight changes at fixed coordinates: the field where gates cannot depend on z."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from niwfctl.field.basis import Basis
+from niwfctl.field.basis import Basis, Site
 from niwfctl.field.region import Region
 
 Term = tuple[float, Region, Tensor]
@@ -15,7 +15,7 @@ Term = tuple[float, Region, Tensor]
 
 
 class FrozenSum:
-    """Σ_i w_i ΔW_i(z_i), exact, as one low-rank pair a linear.
+    """Σ_i w_i ΔW_i(z_i), exact, as one low-rank pair per linear.
 
     Attributes:
         names: the sites that any of the regions adapts.
@@ -31,7 +31,7 @@ class FrozenSum:
 
     @classmethod
     def at_means(cls, terms: Sequence[tuple[float, Region]]) -> FrozenSum:
-        """Each region at the mean of its own cell."""
+        """Takes each region at the mean of its own cell."""
         return cls([(weight, region, region.cell.mean) for weight, region in terms])
 
     @property
@@ -41,14 +41,14 @@ class FrozenSum:
 
     @property
     def gates(self) -> Tensor:
-        """What the bases are weighed by, α/r and w included, float32 [layers, bases].
+        """The weights of the bases, α/r and w included, float32 [layers, bases].
 
         The regions must adapt the same layers, as those of one repository do.
         """
         return torch.cat([gates for _, gates in self._terms], dim=-1)
 
     def at(self, name: str) -> tuple[Tensor, Tensor] | None:
-        """(A [R, in], B [out, R]), float32, with ΔW = B A; None where no region adapts the site."""
+        """(A [R, in], B [out, R]) of a site, float32: ΔW = B A; None if no region adapts it."""
         found = self.factors(name)
         if not found:
             return None
@@ -57,10 +57,11 @@ class FrozenSum:
 
     def factors(self, name: str) -> list[tuple[Tensor, Tensor, Tensor]]:
         """(A [r, in], B [out, r], w []) of each basis that acts at a site: ΔW = Σ w B A."""
-        return [
-            (basis.down[name], basis.up[name], gates[layer, i])
-            for region, gates in self._terms
-            if name in region.bases[0].down
-            for layer in [region.layers.index(int(name.split(".")[1]))]
-            for i, basis in enumerate(region.bases)
-        ]
+        layer, _ = Site.parse(name)
+        found = []
+        for region, gates in self._terms:
+            if name in region.bases[0].down:
+                of_layer = gates[region.layers.index(layer)]
+                for basis, gate in zip(region.bases, of_layer, strict=True):
+                    found.append((basis.down[name], basis.up[name], gate))
+        return found

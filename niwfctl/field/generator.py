@@ -1,4 +1,4 @@
-"""The generator: from a coordinate to the gates of a region's bases."""
+"""The generator: maps a coordinate to the gates of a region's bases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HIDDEN_WIDTH = 64
 class Generator(nn.Module):
     """z → gates in (0, 2), one per adapted layer and basis.
 
-    gates = 2 σ(W₂ tanh(W₁ z + c₁) + c₂). W₂ and c₂ start at zero, so that every gate starts at
+    gates = 2 σ(W₂ tanh(W₁ z + c₁) + c₂). W₂ and c₂ start at zero, so every gate starts at
     exactly 1 and training begins as plain low-rank adaptation.
     """
 
@@ -38,7 +38,7 @@ class Generator(nn.Module):
         self.layers, self.bases = layers, bases
         self.inner = nn.Linear(dim, hidden)
         self.outer = nn.Linear(hidden, layers * bases)
-        self.register_buffer("gain", gain)  # None is not among the tensors
+        self.register_buffer("gain", gain)  # if None, it is not in the state dict
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
@@ -50,7 +50,7 @@ class Generator(nn.Module):
 
     @classmethod
     def constant(cls, dim: int, layers: int, bases: int) -> Generator:
-        """The smallest one whose gates are exactly 1 at every z."""
+        """The smallest generator whose gates are exactly 1 at every z."""
         generator = cls(dim, layers, bases, hidden=1)
         nn.init.zeros_(generator.inner.weight)
         nn.init.zeros_(generator.inner.bias)

@@ -1,4 +1,4 @@
-"""Coordinate space on paper: the plane in which cells lie furthest apart."""
+"""Drawing coordinate space: the plane in which cells lie furthest apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from niwfctl.field.cell import Cell
 
 COVERAGE = 0.95
-_APART = 1e-6  # deviations; means that lie closer than this lie nowhere apart
+_APART = 1e-6  # standard deviations; means closer together than this count as equal
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Projection:
     """An affine map of coordinate space onto the plane.
 
     Attributes:
-        origin: what comes to (0, 0), float64 [dim].
+        origin: the coordinate that is mapped to (0, 0), float64 [dim].
         axes: float64 [2, dim].
-        shown: share of the scatter of the cells' means that the plane keeps, in [0, 1]; None where
+        shown: share of the scatter of the cells' means that the plane keeps, in [0, 1]; None if
             they do not scatter.
     """
 
@@ -55,7 +55,7 @@ class Projection:
     shown: float | None
 
     def __call__(self, z: Tensor) -> Tensor:
-        """Points of the plane, float64 [..., 2], of coordinates z [..., dim]."""
+        """Points of the plane, float64 [..., 2], for coordinates z [..., dim]."""
         return (z.double() - self.origin) @ self.axes.T
 
     def ellipse(self, cell: Cell) -> Ellipse:
@@ -74,13 +74,13 @@ class Projection:
 def discriminant(cells: Sequence[Cell]) -> Projection:
     """The plane that shows cells furthest apart (Fisher, 1936; Rao, 1948).
 
-    Its axes maximize the scatter of the means against the mean covariance, are uncorrelated and of
-    unit variance under it. Where means scatter along fewer than two axes, principal directions of
-    the mean covariance stand in for what is missing. The outcome does not depend on the order of
-    the cells, and the first of them lies at the origin.
+    Its axes maximize the scatter of the means relative to the mean covariance, under which they are
+    uncorrelated and of unit variance. If the means scatter along fewer than two axes, principal
+    directions of the mean covariance replace the missing ones. The first cell lies at the origin;
+    beyond that, the order of the cells does not matter.
 
     Args:
-        cells: one or more, of one dimension.
+        cells: one or more, all of the same dimension.
     """
     means = torch.stack([cell.mean for cell in cells]).double()
     within = torch.stack([cell.factor @ cell.factor.T for cell in cells]).double().mean(0)
@@ -101,7 +101,7 @@ def discriminant(cells: Sequence[Cell]) -> Projection:
 
 
 def _principal(lower: Tensor, rest: Tensor) -> Tensor:
-    """Within some whitened directions [dim, n], those of most variance first, [n, n].
+    """Principal axes within whitened directions [dim, n], most variance first, [n, n].
 
     A whitened direction v is the functional L⁻ᵀv, of unit variance; the shorter it is, the more
     coordinates vary along it.
@@ -111,5 +111,5 @@ def _principal(lower: Tensor, rest: Tensor) -> Tensor:
 
 
 def _sign(axis: Tensor) -> Tensor:
-    """The sign of the largest component: an axis and its opposite are drawn alike."""
+    """The sign of the largest component, so that an axis and its opposite are drawn alike."""
     return torch.where(axis[axis.abs().argmax()] < 0, -1.0, 1.0)

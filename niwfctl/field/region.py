@@ -1,4 +1,4 @@
-"""A region: all that one training of one capability is computed from."""
+"""A region: everything that the result of one training is computed from."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from niwfctl.field.basis import Basis
+from niwfctl.field.basis import Basis, Site
 from niwfctl.field.cell import Cell
 from niwfctl.field.generator import Generator
+from niwfctl.field.naming import under
 
 SAMPLED_ANCHORS = 256
 OCCUPIED_ANCHORS = 512
-FOLDS = 20  # of the cells that have not seen a coordinate: with 5 it looks farther off than it is
-LEAST_FOLDED = 10  # coordinates; of fewer none can be spared to look at them afresh
+FOLDS = 20  # of the cross-fit; with 5, coordinates look farther off than they are
+LEAST_FOLDED = 10  # coordinates; of fewer, none can be left out of a fit
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,13 @@ class Region:
     Attributes:
         cell: the Gaussian cell it occupies.
         generator: z → gates; no parameter requires a gradient.
-        bases: the bases its gates weigh, in the generator's order.
+        bases: the bases its gates weight, in the generator's order.
         scale: α/r.
         layers: the adapted layers of the backbone, in the generator's order.
         sampled: anchors drawn from the cell, float32 [n, dim]; they witness the field.
         occupied: coordinates seen in training, float32 [m, dim]; they lock routing.
-        fresh: log-densities at `occupied` of cells that were fitted without them, float64 [m]; None
-            where they were too few, and in old regions.
+        fresh: log-densities at `occupied` by cells that were fitted without them, float64 [m]; None
+            if there were too few, and in old regions.
         snapshot: gates at `sampled` then `occupied`, float32 [n + m, layers, bases].
     """
 
@@ -61,9 +62,13 @@ class Region:
         """Fits the cell, draws the anchors and takes the snapshot.
 
         Args:
+            generator: the trained generator; its gradients are turned off.
+            bases: the bases its gates weight, in its order.
+            scale: α/r.
+            layers: the adapted layers, in the generator's order.
             coordinates: [n, dim], occupied in training.
             held_out: [m, dim], for the cell's conformal radius.
-            seed: of the anchors.
+            seed: of the choice of anchors.
         """
         generator = generator.requires_grad_(False)
         cell = Cell.fit(coordinates, held_out)
@@ -96,12 +101,14 @@ class Region:
     def weight_changes(self, z: Tensor) -> Iterator[tuple[str, Tensor]]:
         """(site name, ΔW [out, in], float32) for each site: ΔW(z) = (α/r) Σ_b g_b(z) B_b A_b.
 
+        The reference that tests and benchmarks compare the adapter with; it forms full matrices.
+
         Args:
             z: one coordinate, [dim].
         """
         gates = self.gates(z)
         for name in self.bases[0].down:
-            layer = self.layers.index(int(name.split(".")[1]))
+            layer = self.layers.index(Site.parse(name)[0])
             yield (
                 name,
                 sum(
@@ -113,17 +120,17 @@ class Region:
             )
 
     def differing_anchors(self, tolerance: float = 0.0) -> list[tuple[int, int]]:
-        """(anchor, layer) pairs at which the recomputed gates differ from the snapshot.
+        """(anchor, layer) pairs where the recomputed gates differ from the snapshot.
 
         Args:
-            tolerance: largest absolute difference that counts as equal; 0 asks for equal bits.
+            tolerance: largest absolute difference that counts as equal; 0 requires equal bits.
         """
         difference = (self.gates(self.anchors) - self.snapshot).abs().amax(-1)
         places = (~(difference <= tolerance)).nonzero().tolist()
         return [(anchor, self.layers[layer]) for anchor, layer in places]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything but the bases, which are objects of their own."""
+        """Everything except the bases, which are objects of their own."""
         anchors = {"sampled": self.sampled, "occupied": self.occupied}
         if self.fresh is not None:
             anchors["fresh"] = self.fresh
@@ -143,15 +150,10 @@ class Region:
         scale: float,
         layers: tuple[int, ...],
     ) -> Region:
-        """The frozen region that `tensors()` described, over its bases."""
-
-        def part(name: str) -> dict[str, Tensor]:
-            prefix = f"{name}."
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
+        """Rebuilds the frozen region from what `tensors()` returned, and its bases."""
         return cls(
-            Cell.from_tensors(part("cell")),
-            Generator.from_tensors(part("generator"), len(layers)).requires_grad_(False),
+            Cell.from_tensors(under(tensors, "cell")),
+            Generator.from_tensors(under(tensors, "generator"), len(layers)).requires_grad_(False),
             bases,
             scale,
             layers,

@@ -1,9 +1,9 @@
-"""Routing without a task id, and its lock (G3): whose is a coordinate, and may that change?
+"""Routing without a task id, and its lock (G3): who owns a coordinate, and may that change?
 
-The owner of z is the claim of the highest score log N(z; μ, Σ) − b among those whose cell holds z
-and that outbid the base by their margin; the base has a cell of its own with heavy tails, and owns
-what nobody bids for. A later claim gets the smallest bias b that leaves earlier ones their anchors,
-and the smallest margin that leaves the base its own.
+The owner of z is the claim with the highest score log N(z; μ, Σ) − b among those whose cell holds z
+and that outbid the base by their margin. The base has a cell of its own with heavy tails, and owns
+whatever nobody bids for. A later claim gets the smallest bias b that leaves earlier claims their
+anchors, and the smallest margin that leaves the base its own.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from niwfctl.field.cell import Cell, Cells
 
 BASE = -1  # in place of a claim's index
 DISPUTABLE = 0.02  # largest share of an earlier claim's anchors that may be disputed
-ROUNDING = 1e-6  # nats; what holds at commit must hold on a platform that rounds otherwise
+ROUNDING = 1e-6  # nats; what holds at commit must also hold on a platform that rounds differently
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a region claims of coordinate space.
+    """The part of coordinate space that a region claims.
 
     Attributes:
         cell: its Gaussian cell.
         bias: b, in nats.
         anchors: coordinates it occupies in training, float64 [n, dim].
-        margin: nats by which its density must exceed that of the base's cell.
-        disputed: anchors of earlier claims, float64 [k, dim] or None: what lies nearer to one of
-            these than to any of its own anchors stays with its owner.
-        general: it also gets what the base's own cell would have won.
-        fresh: log-densities at its anchors of cells that were fitted without them, float64 [n]: how
-            new prompts of its kind look to its cell. None: as they look to the cell that was fitted
-            to them, which is too good where they are few for the dimensions.
+        margin: nats by which its log-density must exceed that of the base's cell.
+        disputed: anchors of earlier claims, float64 [k, dim] or None: a coordinate that is nearer
+            to one of these than to any of its own anchors stays with its owner.
+        general: whether it also gets what the base's own cell would have won.
+        fresh: log-densities at its anchors by cells that were fitted without them, float64 [n]:
+            how well new prompts of its kind fit. None: the cell that was fitted to the anchors
+            scores them, too well if they are few for the number of dimensions.
     """
 
     cell: Cell
@@ -49,29 +49,28 @@ class Claim:
     fresh: Tensor | None = None
 
     def score(self, z: Tensor) -> Tensor:
-        """log N(z; μ, Σ) − b at z [..., dim], whether its cell holds z or not; float64 [...]."""
+        """log N(z; μ, Σ) − b at z [..., dim], even outside its cell; float64 [...]."""
         return self.cell.log_density(z) - self.bias
 
     def bid(self, z: Tensor) -> Tensor:
         """The score where its cell holds z and z is not ceded, −∞ elsewhere; float64 [...]."""
-        distance = self.cell.distance(z)
-        score = self.cell.log_density_at(distance) - self.bias
-        return torch.where((distance <= self.cell.radius) & ~self.ceded(z), score, -math.inf)
+        score = self.cell.log_density_inside(z) - self.bias
+        return score.masked_fill(self.ceded(z), -math.inf)
 
     @cached_property
     def own_scores(self) -> Tensor:
-        """The score at its own anchors, float64 [n]: every later claim is held against it."""
+        """The score at its own anchors, float64 [n], which later claims have to outbid."""
         return self.score(self.anchors) if self.fresh is None else self.fresh - self.bias
 
     def ceded(self, z: Tensor) -> Tensor:
-        """Whether z [..., dim] lies in the neighbourhood of a disputed anchor; bool [...]."""
+        """Whether z [..., dim] is as near to a disputed anchor as to its own ones; bool [...]."""
         if self.disputed is None:
             return torch.zeros(z.shape[:-1], dtype=torch.bool)
         theirs = self._distances(z, self.disputed).amin(-1)
         return theirs <= self._distances(z, self.anchors).amin(-1) + 1e-9  # ties are ceded
 
-    def loss(self) -> float:
-        """Share of its own anchors that it cedes, each as if it were new."""
+    def ceded_share(self) -> float:
+        """Share of its own anchors that it cedes, each treated as a new prompt."""
         if self.disputed is None:
             return 0.0
         others = self._distances(self.anchors, self.anchors)
@@ -85,7 +84,7 @@ class Claim:
 
 
 class Claims:
-    """The base and all claims, asked at once."""
+    """The base and all claims, evaluated together."""
 
     def __init__(self, base: Cell, claims: Sequence[Claim]) -> None:
         self._base = base
@@ -98,10 +97,10 @@ class Claims:
     def bids(self, z: Tensor, last: Tensor | None = None) -> Tensor:
         """Bids of the base and of every claim at z [n, dim]; float64 [n, 1 + claims].
 
-        The first general claim bids for the base, which then makes no bid.
+        The first general claim bids in place of the base, which then makes no bid.
 
         Args:
-            last: log-densities of the last claim at z, in place of those of its cell; float64 [n].
+            last: log-densities of the last claim at z, instead of those of its cell; float64 [n].
         """
         floor = self._base.log_density(z)
         ground = torch.where(self._base.contains(z), floor, -math.inf)[:, None]
@@ -125,23 +124,23 @@ def owners(z: Tensor, base: Cell, claims: Sequence[Claim], last: Tensor | None =
     """Index of the claim that owns each coordinate, BASE for the base; int64 [n].
 
     Args:
-        last: as of `Claims.bids`.
+        last: as in `Claims.bids`.
     """
-    return Claims(base, claims).bids(z, last).argmax(-1) - 1  # all −∞: the first, the base
+    return Claims(base, claims).bids(z, last).argmax(-1) - 1  # if all are −∞, the first: the base
 
 
 def shadowed(claim: Claim, earlier: Sequence[Claim], base: Cell) -> Tensor:
-    """Who owns a claim's anchors, each as if it were new; int64 [n].
+    """Who owns a claim's anchors, each treated as a new prompt; int64 [n].
 
-    An index of `earlier`, its length for the claim itself, BASE for the base.
+    An index into `earlier`, its length for the claim itself, or BASE for the base.
     """
     return owners(claim.anchors, base, [*earlier, claim], claim.fresh)
 
 
 def nearest(z: Tensor, claims: Sequence[Claim]) -> Tensor:
-    """Index of the claim to answer z [n, dim] when one of these must; int64 [n].
+    """Index of the claim that answers z [n, dim] when one of these must; int64 [n].
 
-    The highest bid, and where there is none the highest score.
+    The one with the highest bid or, if none bids, the highest score.
     """
     bid = torch.stack([claim.bid(z) for claim in claims], dim=-1)
     score = torch.stack([claim.score(z) for claim in claims], dim=-1)
@@ -153,38 +152,44 @@ def locked(
 ) -> tuple[Claim, list[tuple[int, ...]]]:
     """A new claim, held back so that it takes over no more than it may of any other (G3).
 
-    A bias does it. Where less may be taken than is disputable (2%, or a single anchor), a bias for
-    that alone would let a few odd anchors shut the claim out: so it is as for the disputable share,
-    and the anchors still outbid are disputed.
+    A bias limits the takeover. Under a very small `max_takeover` a few odd anchors would make it so
+    large that the claim is shut out. So the bias allows at least 2% or a single anchor, and if that
+    is more than `max_takeover`, the anchors it still wins become disputed.
 
     Args:
-        claim: its bias and disputed anchors do not matter.
+        claim: the new claim; its own bias and disputed anchors are ignored.
         earlier: claims whose anchors are protected.
         max_takeover: largest share of the anchors of each, in [0, 1].
 
     Returns:
         The claim, and for each earlier one the indices of its disputed anchors.
     """
-    leads = [lead(claim.cell, one) for one in earlier]
-    biases = (needed_bias(one, max(max_takeover, DISPUTABLE, 1 / len(one))) for one in leads)
+    leads = [lead(claim.cell, other) for other in earlier]
+    biases = (needed_bias(nats, max(max_takeover, DISPUTABLE, 1 / len(nats))) for nats in leads)
     claim = replace(claim, bias=max(biases, default=0.0), disputed=None)
-    lost = [one > claim.bias for one in leads]
-    disputed = [
-        () if one.sum() <= max_takeover * len(one) + 1e-9 else tuple(one.nonzero()[:, 0].tolist())
-        for one in lost
-    ]
-    found = [one.anchors[list(which)] for one, which in zip(earlier, disputed, strict=True)]
+    disputed = [_beyond(nats > claim.bias, max_takeover) for nats in leads]
     if any(disputed):
+        found = [other.anchors[list(which)] for other, which in zip(earlier, disputed, strict=True)]
         claim = replace(claim, disputed=torch.cat(found))
     return claim, disputed
+
+
+def _beyond(taken: Tensor, max_takeover: float) -> tuple[int, ...]:
+    """Indices of the taken anchors if they are more than allowed, else none.
+
+    Args:
+        taken: whether each anchor of an earlier claim is taken, bool [n].
+    """
+    allowed = taken.sum() <= max_takeover * len(taken) + 1e-9
+    return () if allowed else tuple(taken.nonzero()[:, 0].tolist())
 
 
 def needed_bias(leads: Tensor, share: float) -> float:
     """The smallest bias ≥ 0 that no more than a share of the leads exceeds.
 
     Args:
-        leads: of the new claim over an earlier one at its anchors, nats [n].
-        share: largest share of the anchors that it may take over, in [0, 1].
+        leads: of the new claim over an earlier one at the latter's anchors, nats [n].
+        share: largest share of these anchors that it may take over, in [0, 1].
     """
     allowed = math.floor(share * len(leads) + 1e-9)
     if allowed >= len(leads):
@@ -193,24 +198,24 @@ def needed_bias(leads: Tensor, share: float) -> float:
 
 
 def needed_margin(cell: Cell, anchors: Tensor, scores: Tensor, max_takeover: float) -> float:
-    """The smallest margin ≥ 0 at which a new claim wins no more of the base's anchors than it may.
+    """The smallest margin ≥ 0 that keeps a new claim's takeover of the base within its limit.
 
     Args:
         cell: of the new claim.
         anchors: coordinates of general prompts, float [n, dim].
-        scores: log-density there of base cells that were fitted without them, float64 [n].
-        max_takeover: largest share of them, in [0, 1].
+        scores: their log-densities by base cells that were fitted without them, float64 [n].
+        max_takeover: largest share of these anchors that it may win, in [0, 1].
     """
     return needed_bias(cell.log_density(anchors) - scores, max_takeover)
 
 
 def lead(cell: Cell, earlier: Claim) -> Tensor:
-    """By how much a cell without a bias outbids an earlier claim at its anchors, nats [n]."""
-    return Claim(cell, 0.0, earlier.anchors).bid(earlier.anchors) - earlier.own_scores
+    """By how much an unbiased cell outbids an earlier claim at that claim's anchors, nats [n]."""
+    return cell.log_density_inside(earlier.anchors) - earlier.own_scores
 
 
 def won(later: Claim, earlier: Claim) -> Tensor:
-    """At which anchors of an earlier claim a later one outbids it; bool [n]."""
+    """Whether a later claim outbids an earlier one, at each anchor of the earlier; bool [n]."""
     return (lead(later.cell, earlier) > later.bias) & ~later.ceded(earlier.anchors)
 
 
@@ -227,7 +232,7 @@ def upper_bound(hits: int, trials: int, confidence: float = 0.95) -> float:
 
 
 def _tail(hits: int, trials: int) -> Callable[[float], float]:
-    """The binomial probability of at most so many hits, by the rate in (0, 1)."""
+    """The probability of at most so many hits, as a function of the rate in (0, 1)."""
     counts = range(hits + 1)
     try:
         ways = [float(math.comb(trials, i)) for i in counts]
@@ -237,7 +242,7 @@ def _tail(hits: int, trials: int) -> Callable[[float], float]:
             math.exp(logs[i] + i * math.log(rate) + (trials - i) * math.log1p(-rate))
             for i in counts
         )
-    # Not in logs, which round otherwise: manifests hold such bounds, to the last bit.
+    # Not in logs, which round differently: manifests record these bounds to the last bit.
     return lambda rate: sum(ways[i] * rate**i * (1 - rate) ** (trials - i) for i in counts)
 
 

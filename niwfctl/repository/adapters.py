@@ -20,7 +20,7 @@ from torch import Tensor
 from niwfctl.config import first_problem
 from niwfctl.errors import FormatError, UsageError
 from niwfctl.field.basis import Basis, Site
-from niwfctl.field.compress import squared_norm
+from niwfctl.field.compress import padded, relative_error, squared_norm
 from niwfctl.training.run import LARGEST_RANK
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -192,13 +192,6 @@ def read_adapter(
     return Adapter(basis, scale, _rounding(true, basis), digest)
 
 
-def padded(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """A [rank, in] and B [out, rank], float32, with the same product and zeros beyond their own."""
-    missing = rank - len(down)
-    pad = torch.nn.functional.pad
-    return pad(down.float(), (0, 0, 0, missing)), pad(up.float(), (0, missing)).contiguous()
-
-
 def _matching(pattern: Mapping[str, Number] | None, module: str, usual: Number) -> Number:
     """The entry for a module, found as PEFT finds it: keys are ends of paths, or expressions."""
     entries = (pattern or {}).items()
@@ -353,4 +346,4 @@ def _rounding(true: Mapping[str, tuple[Tensor, Tensor]], basis: Basis) -> float:
             torch.cat([near_down, near_down - down]), torch.cat([near_up - up, up], dim=1)
         )
         whole += squared_norm(down, up)
-    return math.sqrt(max(lost, 0.0) / whole) if whole else 0.0
+    return relative_error(lost, whole)

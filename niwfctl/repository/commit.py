@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry, Terms, there
+from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry, Terms, get_capability
 from niwfctl.backbone.platform import current_platform
 from niwfctl.errors import NiwfError, UnknownName, UsageError
 from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
+from niwfctl.field.naming import under
 from niwfctl.field.region import Region
 from niwfctl.repository.objects import storing
 from niwfctl.repository.operations import command_line
@@ -142,8 +143,7 @@ def seal(repository: Repository, run: Run, region: Region, probe: Tensor) -> Reg
     """
     own = region.bases[len(run.reused) :]
     stored = [repository.store.put_tensors(as_bytes(basis.tensors())) for basis in own]
-    reused = (ObjectRef(oid=one.oid, size=one.size) for one in run.reused)
-    bases = (*reused, *map(ObjectRef.of, stored))
+    bases = tuple(map(ObjectRef.of, (*run.reused, *stored)))
     pinned = pins(bases, region.scale, region.layers)
     tensors = region.tensors() | pinned | {"probe": probe}
     return RegionEntry(
@@ -170,7 +170,7 @@ def adding(
         Shadowed: earlier capabilities own too much of a region.
     """
     superseded = tuple(
-        entry.id for name in routing.supersede for entry in _owning(there(atlas, name))
+        entry.id for name in routing.supersede for entry in _owning(get_capability(atlas, name))
     )
     limits = repository.config.routing
     order = _next_order(atlas)
@@ -222,32 +222,26 @@ def _with(atlas: Atlas, run: Run, entry: RegionEntry) -> Capability:
             f"{run.name!r} has been committed meanwhile: give that one another name with "
             f"`niwfctl mv {run.name} OTHER`, then commit this training"
         )
-    earlier = there(atlas, run.name).regions if mode != "new" else ()
+    earlier = get_capability(atlas, run.name).regions if mode != "new" else ()
     return Capability(name=run.name, regions=(*earlier, entry) if mode == "extend" else (entry,))
 
 
 def _sealed(repository: Repository, run: Run) -> RegionEntry:
     run, tensors = checkpoint.load(repository.trainings.checkpoint(run.name))
-    reused = tuple(
-        load_basis(repository, ObjectRef(oid=one.oid, size=one.size)) for one in run.reused
-    )
+    reused = tuple(load_basis(repository, ObjectRef.of(one)) for one in run.reused)
     return seal(repository, run, _region(run, tensors, reused), tensors["probe"])
 
 
 def _region(run: Run, tensors: dict[str, Tensor], reused: tuple[Basis, ...]) -> Region:
     """The region of a finished training; its own bases in bf16, as they were measured."""
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
     own = tuple(
-        Basis.from_tensors(part(f"bases.{index}.")).to(dtype=torch.bfloat16)
+        Basis.from_tensors(under(tensors, f"bases.{index}")).to(dtype=torch.bfloat16)
         for index in range(run.options.bases)
     )
-    layers = tuple(sorted({int(name.split(".")[1]) for name in own[0].down}))
+    layers = own[0].layers
     seen = tensors["coordinates"]
     return Region.seal(
-        Generator.from_tensors(part("generator."), len(layers)),
+        Generator.from_tensors(under(tensors, "generator"), len(layers)),
         (*reused, *own),
         scale=run.options.alpha / run.options.rank,
         layers=layers,

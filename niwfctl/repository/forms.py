@@ -14,8 +14,10 @@ from torch import Tensor
 from niwfctl.backbone.quiet import quiet
 from niwfctl.backbone.sites import decoder_layers
 from niwfctl.errors import StorageError, UsageError
+from niwfctl.field.basis import Site
+from niwfctl.field.compress import padded
 from niwfctl.field.frozen import FrozenSum
-from niwfctl.repository.adapters import CONFIG, ROOT, WEIGHTS, padded
+from niwfctl.repository.adapters import CONFIG, ROOT, WEIGHTS
 from niwfctl.repository.model import Model
 
 # Ranks that PEFT, vLLM and llama.cpp all take; with alpha = rank no tool scales by anything.
@@ -92,8 +94,8 @@ def write_merged(folder: Path, model: Model, change: FrozenSum) -> None:
     layers = decoder_layers(backbone.model)
     for name in change.names:
         down, up = change.at(name)
-        _, layer, module = name.split(".", 2)
-        linear = layers[int(layer)].get_submodule(module)
+        layer, module = Site.parse(name)
+        linear = layers[layer].get_submodule(module)
         delta = (up @ down).to(linear.weight.device)
         linear.weight.data = (linear.weight.float() + delta).to(linear.weight.dtype)
     try:

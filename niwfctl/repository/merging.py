@@ -11,7 +11,7 @@ from torch import Tensor
 from niwfctl.backbone.quiet import quiet
 from niwfctl.errors import UsageError
 from niwfctl.field.basis import Basis
-from niwfctl.field.compress import best_rank, squared_norm, truncated
+from niwfctl.field.compress import best_rank, padded, relative_error, squared_norm, truncated
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.generator import Generator
 from niwfctl.field.region import Region
@@ -41,9 +41,9 @@ def merged_region(terms: Sequence[tuple[float, Region]], recipe: Recipe) -> tupl
         pairs, error = _by_peft(terms, recipe, rank)
     basis = Basis(
         {name: down for name, (down, _) in pairs.items()},
-        {name: up.contiguous() for name, (_, up) in pairs.items()},
+        {name: up for name, (_, up) in pairs.items()},
     )
-    layers = tuple(sorted({int(name.split(".")[1]) for name in pairs}))
+    layers = basis.layers
     occupied = torch.cat([region.occupied for _, region in terms])
     held_out = torch.arange(len(occupied)) % 5 == 0
     region = Region.seal(
@@ -77,7 +77,7 @@ def compressed(change: FrozenSum, rank: int) -> tuple[Pairs, float]:
         near_down, near_up = pairs[name] = _stored(*best_rank(down, up, rank))
         lost += squared_norm(torch.cat([down, near_down]), torch.cat([up, -near_up], dim=1))
         norm += squared_norm(down, up)
-    return _of_one_rank(pairs), (max(lost, 0.0) / norm) ** 0.5 if norm else 0.0
+    return _of_one_rank(pairs), relative_error(lost, norm)
 
 
 def _by_peft(
@@ -96,7 +96,7 @@ def _by_peft(
             down, up = pairs[name] = _stored(*truncated(matrix, rank, recipe.seed))
             lost += float((matrix - up.float() @ down.float()).double().square().sum())
             norm += float(matrix.double().square().sum())
-    return _of_one_rank(pairs), (lost / norm) ** 0.5 if norm else 0.0
+    return _of_one_rank(pairs), relative_error(lost, norm)
 
 
 def _stored(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,13 +104,9 @@ def _stored(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_one_rank(pairs: Pairs) -> Pairs:
-    """Zero rows and columns where a linear is too small for the rank: a basis has one rank."""
+    """Pads the linears that are too small for the rank: a basis has one rank."""
     rank = max(len(down) for down, _ in pairs.values())
-    pad = torch.nn.functional.pad
-    return {
-        name: (pad(down, (0, 0, 0, rank - len(down))), pad(up, (0, rank - len(down))))
-        for name, (down, up) in pairs.items()
-    }
+    return {name: padded(down, up, rank) for name, (down, up) in pairs.items()}
 
 
 def _peft_method(name: str) -> Callable[[list[Tensor], Tensor, float], Tensor]:

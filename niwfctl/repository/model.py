@@ -18,13 +18,14 @@ from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.batch import batched, by_length
 from niwfctl.backbone.blend import Blend
 from niwfctl.backbone.calibration import pooled
-from niwfctl.backbone.generation import Row, Wishes, answer
+from niwfctl.backbone.generation import AnswerOptions, Request, answer
 from niwfctl.backbone.load import load
 from niwfctl.backbone.prompts import Tokens, encode, prompt_tokens, system_skip
 from niwfctl.backbone.scoring import Score, Scorer
 from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import DataError, UsageError
 from niwfctl.field.coordinates import CoordinateMap
+from niwfctl.field.naming import under
 from niwfctl.recent import Recent
 from niwfctl.records import Example, Message
 from niwfctl.repository.backbone import fitting, pinned_source
@@ -71,9 +72,9 @@ class Model:
         self.skip = config.field.skip_tokens
         self._skips_system = config.field.skip_system
         stored = read_coordinates(repository)
-        part = {k.removeprefix("map."): v for k, v in stored.items() if k.startswith("map.")}
+        coordinates = CoordinateMap.from_tensors(under(stored, "map"))
         sites = find_sites(self.backbone.model, config.field.tap_layer)
-        self.adapter = FieldAdapter(self.backbone.model, sites, CoordinateMap.from_tensors(part))
+        self.adapter = FieldAdapter(self.backbone.model, sites, coordinates)
         self.resident = Resident(repository, self.adapter, resident)
         self.base_probe = stored["probe"]
         self.routes: Routes | None = None
@@ -199,23 +200,23 @@ class Model:
         messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
         if not messages or not messages[-1].content.strip():
             raise UsageError("the prompt is empty: give one")
-        row = self.row(messages, Wishes(max_new_tokens, temperature, seed=seed))
+        request = self.request(messages, AnswerOptions(max_new_tokens, temperature, seed=seed))
         if stream:
-            row.hand_on = stream
-        self.answer([row])
-        return row.text.strip()
+            request.hand_on = stream
+        self.answer([request])
+        return request.text.strip()
 
     def answers(
         self, examples: Sequence[Example], max_new_tokens: int = 256, batch_size: int = 8
     ) -> list[str]:
         """The likeliest answer to each example's prompt, in the order of the examples."""
-        wishes = Wishes(max_new_tokens)
-        rows = [self.row(example.messages, wishes) for example in examples]
-        for batch in batched(rows, batch_size):
+        options = AnswerOptions(max_new_tokens)
+        requests = [self.request(example.messages, options) for example in examples]
+        for batch in batched(requests, batch_size):
             self.answer(batch)
-        return [row.text.strip() for row in rows]
+        return [request.text.strip() for request in requests]
 
-    def row(self, messages: Sequence[Message], wishes: Wishes) -> Row:
+    def request(self, messages: Sequence[Message], options: AnswerOptions) -> Request:
         """A conversation, to be answered.
 
         Raises:
@@ -223,13 +224,13 @@ class Model:
             DataError: the template refuses it.
         """
         tokens, skip = self.prompt(messages)
-        if len(tokens) + wishes.max_new_tokens > self.longest:
+        if len(tokens) + options.max_new_tokens > self.longest:
             raise UsageError(
                 f"the prompt has {len(tokens)} tokens, and with --max-new-tokens "
-                f"{wishes.max_new_tokens} that is more than the {self.longest} this backbone can "
+                f"{options.max_new_tokens} that is more than the {self.longest} this backbone can "
                 "read"
             )
-        return Row(self.backbone.tokenizer, tokens, skip, wishes)
+        return Request(self.backbone.tokenizer, tokens, skip, options)
 
     def prompt(self, messages: Sequence[Message]) -> tuple[list[int], int]:
         """A conversation's tokens, and how many of them its coordinate leaves out.
@@ -254,9 +255,9 @@ class Model:
         template = prompt_tokens(self.backbone.tokenizer, [Message("user", "?")])[: self.skip]
         return self.skip if list(tokens[: self.skip]) == template else 1
 
-    def answer(self, rows: Sequence[Row]) -> None:
-        """Answers rows in one batch, each as if alone, with what is active."""
-        answer(self.backbone, self.adapter, rows)
+    def answer(self, requests: Sequence[Request]) -> None:
+        """Answers requests in one batch, each as if alone, with what is active."""
+        answer(self.backbone, self.adapter, requests)
 
     def coordinate(self, prompt: str) -> Tensor:
         """z of a prompt, float32 [dim]."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from niwfctl.atlas import Capability, ObjectRef, RegionEntry
-from niwfctl.config import FILE, mend
+from niwfctl.config import FILE, restoring
 from niwfctl.errors import ObjectError, UsageError
 from niwfctl.field.basis import Basis, Site
 from niwfctl.field.region import Region
@@ -129,7 +129,7 @@ def read_coordinates(repository: Repository) -> dict[str, Tensor]:
     if not (tensors.keys() >= _COORDINATES and _is_map(tensors, field.dim)):
         raise ObjectError(
             f"object {field.coordinates} is no coordinate map of {field.dim} dimensions, as {FILE} "
-            f"has it: {mend(FILE)}"
+            f"has it: {restoring(FILE)}"
         )
     return tensors
 
@@ -186,8 +186,8 @@ def _fits_together(region: Region, sites: Sequence[Site] | None) -> bool:
     else:
         shapes = {site.name: (site.out_features, site.in_features) for site in sites}
     return (
-        tuple(sorted({int(name.split(".")[1]) for name in shapes})) == region.layers
-        and all(basis.fits(shapes) for basis in region.bases)
+        all(basis.fits(shapes) for basis in region.bases)
+        and region.bases[0].layers == region.layers
         and (generator.layers, generator.bases) == gates
         and (generator.gain is None or generator.gain.shape == gates[1:])
         and generator.inner.in_features == region.sampled.shape[1] == dim

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas, Capability, there
+from niwfctl.atlas import Atlas, Capability, get_capability
 from niwfctl.config import FILE
 from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
 from niwfctl.repository.checkout import activate, active
@@ -57,7 +57,7 @@ def remove(repository: Repository, names: Sequence[str], message: str | None) ->
 
     def without(atlas: Atlas) -> Atlas:
         for name in names:
-            there(atlas, name)
+            get_capability(atlas, name)
         return {name: capability for name, capability in atlas.items() if name not in names}
 
     was = active(repository)
@@ -81,7 +81,7 @@ def rename(repository: Repository, old: str, new: str, message: str | None) -> s
     """
 
     def renamed(atlas: Atlas) -> Atlas:
-        capability = there(atlas, old)
+        capability = get_capability(atlas, old)
         require_free(repository, new, atlas)
         atlas = {name: other for name, other in atlas.items() if name != old}
         return atlas | {new: capability.model_copy(update={"name": new})}
@@ -165,7 +165,7 @@ def version_before(repository: Repository, name: str) -> str:
         commit = next((parent for parent in above if version(blobs[parent])), above[0])
         if version(blobs[commit]) not in (None, now):
             return commit
-    there(repository.atlas(), name)
+    get_capability(repository.atlas(), name)
     raise UnknownName(
         f"{name!r} has no earlier version in this history: see `niwfctl log`, and give --to"
     )

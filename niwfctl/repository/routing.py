@@ -24,6 +24,7 @@ from niwfctl.atlas import (
 )
 from niwfctl.errors import Shadowed
 from niwfctl.field.cell import Cell
+from niwfctl.field.naming import under
 from niwfctl.field.routing import (
     BASE,
     Claim,
@@ -121,10 +122,10 @@ def claim_of(repository: Repository, entry: RegionEntry) -> Claim:
         ObjectError: its object is missing or corrupt, or no region.
     """
     tensors = read_region(repository, entry)
-    cell = {key: tensors[f"cell.{key}"] for key in ("mean", "factor", "radius")}
+    cell = Cell.from_tensors(under(tensors, "cell"))
     bias, margin = (entry.routing.bias, entry.routing.margin) if entry.routing else (0.0, 0.0)
     anchors, fresh = tensors["anchors.occupied"].double(), tensors.get("anchors.fresh")
-    return Claim(Cell.from_tensors(cell), bias, anchors, margin, fresh=fresh)
+    return Claim(cell, bias, anchors, margin, fresh=fresh)
 
 
 def claims_among(repository: Repository, entries: Sequence[RegionEntry]) -> list[Claim]:
@@ -246,7 +247,7 @@ def _settle(stake: Stake, earlier: Sequence[Stake], base: dict[str, Tensor]) -> 
         margin=margin,
         takeover=tuple(counts),
         base=None if terms.general else _of_base(claim, base),
-        ceded=claim.loss(),
+        ceded=claim.ceded_share(),
         shadow=_shadow(claim, earlier, Cell.from_tensors(base)),
     )
     return Stake(stake.name, stake.entry.model_copy(update={"routing": routing}), claim)
@@ -290,9 +291,7 @@ def _anchors(claims: Mapping[str, Claim], which: Mapping[str, Sequence[int]]) ->
 
 def _base(repository: Repository) -> dict[str, Tensor]:
     """The base's cell and, where the map was made with them, its anchors and their scores."""
-    stored = read_coordinates(repository)
-    prefix = "base."
-    return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+    return under(read_coordinates(repository), "base")
 
 
 def _with(capability: Capability, routings: dict[tuple[str, str], Routing | None]) -> Capability:

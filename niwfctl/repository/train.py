@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from niwfctl.atlas import ObjectRef, RegionEntry, check_name, there
+from niwfctl.atlas import ObjectRef, RegionEntry, check_name, get_capability
 from niwfctl.backbone.load import default_device
 from niwfctl.backbone.recompute import recompute_layers
 from niwfctl.backbone.scoring import Scorer
@@ -76,10 +76,7 @@ def train(
                 report(Progress("choosing bases", 0, 0))
             run.reused = _reused(repository, model, run, rows)
         run = processes.agreed(run)
-        bases = [
-            load_basis(repository, ObjectRef(oid=one.oid, size=one.size), model.device)
-            for one in run.reused
-        ]
+        bases = [load_basis(repository, ObjectRef.of(one), model.device) for one in run.reused]
         trainer = Trainer(
             model.adapter, model.skip, run, rows.training, rows.held_out, bases, processes
         )
@@ -134,7 +131,7 @@ def _require_place(repository: Repository, name: str, options: TrainingOptions) 
     atlas, mode = repository.atlas(), options.mode
     for other in options.reuse:
         if other != AUTOMATIC:
-            there(atlas, other)
+            get_capability(atlas, other)
     if mode == "new" and name in atlas:
         raise UsageError(
             f"{name!r} is committed, and what is committed never changes: add to it with --extend, "
@@ -142,7 +139,7 @@ def _require_place(repository: Repository, name: str, options: TrainingOptions) 
         )
     if mode == "new":
         require_file_name(name, atlas)
-    if mode != "new" and there(atlas, name).parts:
+    if mode != "new" and get_capability(atlas, name).parts:
         raise UsageError(
             f"{name!r} is a composition and has no region of its own to {mode}: train what it is "
             "composed of"
@@ -167,7 +164,7 @@ def _reused(repository: Repository, model: Model, run: Run, rows: Rows) -> tuple
     named = [name for name in options.reuse if name != AUTOMATIC]
     if options.mode == "extend":
         named.append(run.name)
-    chosen = [(name, entry) for name in named for entry in there(atlas, name).all_regions]
+    chosen = [(name, entry) for name in named for entry in get_capability(atlas, name).all_regions]
     if AUTOMATIC in options.reuse:
         chosen += _related(repository, model, rows, options)
     found = {

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from niwfctl.atlas import there
-from niwfctl.backbone.generation import Row, Wishes
+from niwfctl.atlas import get_capability
+from niwfctl.backbone.generation import AnswerOptions, Request
 from niwfctl.errors import NiwfError, UnknownName, of_memory
 from niwfctl.repository.model import AUTO, Model
 from niwfctl.repository.repository import Repository
@@ -50,7 +50,7 @@ class Job:
 
     model: str
     capability: str | None
-    row: Row
+    row: Request
     events: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
 
 
@@ -124,7 +124,7 @@ class Engine:
             raise UnknownName(f"no model is called {reprlib.repr(name)}: see /v1/models")
         plain, at, revision = name.partition("@")
         commit = self._repository.git.resolve(revision if at else "HEAD")
-        return f"{there(self._repository.atlas(commit), plain).name}@{commit}"
+        return f"{get_capability(self._repository.atlas(commit), plain).name}@{commit}"
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -170,9 +170,11 @@ class Engine:
                 param="max_tokens",
                 code="invalid_value",
             )
-        wishes = Wishes(wanted, asked.temperature, asked.top_p, asked.seed, tuple(asked.stop))
+        options = AnswerOptions(
+            wanted, asked.temperature, asked.top_p, asked.seed, tuple(asked.stop)
+        )
         return Job(
-            asked.model, capability, Row(self._model.backbone.tokenizer, tokens, skip, wishes)
+            asked.model, capability, Request(self._model.backbone.tokenizer, tokens, skip, options)
         )
 
     async def answer(self, job: Job) -> AsyncGenerator[Piece, None]:

@@ -1,4 +1,4 @@
-"""Checkpoints: a training run as one file that appears whole or not at all."""
+"""Checkpoints: a training run as one file, written atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from niwfctl.training.run import Run, read_run
 
 
 def save(path: Path, run: Run, tensors: dict[str, Tensor]) -> None:
-    """Writes a checkpoint; the previous one stays until this one is durable.
+    """Writes a checkpoint; the previous one is kept until this one is durable.
 
     Raises:
         StorageError: the disk is full or read-only.
@@ -25,8 +25,8 @@ def save(path: Path, run: Run, tensors: dict[str, Tensor]) -> None:
             publish(file, temporary, path)
     except OSError as error:
         raise StorageError(
-            f"the checkpoint {path} cannot be written ({error.strerror}): the one before it is "
-            "kept; free some space and run `niwfctl train --resume`"
+            f"the checkpoint {path} cannot be written ({error.strerror}): the previous one "
+            "is kept; free some space and run `niwfctl train --resume`"
         ) from error
 
 
@@ -34,6 +34,6 @@ def load(path: Path) -> tuple[Run, dict[str, Tensor]]:
     """A checkpoint's record and tensors.
 
     Raises:
-        FormatError: as `read_run`.
+        FormatError, FileNotFoundError: as in `read_run`.
     """
     return read_run(path), read_tensors(path)

@@ -1,4 +1,4 @@
-"""Examples to learn from: read from files or the hub, split and hashed."""
+"""Training examples: read from files or the hub, split and hashed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from niwfctl.records import Example, Message
 from niwfctl.several import Sources, several
 from niwfctl.training.layouts import ACCEPTED, examples_of
 
-MOST_HELD_OUT = 256  # records; more would cost time and change the perplexity little
-_LONGEST_FIELD = 2**31 - 1  # of CSV, the most any system takes; rows too long are told by tokens
+MOST_HELD_OUT = 256  # records; more would take longer and hardly change the perplexity
+_LONGEST_FIELD = 2**31 - 1  # of CSV, the most any system allows; overlong rows are found by tokens
 _Row = TypeVar("_Row")
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?")
 _OBJECTS_ON_LINES = re.compile(r"\s*\{.*\}[ \t\r]*\n\s*\{")
@@ -34,18 +34,18 @@ def read_examples(sources: Sources) -> list[Example]:
             as `owner/name:split`; the split is `train` when left out.
 
     Raises:
-        DataError: a source cannot be read, or a record in it is no example.
+        DataError: a source cannot be read, or a record in it is not an example.
     """
     if not (given := several(sources)):
-        raise DataError("no data is given: name at least one file or hub dataset to read")
+        raise DataError("no data is given: name at least one file or hub dataset")
     return [example for source in given for example in _read(source)]
 
 
 def read_prompts(sources: Sources) -> list[Example]:
-    """Reads text files with one prompt a line, as examples without an answer.
+    """Reads text files with one prompt per line, as examples without an answer.
 
     Raises:
-        DataError: a file cannot be read, is not UTF-8, or holds no prompt.
+        DataError: a file cannot be read, is not UTF-8, or has no prompt.
     """
     return [example for source in several(sources) for example in _prompts(source)]
 
@@ -55,31 +55,31 @@ def split(
 ) -> tuple[list[Example], list[Example]]:
     """Splits examples into (training, held out), both in their given order.
 
-    Records are drawn, not examples, so that the answers of one chat stay on one side; and equal
-    records are drawn as one, so that nothing is measured that was learned by heart.
+    Whole records are drawn, so that all answers of a chat end up on the same side, and equal
+    records are drawn together, so that nothing is measured that was memorized.
 
     Args:
         examples: from at least two different records.
         share: of the different records to hold out, in (0, 1); each side gets at least one, and
-            no more than MOST_HELD_OUT are held out.
-        seed: equal seeds split equal examples equally.
+            at most MOST_HELD_OUT are held out.
+        seed: with the same examples, the same seed gives the same split.
 
     Raises:
         DataError: there are fewer than two different records, or the share is out of range.
     """
     if not 0 < share < 1:
-        raise DataError(f"a share of {share} cannot be held out: expected one between 0 and 1")
+        raise DataError(f"a share of {share} cannot be held out: give one between 0 and 1")
     contents: dict[str, tuple] = {}
     for one in examples:
         contents[one.origin] = (*contents.get(one.origin, ()), one.messages, one.answer)
     different = list(dict.fromkeys(contents.values()))
     if len(different) < 2:
         raise DataError(
-            "fewer than 2 different records cannot be split into some to learn from and some to "
-            f"measure on: the data holds {len(different)}, so add some"
+            "at least 2 different records are needed, some to learn from and some to measure on: "
+            f"the data holds {len(different)}, so add some"
         )
     count = min(max(round(share * len(different)), 1), len(different) - 1, MOST_HELD_OUT)
-    draw = random.Random(seed)  # of its methods only random() is stable across Python versions
+    draw = random.Random(seed)  # only its method random() is stable across Python versions
     drawn = set(sorted(different, key=lambda _: draw.random())[:count])
     return (
         [example for example in examples if contents[example.origin] not in drawn],
@@ -88,13 +88,13 @@ def split(
 
 
 def spread(rows: Sequence[_Row], most: int) -> list[_Row]:
-    """At most so many rows, at even distances: files lie one after another, often sorted."""
+    """At most `most` rows, evenly spaced, since rows come file by file and are often sorted."""
     count = min(len(rows), most)
     return [rows[index * len(rows) // count] for index in range(count)]
 
 
 def data_hash(examples: Iterable[Example]) -> str:
-    """`sha256:…` over the messages and answers, wherever they were read from."""
+    """`sha256:…` over the messages and answers, independent of where they were read from."""
     total = hashlib.sha256()
     for example in examples:
         messages = [[message.role, message.content] for message in example.messages]
@@ -123,7 +123,7 @@ def _prompts(source: str) -> list[Example]:
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error.strerror or error}") from None
     if not examples:
-        raise DataError(f"{source} holds no prompts: expected text, one prompt a line")
+        raise DataError(f"{source} holds no prompts: expected text, one prompt per line")
     return examples
 
 
@@ -147,7 +147,7 @@ def _lines(source: str) -> Iterator[tuple[int, str]]:
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
-                raise DataError(f"{source}:{number} is not UTF-8: save the file as such") from None
+                raise DataError(f"{source}:{number} is not UTF-8: save the file as UTF-8") from None
 
 
 def _jsonl(source: str) -> Records:
@@ -174,9 +174,9 @@ def _parse(text: str, source: str, line: int) -> object:
     except json.JSONDecodeError as error:
         line += error.lineno - 1
         reason = f"at column {error.colno} ({error.msg})"
-    except (ValueError, RecursionError) as error:  # digits too many, brackets too deep
+    except (ValueError, RecursionError) as error:  # too many digits, or brackets too deep
         reason = f"that can be read ({error})"
-    raise DataError(f"{source}:{line} is not JSON {reason}: mend it there or write the file anew")
+    raise DataError(f"{source}:{line} is not JSON {reason}: fix that line or write the file again")
 
 
 def _csv(source: str, delimiter: str) -> Records:
@@ -211,7 +211,7 @@ def _parquet(source: str) -> Records:
             yield from ((f"{source} row {index}", row) for index, row in enumerate(rows))
     except (ArrowException, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise DataError(f"{source} is not readable Parquet ({reason}): write it anew") from None
+        raise DataError(f"{source} is not readable Parquet ({reason}): write it again") from None
 
 
 def _hub(source: str, name: str, part: str) -> Records:
@@ -225,10 +225,10 @@ def _hub(source: str, name: str, part: str) -> Records:
     try:
         rows = enumerate(load_dataset(name, split=part))
         yield from ((f"{source} row {index}", row) for index, row in rows)
-    except Exception as error:  # the library documents no common base
+    except Exception as error:  # the library documents no common base class
         reason = str(error).partition("\n")[0]
         raise DataError(
-            f"{source} is no file, and as a hub dataset it does not load ({reason}): "
+            f"{source} is not a file, and cannot be loaded as a hub dataset ({reason}): "
             "check its name and split"
         ) from None
 

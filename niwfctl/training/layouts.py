@@ -1,4 +1,4 @@
-"""Layouts of training records: alpaca, prompt and completion, chat messages, ShareGPT."""
+"""Layouts of training records: Alpaca, prompt and completion, chat messages, ShareGPT."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ACCEPTED = (
 )
 _ROLES = {role: role for role in ("system", "user", "assistant", "tool")}
 _SHAREGPT_ROLES = _ROLES | {"human": "user", "gpt": "assistant"}
-# What would change the meaning of what is read, and has no place in a prompt here.
+# These would change the meaning of a record, and prompts here cannot hold them.
 _OF_RECORDS = ("tools", "functions", "history")
 _OF_TURNS = ("tool_calls", "function_call")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -23,15 +23,15 @@ _KINDS = {dict: "an object", list: "an array", str: "a string", type(None): "nul
 
 
 def examples_of(origin: str, record: object) -> list[Example]:
-    """The answers of a record, each with what comes before it.
+    """The answers of a record, each with the turns before it.
 
-    Columns that say nothing of the conversation are ignored.
+    Columns that are not part of the conversation are ignored.
 
     Args:
-        origin: of the record, for messages.
+        origin: of the record, for error messages.
 
     Raises:
-        DataError: it has none of the layouts, or says something that could not be heeded.
+        DataError: it has none of the layouts, or a column that is not supported.
     """
     try:
         turns, learned = _chat(record)
@@ -46,21 +46,21 @@ def examples_of(origin: str, record: object) -> list[Example]:
 
 
 class _Wrong(Exception):
-    """What is wrong with a record, to be said after its origin."""
+    """What is wrong with a record; the message follows its origin."""
 
 
 def _chat(record: object) -> tuple[list[Message], list[int]]:
-    """The turns of a record, and the places of those whose answers are to learn."""
+    """The turns of a record, and the indices of those to learn."""
     if not isinstance(record, dict):
         raise _Wrong(f"is {_kind(record)} where an object is needed: {ACCEPTED}")
-    # a table of several formats fills the columns of the others with null
+    # a table that mixes formats has null in the columns of the others
     given = {column: value for column, value in record.items() if value is not None}
     _refuse(_OF_RECORDS, given, "")
     turns, learned = _turns_of(given, record)
     if "system" not in given or given["system"] == "":
         return turns, learned
     if turns[0].role == "system":
-        raise _Wrong("has a `system` beside a system turn: leave one of them out")
+        raise _Wrong("has both `system` and a system turn: leave one of them out")
     system = Message("system", _text("system", given["system"]))
     return [system, *turns], [place + 1 for place in learned]
 
@@ -74,7 +74,7 @@ def _turns_of(given: Mapping[str, object], record: dict) -> tuple[list[Message],
         case {"instruction": prompt, "output": answer, **others}:
             prompt = _text("instruction", prompt)
             more = others.get("input", "")
-            if not isinstance(more, str) or more.strip():  # blank: nothing is given
+            if not isinstance(more, str) or more.strip():  # blank means no input
                 prompt += "\n\n" + _text("input", more)
             return [Message("user", prompt), Message("assistant", _text("output", answer))], [1]
         case {"prompt": list(prompt), "completion": list(answer)}:
@@ -109,7 +109,7 @@ def _turns(column: str, turns: object, by: str = "role", says: str = "content") 
 
 
 def _learned(turns: Sequence[Mapping[str, object]]) -> list[int]:
-    """Places of the turns that are to learn: one of weight 0 is not, as OpenAI's format has it."""
+    """Indices of the turns to learn: not those of weight 0, as in OpenAI's format."""
     return [place for place, turn in enumerate(turns) if turn.get("weight") != 0]
 
 
@@ -117,8 +117,8 @@ def _refuse(columns: Sequence[str], given: Mapping[str, object], where: str) -> 
     for column in columns:
         if given.get(column) not in (None, "", [], {}, "[]"):
             raise _Wrong(
-                f"has `{where}{column}`, which would not be heeded: write what matters of it into "
-                "the turns, and leave it out"
+                f"has `{where}{column}`, which is not supported: put what matters into the turns "
+                "and remove it"
             )
 
 

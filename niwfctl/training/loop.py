@@ -24,8 +24,8 @@ from niwfctl.training.processes import Processes
 from niwfctl.training.run import Run
 
 LARGEST_GRADIENT = 1.0  # gradients of a larger norm are scaled down to it
-GENERATOR_SHARE = 0.5  # of the learning rate: with all of it, gates close before bases have learned
-GLANCES = 4  # looks at the held-out rows on the way
+GENERATOR_SHARE = 0.5  # of the learning rate; at all of it, gates close before bases have learned
+GLANCES = 4  # measurements on some held-out rows during training
 GLANCE_ROWS = 32
 SAVE_SECONDS = 60.0
 
@@ -36,9 +36,12 @@ class Progress:
 
     Attributes:
         stage: `loading the backbone onto DEVICE`, `choosing bases`, `measuring the base`,
-            `training` or `measuring`.
-        validation: perplexity on some held-out rows at the last glance; None before the first.
-        tokens_per_second: of training, padding not counted.
+            `training` or `measuring`; of an import also `loading the backbone` and `reading
+            coordinates`.
+        step, steps: steps done, and all steps; both 0 before training.
+        loss: of the last step, in nats per token.
+        validation: perplexity on some held-out rows, as last measured; None before the first time.
+        tokens_per_second: in training, without padding.
         seconds_left: of training, without the final measurement.
     """
 
@@ -52,7 +55,19 @@ class Progress:
 
 
 class Trainer:
-    """Trains one region. Committed regions take no part: only new parameters are optimized."""
+    """Trains one region; only new parameters are optimized, never those of committed regions.
+
+    Attributes:
+        adapter: of the frozen backbone; its active field changes while it trains.
+        run, options: the record to keep, and its options.
+        training, held_out: rows to learn from, and to measure on.
+        scorer: computes losses and perplexities.
+        reused: sealed bases that are gated beside the new ones.
+        bases, generator: the new bases and the generator of all gates, in float32.
+        coordinates: z of each training row when last seen, float32 [rows, dim]; NaN before.
+        optimizer: of the new bases and the generator.
+        processes: that train together.
+    """
 
     def __init__(
         self,
@@ -68,12 +83,12 @@ class Trainer:
         Args:
             adapter: of the frozen backbone.
             skip: leading prompt tokens that do not count towards the coordinate.
-            run: the record to keep; its step says where to go on once `restore` is called.
+            run: the record to keep; after `restore`, training continues at its step.
             training: rows to learn from.
             held_out: rows to measure on.
             reused: the sealed bases that the run's record names, on the model's device; gated,
                 never written.
-            processes: that train together, each with a trainer of its own.
+            processes: the processes that train together, each with a trainer of its own.
         """
         self.adapter, self.run, self.options = adapter, run, run.options
         self.training, self.held_out = training, held_out
@@ -81,7 +96,7 @@ class Trainer:
         self.reused = list(reused)
         self.bases, self.generator = _initial(adapter, run)
         self.coordinates = torch.full((len(training), adapter.coordinates.dim), math.nan)
-        self._orders: dict[int, list[int]] = {}  # of the epochs of the last step
+        self._orders: dict[int, list[int]] = {}  # row orders of the epochs in the last step
         self._outcome: dict[str, Tensor] = {}
         self.optimizer = OPTIMIZERS[self.options.optimizer](
             [
@@ -94,7 +109,7 @@ class Trainer:
             recompute_layers(adapter)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that goes into a checkpoint; once the result is measured, nothing to go on with."""
+        """The tensors of a checkpoint; those to resume with only until the result is measured."""
         named = {
             f"bases.{i}.{key}": value
             for i, basis in enumerate(self.bases)
@@ -108,7 +123,7 @@ class Trainer:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back what `tensors()` gave."""
+        """Restores what `tensors()` returned."""
         mine = self.tensors()
         for key, value in tensors.items():
             if key in mine:
@@ -134,12 +149,12 @@ class Trainer:
         Args:
             report: called after every step.
             save: called with the record and tensors of a checkpoint.
-            stop: asked after every step and measured batch; True saves and ends.
+            stop: called after every step and measured batch; True saves and ends.
             save_seconds: time between checkpoints.
 
         Raises:
-            TrainingInterrupted: `stop` said so; the checkpoint is saved.
-            TrainingError: loss or gradient is not finite; the last checkpoint is kept.
+            TrainingInterrupted: `stop` returned True; the checkpoint is saved.
+            TrainingError: the loss or gradient is not finite; the last checkpoint is kept.
         """
         run = self.run
 
@@ -177,12 +192,12 @@ class Trainer:
         save(run, self.tensors())
 
     def step(self) -> tuple[float, int]:
-        """One optimizer step; returns the mean loss in nats a token, and tokens read."""
+        """One optimizer step; returns the mean loss in nats per token, and the tokens read."""
         run, options = self.run, self.options
         rows = self.rows_of(run.step)
         answers = sum(len(self.training[index].answer) for index in rows)
         own = self.processes.share(range(len(rows)))
-        losses, coordinates = [], []  # left on the device, which need not be waited for
+        losses, coordinates = [], []  # kept on the device, so that nothing waits for it
         self.adapter.active = self._field()
         for places in batched(own, options.batch_size):
             loss, _ = self.scorer.loss([self.training[rows[place]] for place in places])
@@ -213,7 +228,7 @@ class Trainer:
             parameter.grad = gradient.view_as(parameter)
 
     def rows_of(self, step: int) -> list[int]:
-        """The rows of a step: each epoch is a new order, which depends on the seed alone."""
+        """The rows of a step; each epoch has a new order, which depends only on the seed."""
         size, count = self.options.rows_a_step, len(self.training)
         places = range(step * size, (step + 1) * size)
         epochs = {place // count for place in places}
@@ -244,7 +259,7 @@ class Trainer:
         return self.scorer.score(rows, self.options.batch_size, between)
 
     def _field(self) -> ActiveField:
-        """The field as it is trained: float32 parameters, computed with in the model's dtype."""
+        """The field in training: float32 parameters, cast to the model's dtype."""
         own = [*self.reused, *self.bases]
         bases = [basis.to(dtype=self.adapter.model.dtype) for basis in own]
         scale = self.options.alpha / self.options.rank
@@ -256,7 +271,7 @@ class Trainer:
         return self._field()
 
     def parameters(self) -> list[Tensor]:
-        """All that is optimized, float32."""
+        """Everything that is optimized, float32."""
         return [*self._of_bases(), *self.generator.parameters()]
 
     def _of_bases(self) -> list[Tensor]:
@@ -306,7 +321,7 @@ def _initial(adapter: FieldAdapter, run: Run) -> tuple[list[Basis], Generator]:
 
 
 def _gain(run: Run) -> Tensor | None:
-    """What makes each reused basis, at gates of 1, what it was where it was sealed."""
+    """Factors that give each reused basis, at gates of 1, the scale it was sealed under."""
     own = run.options.alpha / run.options.rank
     gain = [one.scale / own for one in run.reused] + [1.0] * run.options.bases
     return torch.tensor(gain) if any(one != 1.0 for one in gain) else None

@@ -1,7 +1,7 @@
 """Training on several devices: `accelerate launch` starts a process for each.
 
-A step has the same rows whatever the number of processes: they share them and add up what they
-find, so that each holds the same parameters after it. The first one alone writes and reports.
+A step has the same rows whatever the number of processes: they share the rows and add up their
+gradients, so that all have the same parameters after it. Only the first one writes and reports.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        """Meets the others, if `accelerate launch` or `torchrun` started any."""
+        """Connects to the others, if `accelerate launch` or `torchrun` started any."""
         self.index, self.count = 0, int(os.environ.get("WORLD_SIZE", "1"))
         if self.count > 1:
             from accelerate import PartialState
 
             self._state = PartialState(cpu=_on_cpu())
             self.index = self._state.process_index
-            # Not when a training ends: accelerate does not meet the others again for the next.
+            # Not when a training ends: accelerate could not connect again for the next.
             atexit.register(self._state.destroy_process_group)
 
     def share(self, rows: Sequence[Value]) -> Sequence[Value]:
-        """The rows of a step that are this process's.
+        """This process's share of the rows of a step.
 
         Raises:
-            UsageError: there is not one for each process.
+            UsageError: there are fewer rows than processes.
         """
         if len(rows) < self.count:
             raise UsageError(
-                f"a step has {len(rows)} rows, which {self.count} processes cannot share: raise "
-                "--batch-size or --grad-accum, or launch fewer"
+                f"a step has {len(rows)} rows, too few for {self.count} processes: raise "
+                "--batch-size or --grad-accum, or launch fewer processes"
             )
         begin, end = (len(rows) * place // self.count for place in (self.index, self.index + 1))
         return rows[begin:end]
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of each process's tensor; all have the same shape and dtype."""
+        """The sum of the tensors of all processes; all have the same shape and dtype."""
         if self.count == 1:
             return tensor
         from accelerate.utils import reduce
@@ -66,7 +66,7 @@ class Processes:
         return reduce(tensor.to(self._state.device), "sum").to(tensor.device)
 
     def agreed(self, value: Value) -> Value:
-        """The first process's value, in all of them."""
+        """The first process's value, in every process."""
         if self.count == 1:
             return value
         from accelerate.utils import broadcast_object_list
@@ -74,7 +74,7 @@ class Processes:
         return broadcast_object_list([value])[0]
 
     def any(self, asked: bool) -> bool:
-        """Whether any of them says yes."""
+        """Whether it is true in any process."""
         if self.count == 1:
             return asked
         import torch

@@ -1,4 +1,4 @@
-"""Which sealed bases of other capabilities help to learn something new."""
+"""Finding sealed bases of other capabilities that help to learn something new."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def related(
 ) -> list[str]:
     """Names of the regions whose bases are worth gating, the best first; often none.
 
-    The gradient of the loss with respect to gates that stand at zero says, for all regions at the
-    price of one backward pass, which would lower it. The first of them are then measured.
+    The gradient of the loss with respect to gates at zero tells which regions would lower it, for
+    several regions in one backward pass. The most promising ones are then measured.
 
     Args:
-        scorer: of the model; what is active in its adapter is left as it was.
-        rows: some of the rows to learn from.
+        scorer: of the model; the active field of its adapter is left as it was.
+        rows: the rows to learn from; only some are used.
         names: of the candidates.
-        region_of: loads one onto the model's device; few of them are held at a time.
+        region_of: loads a region onto the model's device; only a few are held at a time.
     """
     adapter, rows = scorer.adapter, spread(rows, PROBED_ROWS)
     before = adapter.active
@@ -45,7 +45,7 @@ def related(
         promise: dict[str, float] = {}
         for group in batched(names, TOGETHER):
             promise |= _promises(scorer, rows, {one: region_of(one) for one in group}, batch_size)
-            adapter.active = None  # before others are loaded
+            adapter.active = None  # frees these before others are loaded
         finalists = sorted(names, key=lambda name: (-promise[name], name))[:FINALISTS]
         adapter.active = None
         bare = _loss(scorer, rows, batch_size)
@@ -62,7 +62,7 @@ def related(
 def _promises(
     scorer: Scorer, rows: Sequence[Tokens], regions: Mapping[str, Region], batch_size: int
 ) -> dict[str, float]:
-    """By how much the loss falls, to first order, as all gates of a region go from 0 to 1."""
+    """How much the loss falls, to first order, when all gates of a region go from 0 to 1."""
     adapter = scorer.adapter
     bases = [basis for region in regions.values() for basis in region.bases]
     closed = torch.zeros(

@@ -1,4 +1,4 @@
-"""What a training run is: its options and its record. No torch."""
+"""A training run: its options and its record. No torch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from niwfctl.records import Witness
 FORMAT = 1
 LARGEST_RANK = 1024
 SEEDS = 2**63
-SPARING = ("batch_size", "grad_accum", "gradient_checkpointing")  # a training may go on with others
+SPARING = ("batch_size", "grad_accum", "gradient_checkpointing")  # may change on resuming
 
 
 class TrainingOptions(BaseModel):
-    """How a capability is trained; all of it is recorded in its manifest."""
+    """How a capability is trained; recorded in its manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
@@ -52,24 +52,24 @@ class TrainingOptions(BaseModel):
     general: bool = Field(False, description="also answer what the base's own cell holds")
 
     def sparing(self, given: TrainingOptions) -> TrainingOptions:
-        """These options, but those that say how much memory a step takes as they are given.
+        """These options, with the memory-saving ones (SPARING) taken from `given`.
 
         Raises:
-            UsageError: a step would have other rows.
+            UsageError: a step would have another number of rows.
         """
         named = given.model_dump(include=given.model_fields_set & set(SPARING))
         options = self.model_copy(update=named)
         if options.rows_a_step != self.rows_a_step:
             raise UsageError(
                 f"--batch-size {options.batch_size} with --grad-accum {options.grad_accum} makes "
-                f"steps of {options.rows_a_step} rows, and this training has {self.rows_a_step} a "
-                f"step: give two whose product is {self.rows_a_step}"
+                f"steps of {options.rows_a_step} rows, but this training has {self.rows_a_step} a "
+                f"step: give two numbers whose product is {self.rows_a_step}"
             )
         return options
 
     @property
     def rows_a_step(self) -> int:
-        """Rows of an optimizer step, of all processes together."""
+        """Rows in an optimizer step, over all processes."""
         return self.batch_size * self.grad_accum
 
 
@@ -85,12 +85,12 @@ class Reused(BaseModel):
 
 
 class ImportedAdapter(BaseModel):
-    """The LoRA that an imported region was made of."""
+    """The LoRA that an imported region was made from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     digest: str = Field(description="sha256 of its file of weights")
-    base_model: str | None = Field(description="what it says it was made for")
+    base_model: str | None = Field(description="the base model that it names")
     rounding: float = Field(ge=0, description="relative error of ΔW, from rounding to bf16")
 
 
@@ -133,10 +133,11 @@ def read_run(path: Path) -> Run:
     """The record in a checkpoint, without its tensors.
 
     Raises:
+        FileNotFoundError: there is no such file.
         FormatError: not a checkpoint, or of a newer version.
     """
     ways = (
-        f"use the version that wrote it, begin anew with `niwfctl train {path.parent.name} "
+        f"use the version that wrote it, start over with `niwfctl train {path.parent.name} "
         f"--restart --data …`, or remove {path.parent}"
     )
     try:

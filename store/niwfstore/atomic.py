@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, also after a crash."""
+"""Files that appear whole or not at all, even after a crash."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def fsync_dir(path: Path) -> None:
 
 
 def make_dirs(path: Path) -> None:
-    """Makes a folder and its parents, each durable before anything is put in it."""
+    """Creates a folder and its parents, each durable before anything is put in it."""
     if path.is_dir():
         return
     make_dirs(path.parent)
@@ -33,7 +33,7 @@ def temporary_file(folder: Path, mode: int = 0o666) -> Iterator[tuple[IO[bytes],
     """A new file in `folder`, removed on leaving unless it was renamed.
 
     Args:
-        mode: its permissions, but for those that the umask withholds.
+        mode: its permissions, before the umask is applied.
 
     Yields:
         The open file and its path.
@@ -50,7 +50,7 @@ def temporary_file(folder: Path, mode: int = 0o666) -> Iterator[tuple[IO[bytes],
 
 
 def publish(file: IO[bytes], temporary: Path, target: Path) -> None:
-    """Makes a written temporary file durable and gives it its name, replacing what was there."""
+    """Makes a temporary file durable and renames it to `target`, replacing what was there."""
     file.flush()
     os.fsync(file.fileno())
     make_dirs(target.parent)
@@ -60,15 +60,15 @@ def publish(file: IO[bytes], temporary: Path, target: Path) -> None:
 
 @contextmanager
 def output_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that a user asked for by name: whole and durable at the end, or as it was.
+    """A file that a user named: whole and durable at the end, or left as it was.
 
-    What is there and is no regular file, such as a pipe, is written into; a link leads to the file.
-    It has the permissions of the file that it replaces.
+    Anything but a regular file, such as a pipe, is written into; a link is followed. The new file
+    gets the permissions of the one it replaces.
 
     Yields:
         The open file; it may be unable to seek.
     """
-    if path.exists() and not path.is_file():  # asked of the path: /dev/fd/3 resolves to no file
+    if path.exists() and not path.is_file():  # not the resolved path: /dev/fd/3 has none
         with path.open("wb") as stream:
             yield stream
         return
@@ -84,8 +84,8 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o666, scratch: Path | Non
     """Writes a whole file atomically and durably.
 
     Args:
-        mode: its permissions, but for those that the umask withholds.
-        scratch: folder in the same file system for the temporary file; beside `path` by default.
+        mode: its permissions, before the umask is applied.
+        scratch: folder for the temporary file, in the same file system; that of `path` by default.
 
     Raises:
         OSError: the disk is full or read-only; `path` is then as it was.

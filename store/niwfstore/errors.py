@@ -1,4 +1,4 @@
-"""What can be wrong with a stored object; every message names it."""
+"""Errors of the store; those about an object name it."""
 
 
 class StoreError(Exception):
@@ -6,7 +6,7 @@ class StoreError(Exception):
 
 
 class MissingObject(StoreError):
-    """No object of that name in the store."""
+    """An object that is not in the store."""
 
     def __init__(self, oid: str) -> None:
         super().__init__(f"object {oid} is not in the store")
@@ -14,7 +14,7 @@ class MissingObject(StoreError):
 
 
 class CorruptObject(StoreError):
-    """An object whose bytes are not those its name promises."""
+    """An object whose bytes do not match its name."""
 
     def __init__(self, oid: str, reason: str) -> None:
         super().__init__(f"object {oid} is corrupt: {reason}")

@@ -1,4 +1,4 @@
-"""Git LFS pointers: the small text that git keeps in place of an object."""
+"""Git LFS pointers: small texts that git stores in place of objects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Pointer:
     size: int
 
     def text(self) -> str:
-        """The pointer as git-lfs writes it."""
+        """The pointer's text, as git-lfs writes it."""
         return (
             f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.oid}\nsize {self.size}\n"
         )
@@ -36,7 +36,7 @@ class Pointer:
             MalformedPointer: anything but a canonical version 1 pointer.
         """
         if len(data) >= LARGEST:
-            raise MalformedPointer(f"{len(data)} bytes, a pointer has fewer than {LARGEST}")
+            raise MalformedPointer(f"it has {len(data)} bytes, expected fewer than {LARGEST}")
         try:
             text = data.decode("ascii") if isinstance(data, bytes) else data
         except UnicodeDecodeError as error:

@@ -26,8 +26,8 @@ _READ_ONLY = 0o444
 class ObjectStore:
     """Immutable safetensors objects, each named by the sha256 of its bytes.
 
-    Every object is hashed as it is stored, or before its first use. That it was is remembered by
-    inode, size and modification time, since a read-only mode proves nothing about the bytes.
+    Every object is hashed when it is stored, or before its first use. What was hashed is remembered
+    by inode, size and modification time, since a read-only mode proves nothing about the bytes.
     """
 
     def __init__(self, root: Path, cache: Path | None = None) -> None:
@@ -40,7 +40,7 @@ class ObjectStore:
         self._memory = cache / "verified.json" if cache else None
 
     def path(self, oid: str) -> Path:
-        """Where the object is, or would be.
+        """The path of the object, whether it exists or not.
 
         Raises:
             StoreError: `oid` is not 64 lower-case hexadecimal digits.
@@ -78,24 +78,24 @@ class ObjectStore:
             return self._keep(file, temporary)
 
     def get(self, oid: str, size: int | None = None) -> Path:
-        """Path of an object whose bytes are what its name says.
+        """The path of an object, after checking that its bytes match its name.
 
         Args:
-            size: the size in bytes that its pointer states, if known.
+            size: the size in bytes that its pointer gives, if known.
 
         Raises:
             MissingObject: it is not here.
-            CorruptObject: a link, of another size, of other content, or no safetensors.
+            CorruptObject: it is a link, or has another size or content, or is not safetensors.
         """
         if self._verified.get(oid) != self._stamp(oid, size):
             self.verify(oid, size)
         return self.path(oid)
 
     def verify(self, oid: str, size: int | None = None) -> None:
-        """Hashes an object again, whatever is remembered, and validates its header.
+        """Hashes an object again, even if remembered, and validates its header.
 
         Raises:
-            MissingObject, CorruptObject: as `get`.
+            MissingObject, CorruptObject: as in `get`.
         """
         stamp = self._stamp(oid, size)
         self._hash(oid)
@@ -106,12 +106,12 @@ class ObjectStore:
         self._remember(oid, stamp)
 
     def set_aside(self, oid: str, folder: Path) -> Path | None:
-        """Moves an object away if its bytes are not what its name says.
+        """Moves an object into a folder if its bytes do not match its name.
 
-        Its time says since when it lies there, for whoever removes what is old.
+        Its mtime becomes the time of the move, so that gc can tell its age.
 
         Returns:
-            Where it is now; None if it was whole, and stayed.
+            Its new path; None if it was whole and stayed.
 
         Raises:
             MissingObject: it is not here.
@@ -123,7 +123,7 @@ class ObjectStore:
         except CorruptObject:
             make_dirs(folder)
             self._verified.pop(oid, None)
-            with suppress(OSError):  # another's
+            with suppress(OSError):  # owned by another user
                 os.utime(self.path(oid), follow_symlinks=False)
             return Path(shutil.move(self.path(oid), folder / oid))
         return None
@@ -143,12 +143,12 @@ class ObjectStore:
         return self._stamp(oid, None)[1]
 
     def remove(self, oid: str) -> None:
-        """Removes an object; one that is not here is no error."""
+        """Removes an object, if it is here."""
         self.path(oid).unlink(missing_ok=True)
         self._verified.pop(oid, None)
 
     def clean_temporary(self, older_than_seconds: float) -> int:
-        """Removes what killed writers left; returns how many files."""
+        """Removes files that killed writers left; returns how many."""
         oldest = time.time() - older_than_seconds
         removed = 0
         for path in (self.root / "tmp").glob(".tmp-*"):
@@ -175,10 +175,10 @@ class ObjectStore:
         return True
 
     def _renew(self, oid: str) -> bool:
-        """Makes an object as young as a new one, for whoever removes what is old; whether it is."""
+        """Touches an object so that gc treats it as new; returns whether it could."""
         try:
             os.utime(self.path(oid))
-        except OSError:  # another's, or gone
+        except OSError:  # owned by another user, or gone
             return False
         self._remember(oid, self._stamp(oid, None))
         return True
@@ -203,9 +203,9 @@ class ObjectStore:
 
     @cached_property
     def _verified(self) -> dict[str, list[int]]:
-        """Stamps by object id, from a file to which every process adds lines.
+        """Stamps by object id, from a file to which every process appends lines.
 
-        Only a memory: what cannot be read of it, as after a crash, is hashed again.
+        Only a cache: objects whose lines cannot be read, as after a crash, are hashed again.
         """
         known: dict[str, list[int]] = {}
         lines: list[bytes] = []
@@ -224,13 +224,13 @@ class ObjectStore:
             return
         self._verified[oid] = stamp
         if self._memory:
-            with suppress(OSError):  # a read-only disk still lets objects be read
+            with suppress(OSError):  # on a read-only disk objects can still be read
                 make_dirs(self._memory.parent)
-                with self._memory.open("ab", buffering=0) as file:  # one write, a line of its own
+                with self._memory.open("ab", buffering=0) as file:  # one write per line
                     file.write(b"\n" + json.dumps({oid: stamp}).encode())
 
     def _shorten(self, known: dict[str, list[int]]) -> None:
         with suppress(OSError), temporary_file(self._memory.parent) as (file, temporary):
             file.write(json.dumps(known).encode())
             file.flush()
-            os.replace(temporary, self._memory)  # not durable: it can be made again
+            os.replace(temporary, self._memory)  # need not be durable: it can be made again

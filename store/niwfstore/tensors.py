@@ -1,7 +1,8 @@
 """Canonical safetensors: equal tensors give equal bytes, in every process.
 
-The safetensors library writes several metadata keys in random order, so that equal tensors would
-get unequal names. Here the header is written in one fixed order, with one metadata key at most.
+The safetensors library's own writer is not used: it raises a SafetensorError, not an OSError, when
+the disk is full, and writes to a path or into memory, not to an open temporary file. The header has
+a fixed order and at most one metadata key; the library writes several in random order.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class TensorBytes:
     Attributes:
         dtype: safetensors' name of the element type, for example `BF16`.
         shape: sizes, outermost first.
-        data: contiguous buffer of elements.
+        data: contiguous buffer of the elements.
     """
 
     dtype: str
@@ -53,7 +54,7 @@ class TensorBytes:
 def write_tensors(
     file: IO[bytes], tensors: Mapping[str, TensorBytes], metadata: str | None = None
 ) -> None:
-    """Writes tensors as canonical safetensors, without a second copy of them in memory.
+    """Writes tensors as canonical safetensors, without copying them in memory.
 
     Args:
         file: open for writing bytes.
@@ -61,11 +62,11 @@ def write_tensors(
         metadata: one string kept in the header.
 
     Raises:
-        MalformedTensors: an unknown dtype, or a buffer whose length is not that of its shape.
+        MalformedTensors: the dtype is unknown, or the length of a buffer does not fit its shape.
     """
     for name, tensor in tensors.items():
         _check_length(name, tensor)
-    # Wide elements first keeps every tensor aligned; the name makes the order total.
+    # Wide elements come first, to keep every tensor aligned; names make the order total.
     order = sorted(tensors, key=lambda name: (-ITEM_BYTES[tensors[name].dtype], name))
     header: dict[str, object] = {METADATA_KEY: metadata} if metadata is not None else {}
     header = {"__metadata__": header} if header else {}
@@ -114,7 +115,7 @@ def read_metadata(path: Path) -> str | None:
     """The metadata string given to `write_tensors`, or None.
 
     Raises:
-        MalformedTensors: not a well-formed safetensors file.
+        MalformedTensors: the file is not well-formed safetensors.
     """
     try:
         with safe_open(path, framework="numpy") as file:

@@ -10,7 +10,7 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import GenerationConfig
 
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
-from niwfctl.backbone.generation import Row, Wishes, answer
+from niwfctl.backbone.generation import AnswerOptions, Request, answer
 from niwfctl.backbone.load import Backbone
 from niwfctl.backbone.pieces import Pieces
 from niwfctl.backbone.sites import find_sites
@@ -38,25 +38,25 @@ def adapter() -> FieldAdapter:
     return adapter
 
 
-def answered(adapter: FieldAdapter, rows: Sequence[tuple[str, Wishes]]) -> list[Row]:
-    made = [Row(TOKENIZER, TOKENIZER(text)["input_ids"], 1, wishes) for text, wishes in rows]
+def answered(adapter: FieldAdapter, rows: Sequence[tuple[str, AnswerOptions]]) -> list[Request]:
+    made = [Request(TOKENIZER, TOKENIZER(text)["input_ids"], 1, options) for text, options in rows]
     answer(Backbone(adapter.model, TOKENIZER, "tiny"), adapter, made)
     return made
 
 
-def outcome(row: Row) -> tuple[str, int, str | None]:
+def outcome(row: Request) -> tuple[str, int, str | None]:
     return row.text, row.count, row.ended
 
 
 def test_rows_that_want_different_things_are_answered_as_if_alone(adapter: FieldAdapter) -> None:
-    (free,) = answered(adapter, [(PROMPTS[3], Wishes(30))])
-    wishes = [
-        Wishes(40),
-        Wishes(7),
-        Wishes(20, temperature=1.0, top_p=0.9, seed=4),
-        Wishes(30, stop=(free.text[9:12], "never said")),
+    (free,) = answered(adapter, [(PROMPTS[3], AnswerOptions(30))])
+    options = [
+        AnswerOptions(40),
+        AnswerOptions(7),
+        AnswerOptions(20, temperature=1.0, top_p=0.9, seed=4),
+        AnswerOptions(30, stop=(free.text[9:12], "never said")),
     ]
-    asked = list(zip(PROMPTS, wishes, strict=True))
+    asked = list(zip(PROMPTS, options, strict=True))
     together = answered(adapter, asked)
     assert [outcome(row) for row in together] == [
         outcome(row) for one in asked for row in answered(adapter, [one])
@@ -69,7 +69,7 @@ def test_rows_that_want_different_things_are_answered_as_if_alone(adapter: Field
 def test_what_is_handed_on_is_the_text_and_the_last_piece_says_how_it_ended(
     adapter: FieldAdapter,
 ) -> None:
-    row = Row(TOKENIZER, TOKENIZER(PROMPTS[0])["input_ids"], 1, Wishes(20))
+    row = Request(TOKENIZER, TOKENIZER(PROMPTS[0])["input_ids"], 1, AnswerOptions(20))
     heard: list[tuple[str, str | None]] = []
     row.hand_on = lambda piece: heard.append((piece, row.ended))
     answer(Backbone(adapter.model, TOKENIZER, "tiny"), adapter, [row])
@@ -80,7 +80,10 @@ def test_what_is_handed_on_is_the_text_and_the_last_piece_says_how_it_ended(
 def test_a_cancelled_row_ends_at_once_and_leaves_the_others_as_they_are(
     adapter: FieldAdapter,
 ) -> None:
-    made = [Row(TOKENIZER, TOKENIZER(text)["input_ids"], 1, Wishes(20)) for text in PROMPTS[:2]]
+    made = [
+        Request(TOKENIZER, TOKENIZER(text)["input_ids"], 1, AnswerOptions(20))
+        for text in PROMPTS[:2]
+    ]
 
     def cancel(piece: str) -> None:
         made[0].cancelled = True
@@ -88,13 +91,13 @@ def test_a_cancelled_row_ends_at_once_and_leaves_the_others_as_they_are(
     made[0].hand_on = cancel
     answer(Backbone(adapter.model, TOKENIZER, "tiny"), adapter, made)
     assert made[0].count < 20 and made[0].ended is None
-    (alone,) = answered(adapter, [(PROMPTS[1], Wishes(20))])
+    (alone,) = answered(adapter, [(PROMPTS[1], AnswerOptions(20))])
     assert outcome(made[1]) == outcome(alone)
 
 
 def test_sampling_follows_its_seed_and_without_one_differs(adapter: FieldAdapter) -> None:
-    def texts(**wishes) -> set[str]:
-        rows = [(PROMPTS[0], Wishes(12, temperature=1.5, **wishes))] * 6
+    def texts(**options) -> set[str]:
+        rows = [(PROMPTS[0], AnswerOptions(12, temperature=1.5, **options))] * 6
         return {row.text for row in answered(adapter, rows)}
 
     assert len(texts(seed=3)) == 1
@@ -105,16 +108,16 @@ def test_sampling_follows_its_seed_and_without_one_differs(adapter: FieldAdapter
 def test_hardly_any_temperature_or_probability_takes_the_likeliest_token(
     adapter: FieldAdapter,
 ) -> None:
-    wishes = [Wishes(12), Wishes(12, temperature=2.0, top_p=0.0)]
-    wishes += [Wishes(12, temperature=low) for low in (1e-3, 1e-30, 1e-50)]
-    rows = answered(adapter, [(PROMPTS[0], one) for one in wishes])
+    options = [AnswerOptions(12), AnswerOptions(12, temperature=2.0, top_p=0.0)]
+    options += [AnswerOptions(12, temperature=low) for low in (1e-3, 1e-30, 1e-50)]
+    rows = answered(adapter, [(PROMPTS[0], one) for one in options])
     assert len({row.text for row in rows}) == 1
 
 
 def test_an_answer_that_is_begun_anew_has_the_same_draws(adapter: FieldAdapter) -> None:
-    wishes = Wishes(12, temperature=1.0, seed=3)
-    (first,) = answered(adapter, [(PROMPTS[0], wishes)])
-    row = Row(TOKENIZER, TOKENIZER(PROMPTS[0])["input_ids"], 1, wishes)
+    options = AnswerOptions(12, temperature=1.0, seed=3)
+    (first,) = answered(adapter, [(PROMPTS[0], options)])
+    row = Request(TOKENIZER, TOKENIZER(PROMPTS[0])["input_ids"], 1, options)
     row.sample(torch.zeros(8))  # of a batch that failed before its first token
     answer(Backbone(adapter.model, TOKENIZER, "tiny"), adapter, [row])
     assert outcome(row) == outcome(first)
@@ -126,11 +129,11 @@ def test_an_answer_that_is_begun_anew_has_the_same_draws(adapter: FieldAdapter) 
 def test_the_settings_of_the_model_do_not_alter_answers(
     adapter: FieldAdapter, settings: dict[str, object]
 ) -> None:
-    (plain,) = answered(adapter, [(PROMPTS[0], Wishes(24))])
+    (plain,) = answered(adapter, [(PROMPTS[0], AnswerOptions(24))])
     own = adapter.model.generation_config
     adapter.model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, **settings)
     try:
-        (row,) = answered(adapter, [(PROMPTS[0], Wishes(24))])
+        (row,) = answered(adapter, [(PROMPTS[0], AnswerOptions(24))])
         assert adapter.model.generation_config.to_dict() | settings == (
             adapter.model.generation_config.to_dict()
         )
@@ -145,7 +148,7 @@ def test_a_row_that_ended_is_padded_with_the_tokenizers_token_even_if_that_is_th
     tokenizer, fed = tiny_tokenizer(), []
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
     tokens = tokenizer(PROMPTS[0])["input_ids"]
-    rows = [Row(tokenizer, tokens, 1, Wishes(count)) for count in (2, 6)]
+    rows = [Request(tokenizer, tokens, 1, AnswerOptions(count)) for count in (2, 6)]
     embed = adapter.model.get_input_embeddings()
     handle = embed.register_forward_pre_hook(lambda module, args: fed.append(args[0][0, -1]))
     try:
@@ -158,7 +161,7 @@ def test_a_row_that_ended_is_padded_with_the_tokenizers_token_even_if_that_is_th
 def test_sampling_draws_from_the_likeliest_tokens_that_top_p_allows() -> None:
     scores = torch.tensor([0.1, 0.4, 0.2, 0.3]).log()
     for top_p, allowed in ((0.39, {1}), (0.41, {1, 3}), (0.89, {1, 2, 3}), (1.0, {0, 1, 2, 3})):
-        row = Row(TOKENIZER, [1], 0, Wishes(1, temperature=1.0, top_p=top_p, seed=0))
+        row = Request(TOKENIZER, [1], 0, AnswerOptions(1, temperature=1.0, top_p=top_p, seed=0))
         assert {int(row.sample(scores)) for _ in range(300)} == allowed
 
 

@@ -199,7 +199,7 @@ def test_a_changed_file_in_the_hubs_cache_is_noticed(hub_cache: Path) -> None:
 
 
 def test_a_hub_model_of_another_commit_is_not_to_be_had_offline(hub_cache: Path) -> None:
-    with pytest.raises(BackboneError, match="neither a folder nor to be had") as error:
+    with pytest.raises(BackboneError, match="is not a folder and cannot be downloaded") as error:
         resolve("owner/tiny", "f" * 40)
     sentence(error)
 

@@ -127,6 +127,6 @@ def test_weights_that_are_stored_otherwise_are_no_nf4(
     wide: Path, tmp_path: Path, form: dict[str, bool], name: str
 ) -> None:
     folder = save_quantized(tmp_path / "stored", wide, **form)
-    with pytest.raises(BackboneError, match=f"are quantized already, by {name}: take"):
+    with pytest.raises(BackboneError, match=f"are already quantized by {name}: use"):
         load(resolve(str(folder)), "nf4")
     assert load(resolve(str(folder))).quant == "none"

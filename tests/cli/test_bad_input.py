@@ -84,7 +84,7 @@ def test_show_refuses_a_range(refused: Refused, committed: Repository, span: str
         ("", ["data.jsonl holds no records"]),
         (f"{ROW}{{oops", ["data.jsonl:2 is not JSON"]),
         ('{"question": "a", "reply": "b"}\n', ["data.jsonl:1", "`question`", "instruction"]),
-        (ROW, ["fewer than 2 different records cannot be split", "holds 1"]),
+        (ROW, ["at least 2 different records are needed", "holds 1"]),
         (ROW * 3 + json.dumps({"prompt": "a", "completion": "b" * 400}), [":4", "--max-length"]),
     ],
     ids=["missing", "empty", "not JSON", "wrong columns", "one row", "a row too long"],

@@ -110,7 +110,7 @@ def test_a_manifest_with_a_wrong_entry_is_refused_by_every_command(
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("no region", "is wrong: a capability has either regions or parts; bring it back"),
+        ("no region", "is wrong: a capability has either regions or parts; restore it"),
         ("an unfinished run", "is wrong: regions.0.run: a committed training is finished"),
     ],
 )

@@ -79,7 +79,7 @@ def test_disputed_anchors_stay_with_their_owner_wherever_they_lie(
     ceding = replace(new, disputed=shared)
     assert ceding.ceded(shared).all()
     assert not won(ceding, replace(old, anchors=shared)).any()
-    assert 0 <= ceding.loss() <= 1 and new.loss() == 0
+    assert 0 <= ceding.ceded_share() <= 1 and new.ceded_share() == 0
 
 
 @given(
@@ -156,7 +156,7 @@ def test_the_loss_counts_each_of_its_own_anchors_as_if_it_were_new() -> None:
     cell = Cell(torch.zeros(1).double(), torch.eye(1).double(), torch.tensor(9.0).double())
     own = torch.tensor([[0.0], [1.0], [4.0], [5.0]]).double()
     # 4 has a neighbour of its own at 1, and the disputed anchor at 0.5; so have 0 and 1
-    assert Claim(cell, 0.0, own, disputed=torch.tensor([[0.5]]).double()).loss() == 0.5
+    assert Claim(cell, 0.0, own, disputed=torch.tensor([[0.5]]).double()).ceded_share() == 0.5
 
 
 def test_a_general_claim_gets_the_cell_of_the_base_and_nothing_of_earlier_claims() -> None:

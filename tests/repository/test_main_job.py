@@ -81,7 +81,7 @@ def test_a_training_that_goes_on_with_smaller_batches_ends_where_it_would_have(
         fresh.train("apple", [data], QUICK, stop=lambda: True)
     resume = ["-C", fresh.path, "train", "apple", "--resume"]
     refused = niwfctl(*resume, "--batch-size", 2)
-    assert refused.exit_code == 2 and "give two whose product is 4" in refused.stderr
+    assert refused.exit_code == 2 and "give two numbers whose product is 4" in refused.stderr
     sparing = ["--batch-size", 2, "--grad-accum", 2, "--gradient-checkpointing"]
     done = niwfctl(*resume, *sparing, "--json")
     options = json.loads(done.stdout)["options"]

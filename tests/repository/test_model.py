@@ -10,7 +10,7 @@ from tiny import write_data
 
 from niwfctl.backbone.adapter import Factors
 from niwfctl.backbone.batch import pad, prompt_mask
-from niwfctl.backbone.generation import Row, Wishes
+from niwfctl.backbone.generation import AnswerOptions, Request
 from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.backbone.sites import decoder_layers
 from niwfctl.field.region import Region
@@ -64,7 +64,9 @@ def test_a_batch_of_known_capabilities_reads_nothing_again(
 
     def answers() -> list[str]:
         model.use_each(names)
-        batch = [Row(model.backbone.tokenizer, row, model.skip, Wishes(5)) for row in rows]
+        batch = [
+            Request(model.backbone.tokenizer, row, model.skip, AnswerOptions(5)) for row in rows
+        ]
         model.answer(batch)
         return [row.text for row in batch]
 

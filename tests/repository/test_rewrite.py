@@ -169,7 +169,7 @@ def test_removing_nothing_is_refused(two: Repository) -> None:
     "name", ["HEAD", "auto", "base", "backbone", "coordinates", "commit", "tag", "atlas"]
 )
 def test_what_means_something_else_names_no_capability(two: Repository, name: str) -> None:
-    with pytest.raises(UsageError, match="means something else"):
+    with pytest.raises(UsageError, match="the name is reserved"):
         two.rename(sorted(two.atlas())[0], name)
 
 

@@ -102,7 +102,7 @@ def test_at_no_takeover_odd_anchors_keep_their_neighbourhoods_and_shut_nobody_ou
     base = base_cell(repository)
     assert owners(odd, base, [broad, new]).tolist() != [1]
     assert owners(odd, base, [broad, replace(new, disputed=None)]).tolist() == [1]
-    assert entry.routing.ceded == new.loss() < 0.1
+    assert entry.routing.ceded == new.ceded_share() < 0.1
     assert repository.verify().ok
     shown = niwfctl("-C", repository.path, "show", "new").stdout
     assert "1 disputed anchor" in " ".join(shown.split())

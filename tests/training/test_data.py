@@ -94,13 +94,13 @@ def test_columns_that_hold_nothing_are_no_matter(write: Write, empty: object) ->
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (ALPACA | {"history": [["a", "b"]]}, "has `history`, which would not be heeded"),
-        (CHAT | {"tools": [{"name": "f"}]}, "has `tools`, which would not be heeded"),
+        (ALPACA | {"history": [["a", "b"]]}, "has `history`, which is not supported"),
+        (CHAT | {"tools": [{"name": "f"}]}, "has `tools`, which is not supported"),
         (
             {"messages": [*CHAT["messages"][:-1], CHAT["messages"][-1] | {"tool_calls": [{}]}]},
-            "has `messages[4].tool_calls`, which would not be heeded",
+            "has `messages[4].tool_calls`, which is not supported",
         ),
-        (CHAT | {"system": "Be long."}, "has a `system` beside a system turn"),
+        (CHAT | {"system": "Be long."}, "has both `system` and a system turn"),
         (ALPACA | {"system": 7}, "has the value 7 for `system`: expected a string"),
         ([ALPACA], "is an array where an object is needed: expected `instruction` and `output`"),
         ("text", "is a string where an object is needed"),

@@ -256,7 +256,7 @@ def test_a_hub_dataset_that_does_not_load_is_refused(monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     command = [sys.executable, "-c", script]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert "DataError: owner/name:test is no file, and as a hub dataset it" in result.stderr
+    assert "DataError: owner/name:test is not a file, and cannot be loaded" in result.stderr
 
 
 def test_reading_files_imports_no_heavy_library(write: Write) -> None:

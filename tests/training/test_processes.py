@@ -61,7 +61,7 @@ def test_two_processes_equal_one_that_accumulates_their_shares_bit_for_bit(
 def test_a_step_with_fewer_rows_than_processes_is_refused() -> None:
     processes = Processes()
     processes.count = 2
-    with pytest.raises(UsageError, match="cannot share"):
+    with pytest.raises(UsageError, match="too few for"):
         processes.share([0])
 
 

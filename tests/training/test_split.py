@@ -69,7 +69,7 @@ def test_equal_records_stay_on_one_side(copies: list[int], seed: int) -> None:
     ]
     different = set(copies)
     if len(different) < 2:
-        with pytest.raises(DataError, match=r"^fewer than 2 different records .* holds 1"):
+        with pytest.raises(DataError, match=r"^at least 2 different records .* holds 1"):
             split(examples, 0.5, seed)
         return
     training, held_out = split(examples, 0.5, seed)
@@ -90,7 +90,7 @@ def test_a_split_is_the_same_on_every_machine() -> None:
 
 @pytest.mark.parametrize("sizes", [[], [1], [3]])
 def test_fewer_than_two_records_cannot_be_split(sizes: list[int]) -> None:
-    with pytest.raises(DataError, match=f"^fewer than 2 different records .* holds {len(sizes)}"):
+    with pytest.raises(DataError, match=f"^at least 2 different records .* holds {len(sizes)}"):
         split(examples_of(*sizes), 0.5, seed=0)
 
 
