@@ -142,12 +142,10 @@ def _point_json(point: Point) -> dict[str, object]:
 
 
 def _plot(sources: list[str], points: list[Point], file: Path) -> None:
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 5), layout="constrained")
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
     if len(sources) == 2:
         xs, ys = zip(*(point.retentions for point in points), strict=True)
         axes.scatter(xs, ys)

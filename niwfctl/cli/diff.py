@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from niwfctl.cli.options import AsJson
-from niwfctl.cli.output import emit_json, number, out, require_file, save_plot
+from niwfctl.cli.output import SIGNS, emit_json, number, out, require_file, save_plot
 from niwfctl.cli.schema import capability_json
 from niwfctl.errors import UsageError
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from niwfctl.field.distances import SiteDifference
     from niwfctl.repository.diff import Changed, ChangedRegion, Compared
 
-_SIGNS = {"added": "+", "removed": "-", "changed": "~", "extended": "^"}
 _SHADES = ("grey11", "grey23", "grey35", "yellow4", "dark_orange", "red1")
 app = typer.Typer()
 
@@ -89,11 +88,11 @@ def _show_changes(changes: list[Changed], stat: bool) -> None:
         before, after = (
             number(one.perplexity if one else None) for one in (change.before, change.after)
         )
-        sign = _SIGNS[change.kind]
+        sign = SIGNS[change.kind]
         out.print(f"{sign} {change.name:<20} {change.kind:<9} perplexity {before} → {after}")
         if not stat:
             for region in change.regions:
-                out.print(f"    {_SIGNS[region.kind]} region {region.entry.id}  {_region(region)}")
+                out.print(f"    {SIGNS[region.kind]} region {region.entry.id}  {_region(region)}")
     if not changes:
         out.print("no capability differs")
 
@@ -205,13 +204,11 @@ def _compared_json(compared: Compared, names: list[str]) -> dict[str, object]:
 
 def _plot(compared: Compared, names: list[str], file: Path) -> None:
     require_file(file)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     layers, modules, values = _grid(compared)
-    figure, axes = pyplot.subplots(figsize=(7, 0.25 * len(layers) + 2), layout="constrained")
+    figure = Figure(figsize=(7, 0.25 * len(layers) + 2), layout="constrained")
+    axes = figure.subplots()
     top = max(1.0, *(value for row in values for value in row))
     image = axes.imshow(values, aspect="auto", cmap="magma", vmin=0.0, vmax=top)
     axes.set_xticks(range(len(modules)), [m.split(".")[-1] for m in modules], rotation=30)

@@ -8,13 +8,21 @@ from typing import Annotated
 
 import typer
 
-from niwfctl.cli.options import AcceptShadow, AsJson, Manual, MaxTakeover, Supersede, inside
+from niwfctl.cli.options import (
+    DEFAULTS,
+    AcceptShadow,
+    AsJson,
+    Manual,
+    MaxTakeover,
+    Supersede,
+    inside,
+)
 from niwfctl.cli.output import emit_json, err, number, out, size
+from niwfctl.cli.progress import training_progress
 from niwfctl.cli.schema import capability_json
-from niwfctl.cli.show import perplexity_line, show_committed, training_progress
+from niwfctl.cli.show import perplexity_line, show_committed
 from niwfctl.training.run import TrainingOptions
 
-_DEFAULT = {name: field.default for name, field in TrainingOptions.model_fields.items()}
 app = typer.Typer()
 
 
@@ -78,7 +86,7 @@ def import_adapter(
         typer.Option(metavar="FILE", help="Instead: text, one prompt a line; none are measured."),
     ] = None,
     message: Annotated[str | None, typer.Option("-m", "--message", help="What was done.")] = None,
-    max_length: Annotated[int, typer.Option(min=2, help="Longest row, in tokens.")] = _DEFAULT[
+    max_length: Annotated[int, typer.Option(min=2, help="Longest row, in tokens.")] = DEFAULTS[
         "max_length"
     ],
     skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave longer rows out.")] = False,

@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from niwfctl.cli.options import AcceptShadow, AsJson, Manual, MaxTakeover, Supersede, inside
+from niwfctl.cli.options import (
+    DEFAULTS,
+    AcceptShadow,
+    AsJson,
+    Manual,
+    MaxTakeover,
+    Supersede,
+    inside,
+)
 from niwfctl.cli.output import emit_json, err, number, out
+from niwfctl.cli.progress import training_progress
 from niwfctl.cli.schema import capability_json, run_json
-from niwfctl.cli.show import show_committed, training_progress
+from niwfctl.cli.show import show_committed
 from niwfctl.config import reason_of
 from niwfctl.errors import UsageError
 from niwfctl.training.processes import leads
@@ -24,7 +33,6 @@ from niwfctl.training.run import SPARING, TrainingOptions
 if TYPE_CHECKING:
     from niwfctl.repository import Repository
 
-_DEFAULT = {name: field.default for name, field in TrainingOptions.model_fields.items()}
 app = typer.Typer()
 
 
@@ -99,27 +107,27 @@ def train(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides --epochs.")] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = _DEFAULT["epochs"],
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = DEFAULTS["epochs"],
     bases: Annotated[
         int, typer.Option(help="Bases of the new region; 1 by default beside reused ones.")
-    ] = _DEFAULT["bases"],
-    rank: Annotated[int, typer.Option(help="Rank of each basis.")] = _DEFAULT["rank"],
+    ] = DEFAULTS["bases"],
+    rank: Annotated[int, typer.Option(help="Rank of each basis.")] = DEFAULTS["rank"],
     alpha: Annotated[
         float, typer.Option(help="The weight change is scaled by alpha/rank.")
-    ] = _DEFAULT["alpha"],
+    ] = DEFAULTS["alpha"],
     lr: Annotated[
         float, typer.Option(help="Peak learning rate; 2e-4 suits models of several billions.")
-    ] = _DEFAULT["lr"],
-    batch_size: Annotated[int, typer.Option(help="Rows a forward pass.")] = _DEFAULT["batch_size"],
-    grad_accum: Annotated[int, typer.Option(help="Forward passes a step.")] = _DEFAULT[
+    ] = DEFAULTS["lr"],
+    batch_size: Annotated[int, typer.Option(help="Rows a forward pass.")] = DEFAULTS["batch_size"],
+    grad_accum: Annotated[int, typer.Option(help="Forward passes a step.")] = DEFAULTS[
         "grad_accum"
     ],
-    max_length: Annotated[int, typer.Option(help="Longest row, in tokens.")] = _DEFAULT[
+    max_length: Annotated[int, typer.Option(help="Longest row, in tokens.")] = DEFAULTS[
         "max_length"
     ],
     optimizer: Annotated[
         str, typer.Option(help="adamw, or paged_adamw_8bit of bitsandbytes, for less memory.")
-    ] = _DEFAULT["optimizer"],
+    ] = DEFAULTS["optimizer"],
     gradient_checkpointing: Annotated[
         bool,
         typer.Option(
@@ -129,10 +137,10 @@ def train(
     skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave longer rows out.")] = False,
     val_split: Annotated[
         float, typer.Option(help="Share of rows held out to measure on; at most 256 rows are used.")
-    ] = _DEFAULT["val_split"],
+    ] = DEFAULTS["val_split"],
     seed: Annotated[
         int, typer.Option(help="Of the split, the order and the first weights.")
-    ] = _DEFAULT["seed"],
+    ] = DEFAULTS["seed"],
     extend: Annotated[
         bool, typer.Option("--extend", help="Add a region to a committed capability of this name.")
     ] = False,

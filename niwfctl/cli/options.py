@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from niwfctl.errors import UsageError
+from niwfctl.training.run import TrainingOptions
 
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
 MaxTakeover = Annotated[
@@ -26,6 +27,7 @@ AcceptShadow = Annotated[
 ]
 
 
+DEFAULTS = {name: field.default for name, field in TrainingOptions.model_fields.items()}
 STANDARD_INPUT = "-"  # in place of a prompt
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
+SIGNS = {"added": "+", "changed": "~", "removed": "-", "extended": "^"}  # of a change
+
 
 class StandardOutput(io.TextIOWrapper):
     """Standard output that writes `?` for what its encoding lacks, and whose errors are its own.
