@@ -73,14 +73,14 @@ def diff(
 
 
 def _unequal(name: str, targets: list[str]) -> str:
-    """Why a capability is not compared: it is alone, or the other is none."""
+    """Why a capability cannot be compared: it is alone, or the other is not a capability."""
     if len(targets) == 1:
         return (
             f"{name!r} is a capability: name what to compare it with, as in `niwfctl diff "
             f"{name.partition('@')[0]}@HEAD~1 {name}`"
         )
     other = next(target for target in targets if target != name)
-    return f"{name!r} is a capability and {other!r} is not: compare two of a kind"
+    return f"{name!r} is a capability and {other!r} is not: compare two of the same kind"
 
 
 def _show_changes(changes: list[Changed], stat: bool) -> None:
@@ -135,7 +135,7 @@ def _show_compared(compared: Compared, names: list[str], stat: bool) -> None:
 def _place_lines(a: str, b: str, compared: Compared) -> dict[str, str]:
     place = compared.place
     routed = all(one.regions[0].routing for one in (compared.a, compared.b))
-    wins = "wins" if routed else "would win"  # of two one of which is never routed to
+    wins = "wins" if routed else "would win"  # if one of the two is never routed to
     return {
         "distance": f"{place.bhattacharyya:.3g} (Bhattacharyya)",
         "overlap": f"{place.a_in_b:.1%} of {a} lies in the cell of {b}, {place.b_in_a:.1%} of {b} "
@@ -164,7 +164,7 @@ def _weight_lines(sites: list[SiteDifference]) -> dict[str, str]:
 def _heat_map(compared: Compared) -> None:
     """Relative distance by layer (down) and module (across).
 
-    Black is alike; red, from 1 on, is what has nothing in common.
+    Black means equal; red, from 1 on, nothing in common.
     """
     layers, modules, values = _grid(compared)
     out.print("\n  ‖ΔW_a − ΔW_b‖ over √(‖ΔW_a‖² + ‖ΔW_b‖²), by layer and module")

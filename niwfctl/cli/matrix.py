@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from niwfctl.repository.matrix import Matrix, Row
     from niwfctl.repository.measure import Measured
 
-_LABEL, _NAME, _GAP = 28, 14, 2  # characters: longest label, longest name of a task, between two
-_ANNOTATED = 400  # cells; more would not be readable in a picture
+_LABEL, _NAME, _GAP = 28, 14, 2  # characters: longest label, longest task name, gap
+_ANNOTATED = 400  # cells; more would be unreadable in a picture
 
 Column = list[Text]
 
@@ -38,10 +38,10 @@ def show_matrix(matrix: Matrix) -> None:
             out.print()
         _show_transfer(matrix, measure)
     if any(task.name not in row.there for task in matrix.tasks for row in matrix.rows):
-        out.print("( ) that commit has no capability of the name", style="dim")
+        out.print("( ) that commit has no capability of this name", style="dim")
     if matrix.left_out:
         names = ", ".join(matrix.left_out)
-        err.print(f"left out, for want of data to measure on: {names}", markup=False)
+        err.print(f"left out, without data to measure on: {names}", markup=False)
 
 
 def matrix_json(matrix: Matrix) -> Json:
@@ -123,7 +123,7 @@ def _label(row: Row) -> str:
 
 
 def _short(name: str) -> str:
-    """A name that leaves room for others: its two ends, since names often begin alike."""
+    """A name shortened to its two ends, since names often begin alike."""
     head, tail = _NAME // 2, (_NAME - 1) // 2
     return name if len(name) <= _NAME else f"{name[:head]}…{name[-tail:]}"
 
@@ -157,7 +157,7 @@ def _style(matrix: Matrix, measure: str, place: int, index: int) -> str:
 
 
 def _folded(columns: Sequence[Column], room: int) -> Iterator[list[Column]]:
-    """Runs of columns that fit side by side; at least one each."""
+    """Blocks of columns that fit side by side, at least one column each."""
     block: list[Column] = []
     for column in columns:
         if block and sum(one[0].cell_len for one in (*block, column)) > room:
@@ -195,7 +195,7 @@ def _difference(score: float | None, measure: str) -> str:
 
 
 def _gains(matrix: Matrix, measure: str) -> list[list[float]]:
-    """What each figure is better by than the base's; the base's own row first."""
+    """By how much each figure beats the base's; the base's own row comes first."""
     base = [figures.score(measure) for figures in matrix.base]
     rows = [matrix.base, *(row.figures for row in matrix.rows)]
     return [

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how what they name is read."""
+"""Options that several commands share, and how their values are read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Supersede = Annotated[
 ]
 Manual = Annotated[bool, typer.Option("--manual", help="Never route to it.")]
 AcceptShadow = Annotated[
-    bool, typer.Option("--accept-shadow", help="Even where earlier ones own its prompts.")
+    bool, typer.Option("--accept-shadow", help="Commit even if earlier ones own its prompts.")
 ]
 
 
@@ -32,7 +32,7 @@ STANDARD_INPUT = "-"  # in place of a prompt
 
 
 def read_prompt(prompt: str) -> str:
-    """A prompt as it was given, or from standard input where it was `-`.
+    """A prompt as given, or read from standard input if it is `-`.
 
     Raises:
         UsageError: it is empty, or not UTF-8.
@@ -66,10 +66,10 @@ def inside(directory: Path, source: str) -> str:
 
 
 def by_name(directory: Path, given: Sequence[str]) -> dict[str, list[str]]:
-    """Data sources, as seen from -C DIR, by the name of what they are for: from `NAME=FILE`.
+    """Data sources given as `NAME=FILE`, by name; files as seen from -C DIR.
 
     Raises:
-        UsageError: one of them says no name.
+        UsageError: one of them lacks a name or a file.
     """
     sources: dict[str, list[str]] = {}
     for one in given:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def measuring_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on the terminal, or a line for each thing measured where there is no terminal.
+    """A bar on a terminal, or a line for each thing measured if there is no terminal.
 
     Yields:
-        A function to tell (what is under way, rows done, rows in all or 0 where there are none).
+        A function to call with (what is under way, rows done, total rows or 0 if there are none).
     """
     if not err.is_terminal:
         yield _line
@@ -37,7 +37,7 @@ def measuring_progress() -> Iterator[Callable[[str, int, int], None]]:
         def report(what: str, done: int, rows: int) -> None:
             nonlocal under_way
             if done == 0 or what != under_way:
-                bar.reset(task, total=rows or None)  # time left is that of this one alone
+                bar.reset(task, total=rows or None)  # the time left is for this one alone
                 under_way = what
             counted = f"{done} of {rows} rows" if rows else ""
             bar.update(task, description=what, completed=done, rows=counted)
@@ -52,7 +52,7 @@ def _line(what: str, done: int, rows: int) -> None:
 
 @contextmanager
 def training_progress(name: str) -> Iterator[Callable[[TrainingProgress], None]]:
-    """A bar on the terminal's error stream, or a line now and then where there is no terminal."""
+    """A bar on a terminal, or a line now and then if there is no terminal."""
     if not leads():
         yield lambda now: None
         return

@@ -28,14 +28,14 @@ def run_line(run: Run) -> str:
 
 
 def perplexity_line(run: Run) -> str:
-    """What a run came to, on the rows held out."""
+    """A run's result on the held-out rows."""
     if run.finished and run.perplexity is None:
         return "not measured" + (", since only prompts were given" if run.adapter else "")
     return f"{number(run.base_perplexity)} (base) → {number(run.perplexity)}"
 
 
 def show_capability(capability: Capability, owner: Mapping[str, str], indent: str = "") -> None:
-    """A capability with everything its manifest says of it.
+    """A capability with everything its manifest says about it.
 
     Args:
         owner: names of capabilities by the ids of their regions.
@@ -130,13 +130,13 @@ def show_committed(
     """What a commit made of trainings, or of an adapter.
 
     Args:
-        atlas: as the commit has it.
+        atlas: the atlas of the commit.
     """
     owner = owner_names(atlas)
     where = branch or "detached HEAD"
     out.print(f"[{where} {commit[:7]}] {message.splitlines()[0]}", markup=False)
     for capability in capabilities:
-        entry = capability.regions[-1]  # what came; an extension keeps earlier ones
+        entry = capability.regions[-1]  # the new one; an extension keeps earlier ones
         out.print(
             f"  {capability.name}: region {entry.id}, radius {entry.radius:.2f}, {entry.anchors} "
             f"anchors, {len(entry.bases)} bases, {size(sum(ref.size for ref in entry.objects))}",

@@ -253,7 +253,7 @@ def test_a_history_that_is_damaged_further_down_is_told_without_a_traceback(
 ) -> None:
     parent = committed.git.resolve("HEAD~1")
     (committed.path / ".git" / "objects" / parent[:2] / parent[2:]).unlink()
-    refused(committed, ["log"], 10, "git could not go on", parent)
+    refused(committed, ["log"], 10, "git failed", parent)
 
 
 def test_a_name_that_no_file_can_have_is_told_as_such(
