@@ -67,9 +67,7 @@ def _only_one(prompt: object) -> object:
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
         return prompt[0]
     if isinstance(prompt, list):
-        raise ValueError(
-            "only one text per request is answered: send a string, and other texts in other requests"
-        )
+        raise ValueError("one text is answered per request: send a string, and others separately")
     return prompt
 
 
