@@ -30,7 +30,7 @@ def read_task(folder: Path) -> tuple[list[Example], list[Example]]:
         if label not in labels:
             raise DataError(
                 f"{folder / 'test.json'}[{index}] has the label {label!r}, and train.json has only "
-                f"{', '.join(labels)}: mend one of them"
+                f"{', '.join(labels)}: fix one of them"
             )
     return _examples(training, labels, folder), _examples(test, labels, folder)
 

@@ -67,7 +67,7 @@ def evaluate(
     from niwfctl.repository.measure import Bench, Data
 
     if matrix and names:
-        raise UsageError("--matrix measures every capability: name none, and give their data")
+        raise UsageError("--matrix measures every capability: give no names, only their data")
     if not matrix and (revisions or plot or again):
         raise UsageError("--rev, --plot and --again belong to --matrix: add it")
     if not matrix and not data:
