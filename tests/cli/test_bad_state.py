@@ -259,7 +259,7 @@ def test_a_history_that_is_damaged_further_down_is_told_without_a_traceback(
 def test_a_name_that_no_file_can_have_is_told_as_such(
     refused: Refused, committed: Repository
 ) -> None:
-    refused(committed, ["train", "pear", "--data", "x" * 300], 2, "longer than the name of a file")
+    refused(committed, ["train", "pear", "--data", "x" * 300], 2, "longer than a file name")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
