@@ -1,6 +1,6 @@
-"""Real capabilities on the embedded backbone, for the benchmarks that need some.
+"""Real capabilities on the embedded backbone, for benchmarks that need them.
 
-A folder given again is gone on with: what is committed there is not trained anew.
+A folder given again is continued: what is committed there is not retrained.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from niwfctl.training.data import read_examples
 from niwfctl.training.loop import Progress
 from niwfctl.training.run import TrainingOptions
 
-VALIDATION = 64  # rows before the held-out ones, for whatever is tuned
+VALIDATION = 64  # rows before the held-out ones, for tuning
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def repository_at(folder: Path) -> Repository:
 
 
 def trained(repository: Repository, name: str, file: Path, options: TrainingOptions) -> None:
-    """Trains and commits a capability unless it is there."""
+    """Trains and commits a capability unless it exists."""
     if name in repository.atlas():
         return
     rows = [line for line in file.read_text().splitlines() if line]
@@ -63,7 +63,7 @@ def held_out(repository: Repository, file: Path, rows: int) -> list[Example]:
 
 
 def validation(repository: Repository, file: Path) -> list[Example]:
-    """Rows that are neither learned nor held out."""
+    """Rows that are neither learned from nor held out."""
     rows = read_examples([str(file)])[-HELD_OUT - VALIDATION : -HELD_OUT]
     return short(repository, rows)
 

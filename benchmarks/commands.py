@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def many(folder: Path, count: int) -> Path:
-    """A repository with so many capabilities, one commit each; all but one are copies."""
+    """A repository with this many capabilities, one commit each; all but one are copies."""
     backbone = save_tiny(folder / "backbone")
     data = write_data(folder / "data.jsonl")
     repository = Repository.init(folder / "repository", model=str(backbone), dim=8)

@@ -48,10 +48,10 @@ def machine() -> dict[str, object]:
 def write_results(
     name: str, results: dict[str, object], table: str, script: str | None = None
 ) -> None:
-    """Keeps figures as docs/results/NAME.json, and a table of them as NAME.md.
+    """Writes figures to docs/results/NAME.json, and a table of them to NAME.md.
 
     Args:
-        script: which made them, where it is called otherwise.
+        script: which made them, if its name differs.
     """
     RESULTS.mkdir(parents=True, exist_ok=True)
     where = machine()
@@ -75,7 +75,7 @@ def data_folder(path: str) -> Path:
     """A folder with TASK.jsonl files, for argparse.
 
     Raises:
-        ArgumentTypeError: there are none.
+        ArgumentTypeError: it has none.
     """
     folder = Path(path)
     if not any(folder.glob("*.jsonl")):
@@ -91,7 +91,7 @@ def embedded() -> Backbone:
 def task_rows(
     backbone: Backbone, file: Path, measured: int = MEASURED
 ) -> tuple[list[Tokens], list[Tokens]]:
-    """(rows to learn from, at most so many held-out rows) of one file, none longer than LONGEST."""
+    """(rows to learn from, at most this many held-out rows) of a file, none longer than LONGEST."""
     examples = read_examples([str(file)])
     rows = [encode(backbone.tokenizer, example) for example in examples]
     training = [row for row in rows[:-HELD_OUT] if len(row) <= LONGEST]
@@ -104,7 +104,7 @@ class PeftTrainer:
     def __init__(
         self, model: nn.Module, options: TrainingOptions, rank: int, autocast: bool = False
     ) -> None:
-        """A LoRA of some rank on all linears of all layers, scaled as the field is.
+        """A LoRA of this rank on all linears of all layers, scaled like the field.
 
         Args:
             autocast: multiply its float32 factors in bf16.

@@ -1,4 +1,4 @@
-"""What is kept of each part in a composition: ours, and PEFT's on the same adapters.
+"""What a composition keeps of each part: ours, and PEFT's on the same adapters.
 
     python benchmarks/composition.py DATA_DIR FOLDER [--tasks code shell instruct]
 
@@ -90,7 +90,7 @@ def main() -> None:
 def ours(
     repository: Repository, parts: Sequence[str], test: Rows, choices: Sequence[tuple[float, ...]]
 ) -> list[Row]:
-    """Retentions of our methods; every composition is committed, measured and taken back."""
+    """Retentions of our methods; every composition is committed, measured and undone."""
     model = repository.load(None)
     alone = []
     for part in parts:
@@ -159,7 +159,7 @@ def exactness(repository: Repository, parts: Sequence[str]) -> tuple[float, floa
 
 
 def seconds(work: Callable[[], object], rounds: int = 5) -> float:
-    """The best of some rounds."""
+    """The best of several rounds."""
     best = float("inf")
     for _ in range(rounds):
         started = time.perf_counter()

@@ -3,8 +3,8 @@
     python benchmarks/continual.py RESULTS_DIR [--data DATA_DIR] [--quick | --full]
 
 DATA_DIR holds code.jsonl, instruct.jsonl and shell.jsonl; the last 200 rows of each are held out.
-Without it there are only the sequences that are made from Python's own library. RESULTS_DIR keeps a
-line for every commit of every method; a run that is started again goes on where it stopped.
+Without it there are only the sequences made from Python's own library. RESULTS_DIR keeps a line for
+every commit of every method; a run that is started again resumes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measure(given: argparse.Namespace) -> None:
-    """Runs what is not there yet."""
+    """Runs what has not been run yet."""
     source = resolve(given.model)
     backbone = partial(load, source)
     results = Results(given.results, Origin(code_commit(), source.identity))
@@ -85,9 +85,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--steps", type=int, help="of 8 rows, for each task")
     parser.add_argument("--classes", type=Path, help="folder of TASK/{train,test}.json")
-    parser.add_argument("--lock", type=Path, help="file to lock while computing, in turns")
+    parser.add_argument("--lock", type=Path, help="file to lock while computing, to take turns")
     parser.add_argument("--turn", type=float, default=120.0, help="seconds of a turn")
-    parser.add_argument("--table", action="store_true", help="only make tables of what is there")
+    parser.add_argument("--table", action="store_true", help="only make tables of existing results")
     given = parser.parse_args()
     for name, value in SIZES[given.size or "usual"].items():
         if getattr(given, name) is None:

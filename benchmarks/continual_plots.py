@@ -1,4 +1,4 @@
-"""Forgetting curves: what becomes of each sequence's first task as later ones are learned."""
+"""Forgetting curves: each sequence's first task as later ones are learned."""
 
 from __future__ import annotations
 

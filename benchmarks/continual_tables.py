@@ -31,7 +31,7 @@ class Line:
 
     @property
     def title(self) -> str:
-        """As tables name it."""
+        """Its name in tables."""
         several = sum(bool(record["cost"]) and len(record["cost"]) > 1 for record in self.records)
         return TITLES[self.method] + (f", {self.way}" if several else "")
 
@@ -46,7 +46,7 @@ class Line:
         return all(record["scores"] for record in self.records)
 
     def figure(self, row: int, task: str, name: str) -> float:
-        """One figure on a task after a commit."""
+        """A figure for a task after a commit."""
         return self.records[row]["scores"][self.way][task][name]
 
     def unchanged(self) -> str:
@@ -64,7 +64,7 @@ def report(records: Sequence[Record]) -> tuple[dict[str, object], str]:
     """All figures, and all tables as text.
 
     Raises:
-        MixedResults: the records are of different commits or backbones.
+        MixedResults: the records come from different commits or backbones.
     """
     origin = only([Origin.of(record) for record in records])
     parts, figures = [], []
@@ -110,7 +110,7 @@ NOTE = (
 
 
 def finished(records: Sequence[Record]) -> list[Line]:
-    """The runs that came to their end, in the order of the methods; the base first."""
+    """The finished runs, in the order of the methods; the base first."""
     lines = []
     for (method, seed), group in grouped(records, "method", "seed"):
         ordered = sorted(group, key=lambda record: record["row"])
@@ -122,7 +122,7 @@ def finished(records: Sequence[Record]) -> list[Line]:
 
 
 def measured(line: Line, lines: Sequence[Line]) -> Transfer:
-    """The four measures of a line; those that the lack of earlier figures forbids are None."""
+    """The four measures of a line; None where earlier figures are missing."""
     kind, tasks = _score_of(line), line.tasks
     bare = next((other for other in lines if other.method == BASE), None)
     if not line.whole:
@@ -134,7 +134,7 @@ def measured(line: Line, lines: Sequence[Line]) -> Transfer:
 
 
 def _score_of(line: Line):
-    """The score that measures are of: accuracy of classes, else −ln perplexity."""
+    """The score that the measures use: accuracy for classes, otherwise −ln perplexity."""
     if line.records[0]["sequence"] == CLASSES:
         return lambda one, row, task: one.figure(row, task, "accuracy")
     return lambda one, row, task: -math.log(one.figure(row, task, "perplexity"))
@@ -198,7 +198,7 @@ def _course(sequence: str, lines: Sequence[Line]) -> str:
 
 
 def _routing(lines: Sequence[Line]) -> str:
-    """Share of each task's test rows that its router gives to it, at the end."""
+    """Share of each task's test rows that its router assigns to it, at the end."""
     tasks = lines[0].tasks
     rows = [
         [
@@ -232,7 +232,7 @@ def _drift(lines: Sequence[Line]) -> str:
     """What the paper's lock kept of the first task after the last commit."""
     rows, told = [], set()
     for _, group in by_title(lines):
-        method = group[0].method  # however it is asked, it drifts alike
+        method = group[0].method  # it drifts the same however it is asked
         if method not in told and all("drift" in one.records[-1] for one in group):
             told.add(method)
             first = group[0].tasks[0]
@@ -256,7 +256,7 @@ def _seconds(line: Line) -> float:
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Mean, and ± the standard deviation over seeds; 0 is what is exactly zero."""
+    """Mean, and ± the standard deviation over seeds; 0 means exactly zero."""
     if not any(values):
         return "0"
     mean = f"{statistics.fmean(values):.3f}"

@@ -1,4 +1,4 @@
-"""What routing was compared with: densities other than one Gaussian a region, a ridge router."""
+"""What routing was compared with: densities other than one Gaussian per region, a ridge router."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class StudentT(Cell):
 
 @dataclass(frozen=True)
 class SharedCovariance(Cell):
-    """All regions have the base's covariance, which is the identity in whitened coordinates."""
+    """All regions share the base's covariance, the identity in whitened coordinates."""
 
     @classmethod
     def fit(cls, coordinates: Tensor, held_out: Tensor, coverage: float = 0.99) -> SharedCovariance:
@@ -36,7 +36,7 @@ class SharedCovariance(Cell):
 
 @dataclass(frozen=True)
 class HalfShrunk(Cell):
-    """A covariance that is shrunk half-way to its mean variance."""
+    """A covariance shrunk half-way towards its mean variance."""
 
     @classmethod
     def fit(cls, coordinates: Tensor, held_out: Tensor, coverage: float = 0.99) -> HalfShrunk:
@@ -78,7 +78,7 @@ class Mixture(Cell):
         return torch.logsumexp(torch.stack(found), dim=0)
 
     def distance(self, z: Tensor) -> Tensor:
-        """√2 times the root of what the log-density is below the highest peak's."""
+        """√2 times the root of how far the log-density is below the highest peak's."""
         peak = max(float(part.log_density(part.mean[None])) for _, part in self.parts)
         return (2 * (peak - self.log_density(z))).clamp_min(0).sqrt()
 
@@ -103,7 +103,7 @@ class Ridge:
     """
 
     def __init__(self, calibration: Tensor, features: int = 2000) -> None:
-        """From states of calibration prompts [prompts, hidden]."""
+        """Made from states of calibration prompts [prompts, hidden]."""
         random = torch.Generator().manual_seed(0)
         hidden = calibration.shape[1]
         self.mean, self.deviation = calibration.mean(0), calibration.std(0) + 1e-6
@@ -113,13 +113,13 @@ class Ridge:
         self.add(calibration)
 
     def add(self, states: Tensor) -> None:
-        """One more class."""
+        """Adds a class."""
         found = self._features(states)
         self.gram = self.gram + found.T @ found / len(found)
         self.classes.append(found.mean(0))
 
     def leads(self, states: Tensor) -> Tensor:
-        """By how much each class but the base outdoes the base, [n, classes]."""
+        """By how much each class but the base beats the base, [n, classes]."""
         damping = 0.01 * self.gram.diagonal().mean() * torch.eye(len(self.gram))
         weights = torch.linalg.solve(self.gram + damping, torch.stack(self.classes, 1))
         scores = self._features(states) @ weights

@@ -1,4 +1,4 @@
-"""The GPU that a benchmark runs on, or a CPU in its place, and how much of the work it can hold."""
+"""The GPU that a benchmark runs on, or a CPU in its place, and how much work it can hold."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Machine:
     """Where to run, and how much.
 
     Attributes:
-        quant: of the backbone.
-        lengths: (tokens a row, rows a step) to train with.
-        batches: prompts at once, to answer.
-        prompt: tokens of a prompt.
-        answer: tokens of an answer.
-        steps: of training, measured after two to warm up.
+        quant: quantization of the backbone.
+        lengths: (tokens per row, rows per step) to train with.
+        batches: prompts to answer at once.
+        prompt: tokens in a prompt.
+        answer: tokens in an answer.
+        steps: training steps to measure, after two to warm up.
     """
 
     quant: str
@@ -51,11 +51,11 @@ class Machine:
 
     @property
     def name(self) -> str:
-        """Of the GPU, or of the processor."""
+        """The name of the GPU, or of the processor."""
         return str(current_platform(self.device)["device"])
 
     def seconds(self, work: Callable[[], object]) -> float:
-        """Seconds that work takes, until the GPU has done it."""
+        """Seconds that work takes until the GPU has finished."""
         self._wait()
         started = time.perf_counter()
         work()
@@ -64,7 +64,7 @@ class Machine:
 
     @contextmanager
     def timing(self, into: dict[str, float], key: str) -> Iterator[None]:
-        """A block whose seconds are noted."""
+        """A block whose seconds are recorded."""
         self._wait()
         started = time.perf_counter()
         yield
@@ -82,7 +82,7 @@ class Machine:
         return torch.cuda.max_memory_allocated(self.device) / 2**30
 
     def forget(self) -> None:
-        """Frees what nothing refers to."""
+        """Frees memory that nothing refers to."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

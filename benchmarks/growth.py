@@ -1,9 +1,9 @@
-"""What work costs as capabilities add up: commit, checkout, route, verify, merge, disk, memory.
+"""Costs as capabilities add up: commit, checkout, route, verify, merge, disk, memory.
 
     python benchmarks/growth.py [--sizes 1 5 20 100]
 
-The embedded backbone's repository, real in all but the weights of its capabilities, which are
-random and of the true shapes: two bases of rank 8 on all linears above the tap layer.
+The embedded backbone's repository is real except for the weights of its capabilities, which are
+random, with the true shapes: two bases of rank 8 on all linears above the tap layer.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def added(repository: Repository, name: str) -> float:
 
 
 def measured(repository: Repository) -> dict[str, float]:
-    """All costs but that of the commit, of a repository as it is."""
+    """All costs except the commit's, of a repository as it is."""
     disk = size_of(repository)
     return {
         "disk": disk,
@@ -115,7 +115,7 @@ def in_memory(repository: Repository) -> dict[str, float]:
 
 
 def merged(repository: Repository) -> float:
-    """Seconds to merge a branch that has one capability more; the repository is left as it was."""
+    """Seconds to merge a branch with one more capability; the repository is left as it was."""
     git, main = repository.git.plain, repository.git.branch()
     before = repository.git.head()
     git("branch", "--quiet", "side")
@@ -130,9 +130,9 @@ def merged(repository: Repository) -> float:
 
 
 def resident() -> int:
-    """Bytes of this process in memory; none that are free, which would hide what is taken next."""
+    """Resident bytes of this process, without free ones, which would hide later growth."""
     gc.collect()
-    with suppress(OSError, AttributeError):  # glibc's own
+    with suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     return psutil.Process().memory_info().rss
 
@@ -147,7 +147,7 @@ def median(work: Callable[[], object]) -> float:
 
 
 def fitted(sizes: list[int], costs: list[float]) -> tuple[float, float]:
-    """(cost of none, cost of each): the straight line nearest to what was seen."""
+    """(cost of none, cost of each): the straight line that fits the measurements best."""
     slope, start = np.polyfit(sizes, costs, 1)
     return float(start), float(slope)
 

@@ -1,9 +1,9 @@
-"""Commit, checkout, diff and log at Mistral-7B's geometry, as ratios; and the same jobs by others.
+"""Commit, checkout, diff and log at Mistral-7B's geometry, as ratios; the same by other tools.
 
     python benchmarks/history.py [--ranks 8 32] [--rounds 5] [--commits 1000]
                                  [--dvc PATH] [--git-theta PATH]
 
-The weights are random, of the true shapes: two bases on all seven linears of layers 4 to 31 of a
+The weights are random, with the true shapes: two bases on all seven linears of layers 4 to 31 of a
 32-layer model of width 4,096. No model of that size is loaded. The reference for commit is
 `sha256sum` plus `cp` of the same bytes; for checkout and diff, reading them; for log, `git log`.
 All files are in the page cache. Sides take turns in every round; the figure is the median of the
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def ratios(ranks: dict[int, dict], logs: dict, commits: int) -> str:
-    """The table of what was aimed at, and what is to be said of it."""
+    """The table of goals, with notes."""
     rows = [
         [what, *(f"{of[key]['ratio']:.2f}" for of in ranks.values()), GOALS[key]]
         for key, what in JOBS.items()
@@ -164,13 +164,13 @@ def checked_out(repository: Repository, name: str) -> tuple[float, float]:
 
 
 def forgetful(repository: Repository) -> Repository:
-    """The repository, with no memory of what has been hashed."""
+    """The repository, forgetting which objects were hashed."""
     (repository.private / "cache" / "verified.json").unlink(missing_ok=True)
     return Repository.open(repository.path)
 
 
 def touch(tensors: dict[str, Tensor]) -> None:
-    """Reads something of every page."""
+    """Touches every page."""
     for tensor in tensors.values():
         tensor.view(torch.uint8).flatten()[::4096].sum()
 
@@ -191,7 +191,7 @@ def objects(repository: Repository, name: str) -> list[Path]:
 def by_others(
     repository: Repository, rank: int, files: list[Path], tools: list[Tool]
 ) -> dict[str, dict[str, float]]:
-    """Seconds of whole commands: a first version, a second, and back to the first."""
+    """Seconds of whole commands: commit a version, commit a second, go back to the first."""
     git = repository.git
     for seed in (100, 101):
         train(repository, "one", SITES, rank, 2, seed)
@@ -229,7 +229,7 @@ def niwfctl(repository: Repository, *arguments: str) -> None:
 def log(repository: Repository, commits: int, rounds: int) -> dict[str, object]:
     """`niwfctl log` over `git log`, `git log --raw` and `git log --patch`, all as processes.
 
-    Every commit changes a manifest. `start` are the seconds of a command that does nothing.
+    Every commit changes a manifest. `start` is the seconds of a command that does nothing.
     """
     revise(repository, commits)
     git = ["git", "-C", str(repository.path), "log"]
@@ -252,7 +252,7 @@ def log(repository: Repository, commits: int, rounds: int) -> dict[str, object]:
 
 
 def revise(repository: Repository, commits: int) -> None:
-    """Commits that change the manifest of c0, as git's import makes them: packed."""
+    """Commits that change the manifest of c0, packed, as `git fast-import` makes them."""
     capability = repository.capability("c0")
     (entry,) = capability.regions
     branch = repository.git.plain("symbolic-ref", "HEAD")

@@ -4,8 +4,8 @@
 
 llama.cpp comes with the npm package `node-llama-cpp`, installed in FOLDER on first use: Node.js is
 needed. It multiplies the backbone's 4-bit blocks by activations in 8 bits; PyTorch has the same
-blocks as bf16. So the bare backbone's two perplexities differ a little, which is the measure for
-those with a LoRA. Asked for every token's probability it is slow: 16 rows a task take minutes.
+blocks as bf16. So the bare backbone's two perplexities differ slightly, which is the yardstick for
+those with a LoRA. Getting every token's probability is slow: 16 rows per task take minutes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def install(folder: Path) -> None:
-    """llama.cpp, in a folder of its own."""
+    """llama.cpp, installed in its own folder."""
     if not (folder / "node_modules").is_dir():
         (folder / "package.json").write_text("{}")
         done = subprocess.run(
@@ -63,7 +63,7 @@ def install(folder: Path) -> None:
         )
         if done.returncode:
             sys.exit(f"npm could not install {PACKAGE}: see what it says above")
-    (folder / SCRIPT.name).write_text(SCRIPT.read_text())  # where it finds what is installed
+    (folder / SCRIPT.name).write_text(SCRIPT.read_text())  # where it finds the installed packages
 
 
 def exported(repository: Repository, task: str, form: str, target: Path) -> Path:

@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def peak_memory(file: Path, side: str) -> dict[str, float]:
-    """Peak of this process over a few training steps, in MiB, and what the steps take."""
+    """Peak of this process over a few training steps, in MiB, and how much the steps add."""
     if side.startswith("peft"):
         backbone = embedded()
         rows, _ = task_rows(backbone, file)

@@ -3,7 +3,7 @@
     python benchmarks/mistral7b.py [--model FOLDER_OR_HUB_ID] [--tiny]
 
 Without --model, random weights of the true shapes, with a tokenizer of bytes: that changes no
-figure of time or memory, and is said beside every one. --tiny runs the same on a model of 4 layers
+figure of time or memory, and is noted beside each one. --tiny runs the same on a model of 4 layers
 in seconds, to see that it runs.
 """
 
@@ -17,7 +17,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-# cuBLAS is deterministic with this alone, and reads it when it starts.
+# cuBLAS is deterministic only with this, and reads it at start.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
@@ -38,7 +38,7 @@ from niwfctl.training.run import TrainingOptions
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny import save_tiny, tiny_tokenizer
 
-RANK = 8  # of each of the two bases; PEFT gets one of 16
+RANK = 8  # of each of the two bases; PEFT gets rank 16
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def random_weights(folder: Path, tiny: bool) -> Path:
-    """A folder with Mistral-7B-v0.1's architecture, and no more than noise in its weights."""
+    """A folder with Mistral-7B-v0.1's architecture, and noise for weights."""
     path = folder / "backbone"
     if tiny:
         return save_tiny(path)
@@ -75,7 +75,7 @@ def random_weights(folder: Path, tiny: bool) -> Path:
 
 
 def with_repository(folder: Path, model: str, machine: Machine) -> dict[str, object]:
-    """What is measured of a repository with two capabilities."""
+    """Measurements on a repository with two capabilities."""
     took: dict[str, float] = {}
     with machine.timing(took, "init"):
         repository = Repository.init(folder / "repository", model=model, quant=machine.quant)
@@ -146,7 +146,7 @@ def evidence(repository: Repository, machine: Machine) -> dict[str, torch.Tensor
 
 
 def table(results: dict) -> str:
-    """All of it, for people."""
+    """The report, for people."""
     weights = f"{results['weights']} weights, on {results['gpu']}"
     trained = [
         [

@@ -2,11 +2,11 @@
 
     python benchmarks/mistral_commands.py FOLDER [--tiny]
 
-Each is a command of its own, as its user types it: its seconds and its peak memory. FOLDER holds
-the backbone, 14.5 GB of random weights, their copy in 4 bits, and the repository; it is left
-there, and the backbone is used again. Training is two steps of two short rows: what is shown is
-that all of it works at this size, within what memory, and that the first capability is what it was
-after the second (`verify --deep`).
+Each step is a command as its user types it, with its seconds and peak memory. FOLDER holds the
+backbone, 14.5 GB of random weights, their copy in 4 bits, and the repository; it is kept, and the
+backbone is used again. Training is two steps of two short rows: this shows that everything works
+at this size, how much memory it takes, and that the second capability leaves the first as it was
+(`verify --deep`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TINY = {
     "num_key_value_heads": 2,
     "head_dim": 16,
 }
-BETWEEN = 0.02  # seconds from one look at the memory to the next
+BETWEEN = 0.02  # seconds between two readings of the memory
 TRAINING = ["--steps", "2", "--batch-size", "2", "--max-length", "64", "--val-split", "0.25"]
 
 
@@ -69,10 +69,10 @@ def main() -> None:
 def save_random(folder: Path, **sizes: int) -> Path:
     """A folder with Mistral-7B-v0.1's architecture and noise for weights, a file a layer.
 
-    What is there is kept.
+    Existing files are kept.
 
     Args:
-        sizes: other ones, as in the model's config.json.
+        sizes: replace those of the model's config.json.
     """
     if (folder / "model.safetensors.index.json").exists():
         return folder
@@ -110,7 +110,7 @@ def noise(name: str, like: Tensor) -> Tensor:
 
 
 def tokenizer(size: int) -> PreTrainedTokenizerFast:
-    """One of so many tokens, learned from Python's own library: prompts are of the usual length."""
+    """A tokenizer of this size, learned from Python's own library: prompts have usual lengths."""
     found = Tokenizer(models.BPE())
     found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     found.decoder = decoders.ByteLevel()
@@ -153,7 +153,7 @@ def data(file: Path, answers: dict[str, int]) -> str:
 def measured(folder: Path, command: list[str]) -> dict[str, object]:
     """Runs `niwfctl` with arguments: its seconds and the peak of its own memory.
 
-    Its own is what no file holds: pages of the backbone's files that are mapped can be dropped.
+    Its own memory excludes mapped pages of the backbone's files, which can be dropped.
 
     Raises:
         CalledProcessError: the command failed.
@@ -175,7 +175,7 @@ def measured(folder: Path, command: list[str]) -> dict[str, object]:
 
 
 def table(rows: list[dict], what: str) -> str:
-    """All of it, for people."""
+    """The report, for people."""
     lines = [
         [f"`{row['command']}`", f"{row['seconds']:.1f}", f"{row['peak_gib']:.1f}"] for row in rows
     ]

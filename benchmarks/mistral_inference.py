@@ -1,4 +1,4 @@
-"""Answers of a capability, by routing, mixed in a batch, and PEFT's, over the bare backbone's."""
+"""Answering with a capability, by routing, in mixed batches and with PEFT, over the backbone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = ("first", "second")
 
 
 def inference(repository: Repository, machine: Machine) -> dict[str, object]:
-    """Prefill and decoding of all sides, and how long it takes to switch."""
+    """Prefill and decoding of all sides, and the time to switch."""
     took: dict[str, float] = {}
     model = Model(repository)
     with machine.timing(took, "first use of a capability"):
@@ -51,7 +51,7 @@ def inference(repository: Repository, machine: Machine) -> dict[str, object]:
 
 
 def niwfctl_sides(model: Model, machine: Machine, batch: int) -> dict[str, tuple[float, float]]:
-    """(seconds of prefill, seconds a token) of the bare backbone and of all our ways."""
+    """(seconds of prefill, seconds per token) of the bare backbone and of all our ways."""
     tokens = prompts(machine, batch)
     mask = torch.ones_like(tokens, dtype=torch.bool)
 
@@ -94,7 +94,7 @@ def prompts(machine: Machine, batch: int) -> Tensor:
 
 @torch.no_grad()
 def generate(model: nn.Module, tokens: Tensor, count: int) -> None:
-    """Greedy tokens, exactly so many."""
+    """Greedy tokens, exactly this many."""
     options = GenerationConfig(
         max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0
     )

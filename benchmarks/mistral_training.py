@@ -26,7 +26,7 @@ RANK = 16  # of PEFT, and of the two bases of rank 8 together
 def training(source: Source, machine: Machine) -> dict[str, object]:
     """Tokens a second and peak memory, by length, checkpointing and optimizer."""
     took: dict[str, float] = {}
-    for load_it in ("first load", "load"):  # from 16 bits, which are kept in 4, and from these
+    for load_it in ("first load", "load"):  # first from 16 bits, then from the kept copy in 4
         backbone = None
         machine.forget()
         with machine.timing(took, load_it):
@@ -54,7 +54,7 @@ def training(source: Source, machine: Machine) -> dict[str, object]:
 
 
 def anew(source: Source, machine: Machine) -> Backbone:
-    """A backbone for PEFT to change, once the one before it is gone."""
+    """A backbone for PEFT to change, loaded once the previous one is freed."""
     machine.forget()
     return load(source, machine.quant)
 
@@ -62,7 +62,7 @@ def anew(source: Source, machine: Machine) -> Backbone:
 def field(
     backbone: Backbone, machine: Machine, shape: tuple[int, int], again: bool, optimizer: str
 ) -> dict[str, float]:
-    """Our trainer, as `niwfctl train` has it."""
+    """Our trainer, as `niwfctl train` makes it."""
     model = backbone.model
     dim = default_dim(backbone)
     states = torch.randn(4 * dim, model.config.hidden_size)
@@ -117,7 +117,7 @@ def measured(
 ) -> dict[str, float]:
     """Speed and peak memory of steps after two to warm up.
 
-    The first makes the optimizer's moments, the second takes its memory anew from the device.
+    The first creates the optimizer's moments, the second allocates its memory on the device again.
     """
     step()
     machine.forget()
@@ -135,13 +135,13 @@ def measured(
 
 
 def tokens(shape: tuple[int, int]) -> Tensor:
-    """Rows of random bytes, int64 [rows, length]; half of each is its answer."""
+    """Rows of random bytes, int64 [rows, length]; half of each is the answer."""
     length, rows = shape
     return torch.randint(0, 256, (rows, length), generator=torch.Generator().manual_seed(0))
 
 
 def record(options: TrainingOptions, backbone: Backbone) -> Run:
-    """A run's record, of which only the options matter here."""
+    """A run's record; only its options matter here."""
     return Run(
         id="benchmark",
         name="benchmark",

@@ -1,11 +1,11 @@
-"""How far apart logits lie on other kernels, and of other capabilities: what `verify --deep` tells.
+"""How far logits differ on other kernels and for other capabilities: what `verify --deep` can tell.
 
     python benchmarks/platforms.py DATA_DIR FOLDER [--steps 20]
 
-On another platform `verify --deep` asks for logits that deviate by no more than LOGIT_TOLERANCE.
-Two capabilities are trained in bf16, and read on the backbone in bf16 and in 4 bits: by other
+On another platform `verify --deep` requires logits that deviate by no more than LOGIT_TOLERANCE.
+Two capabilities are trained in bf16, and read on the backbone in bf16 and in 4 bits: with other
 kernels of the same processor, which stand for another platform, and changed in ways that a
-verification should find. FOLDER given again is gone on with.
+verification should find. A FOLDER given again is continued.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def adapter_of(repository: Repository, form: str) -> FieldAdapter:
 def deviations(
     adapters: Mapping[str, FieldAdapter], form: str, regions: Mapping[str, Region]
 ) -> dict[str, list[float]]:
-    """How far each change brings the logits, for every capability and draw."""
+    """How far each change moves the logits, for every capability and draw."""
     adapter = adapters[form]
     (other_form,) = set(FORMS) - {form}
     found: dict[str, list[float]] = {}
@@ -100,7 +100,7 @@ def deviations(
 
 @torch.no_grad()
 def probed(adapter: FieldAdapter, region: Region | None, seed: int) -> Probe:
-    """What the product's probe takes, of sequences that any seed draws."""
+    """The product's probe, on sequences drawn with any seed."""
     model = adapter.model
     adapter.active = region and ActiveField.of_region(adapter.groups, region)
     draw = torch.Generator().manual_seed(seed)
@@ -112,7 +112,7 @@ def probed(adapter: FieldAdapter, region: Region | None, seed: int) -> Probe:
 
 @contextmanager
 def kernels(adapter: FieldAdapter, attention: str, onednn: bool) -> Iterator[None]:
-    """Computes by other kernels."""
+    """Computes with other kernels."""
     adapter.model.set_attn_implementation(attention)
     try:
         with torch.backends.mkldnn.flags(enabled=onednn):
@@ -122,7 +122,7 @@ def kernels(adapter: FieldAdapter, attention: str, onednn: bool) -> Iterator[Non
 
 
 def without(region: Region, places: Callable[[int, str], bool]) -> Region:
-    """A region with B zero in some places, by the number of the basis and the name of the site."""
+    """A region with B set to zero where chosen by basis number and site name."""
     bases = [
         Basis(
             basis.down,

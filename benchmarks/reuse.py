@@ -3,8 +3,8 @@
     python benchmarks/reuse.py DATA_DIR FOLDER [--steps 60]
 
 `shell` is cut in two halves by tool, so that each half is related to the other; `code` is unrelated
-to `shell`. Every line is one training of the second capability, with the first one's bases or
-without.
+to `shell`. Every line is one training of the second capability, with or without the first one's
+bases.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def halved(file: Path, folder: Path) -> list[Path]:
-    """Two files of `shell` rows, by the tool that they name; each with its own held-out end."""
+    """Two files of `shell` rows, by the tool that they name; each ends with held-out rows."""
     rows = [json.loads(line) for line in file.read_text().splitlines() if line]
     tools = sorted({row["instruction"].split(":")[0] for row in rows})
     first = set(tools[::2])

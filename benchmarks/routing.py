@@ -1,11 +1,11 @@
-"""Whose is a held-out prompt, no task given? Capabilities are added one after another.
+"""Who owns a held-out prompt if no task is given? Capabilities are added one after another.
 
     python benchmarks/routing.py DATA_DIR [--states DIR]
 
-DATA_DIR holds code.jsonl, shell.jsonl and instruct.jsonl; the other tasks are made from what is on
+DATA_DIR holds code.jsonl, shell.jsonl and instruct.jsonl; the other tasks are made from files on
 the machine (tasks.py, examples/stdlib_data.py). The last 200 prompts of each are held out. Nothing
-is trained: a region's place depends on its prompts alone. Three times over, 900 prompts a task are
-drawn anew. --states keeps what the backbone makes of the prompts, which takes most of the time.
+is trained: a region's place depends on its prompts alone. 900 prompts per task are drawn, three
+times. --states caches the backbone's states for the prompts, which take most of the time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FIVE = ("code", "shell", "stdlib-code", "german", "packages")
 LAST, FIRST = (*FIVE, GENERAL), (GENERAL, *FIVE)
 EIGHT = (*FIVE, "stdlib-explain", "manual", GENERAL)
 UNSEEN = ("arithmetic", "extraction", "changes", GENERAL)
-NEIGHBOURS = ("sql", "french")  # never trained, but near to what is: code holds SQL, too
+NEIGHBOURS = ("sql", "french")  # never trained, but near trained ones: code contains SQL too
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ class Setting:
 
     states: str = "mean4"
     dim: int = 128
-    prompts: int | None = None  # of the calibration set, the first ones
+    prompts: int | None = None  # the first of the calibration set
     density: type[Cell] = Cell
     freedom: float | None = FREEDOM  # of the base's Student t; None: a Gaussian
     coverage: float = 0.99
@@ -67,7 +67,7 @@ class Setting:
     neighbourhoods: bool = True
     whitened: bool = True
     rows: int = ROWS
-    fresh: bool = True  # anchors are looked at by cells that were fitted without them
+    fresh: bool = True  # anchors are scored by cells fitted without them
 
 
 class Field:
@@ -91,7 +91,7 @@ class Field:
         return self._map(self._pooled(states))
 
     def add(self, name: str, states: dict[str, Tensor], general: bool) -> None:
-        """One more capability, as `commit` adds it."""
+        """Adds a capability, as `commit` does."""
         setting, z = self.setting, self.z(states)[:-HELD_OUT]
         random = torch.Generator().manual_seed(1000 + self.draw)
         z = z[torch.randperm(len(z), generator=random)[: setting.rows]]
@@ -156,7 +156,7 @@ def field(setting: Setting, states: States, order: Sequence[str], draw: int) -> 
 
 
 def several(setting: Setting, states: States, order: Sequence[str]) -> dict[str, object]:
-    """Shares and facts of an order, each a list of one a draw."""
+    """Shares and facts of an order, each a list with one entry per draw."""
     fields = [field(setting, states, order, draw) for draw in range(DRAWS)]
     others = [name for name in (*UNSEEN, *NEIGHBOURS) if name not in order]
     return {
@@ -168,13 +168,13 @@ def several(setting: Setting, states: States, order: Sequence[str]) -> dict[str,
 
 
 def right(found: dict[str, object], order: Sequence[str]) -> list[float]:
-    """Mean share of the tasks of an order that went to their owner, one a draw."""
+    """Mean share of the prompts of an order's tasks that went to their owner, one per draw."""
     shares = found["owners"]
     return [sum(shares[name][draw][name] for name in order) / len(order) for draw in range(DRAWS)]
 
 
 def stayed(found: dict[str, object], names: Sequence[str] = UNSEEN) -> dict[str, float]:
-    """Share of each unseen task's prompts that stayed with the base, mean over the draws."""
+    """Share of each unseen task's prompts that stayed with the base, averaged over the draws."""
     return {n: sum(one["base"] for one in found["owners"][n]) / DRAWS for n in names}
 
 
@@ -186,7 +186,7 @@ def summary(setting: Setting, states: States) -> dict[str, object]:
 
 
 def ridge_summary(states: States) -> dict[str, object]:
-    """The same of a router that knows no order, with a margin that leaves the base 95%, too."""
+    """The same for a router that knows no order, with a margin that also leaves the base 95%."""
     by_name = {name: one[KEPT.states] for name, one in states.items()}
     drawn, unseen = [], dict.fromkeys(UNSEEN, 0.0)
     for draw in range(DRAWS):
@@ -202,7 +202,7 @@ def ridge_summary(states: States) -> dict[str, object]:
         for name in FIVE:
             pool = by_name[name][:-HELD_OUT]
             router.add(pool[torch.randperm(len(pool), generator=random)[:ROWS]])
-        # the general one is what nobody else claims, and needs no class of its own
+        # the general one gets what no other claims, and needs no class of its own
         place = {name: index for index, name in enumerate(FIVE)} | {GENERAL: BASE}
         shares = [(owned(by_name[n]) == k).double().mean().item() for n, k in place.items()]
         for name in UNSEEN:
@@ -292,7 +292,7 @@ def report(orders: dict[str, dict], compared: dict[str, dict]) -> str:
 
 
 def confusion(found: dict[str, object], order: Sequence[str]) -> str:
-    """Whose held-out prompts go where, mean over the draws."""
+    """Which task's held-out prompts go where, averaged over the draws."""
     rows = [
         [name if name in order else f"{name} (unseen)"]
         + [f"{sum(one[owner] for one in draws) / DRAWS:.1%}" for owner in ("base", *order)]
@@ -302,7 +302,7 @@ def confusion(found: dict[str, object], order: Sequence[str]) -> str:
 
 
 def facts(found: dict[str, object]) -> str:
-    """What the lock settled, mean over the draws."""
+    """What the lock settled, averaged over the draws."""
 
     def mean(draws: list[dict[str, float]], key: str) -> float:
         return sum(one[key] for one in draws) / DRAWS

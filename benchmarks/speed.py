@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py DATA_FILE [--rounds 7]
 
-Sides take turns in every round, so that a busy machine slows all of them alike; the figure is the
+Sides take turns in every round, so that a busy machine slows all of them equally; the figure is the
 median of the rounds' ratios.
 """
 
@@ -42,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results = {
         "training": training(arguments.data, arguments.rounds),
-        "decoding": decoding(3 * arguments.rounds),  # each is short, and scatters more
+        "decoding": decoding(3 * arguments.rounds),  # each is short, and varies more
         "switching": switching(),
     }
     write_results("speed", results, table_of(results))

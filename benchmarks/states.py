@@ -1,4 +1,4 @@
-"""Pooled states of the prompts of many tasks, which is all that routing looks at."""
+"""Pooled states of many tasks' prompts, which are all that routing looks at."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from niwfctl.field.coordinates import pool
 from niwfctl.records import Message
 from niwfctl.training.data import read_examples
 
-LONGEST = 256  # tokens; of longer prompts the beginning is read
+LONGEST = 256  # tokens; longer prompts are cut off
 LAYERS = (2, 4, 6)
-POOL = 1100  # prompts of a task to draw from
+POOL = 1100  # prompts per task to draw from
 States = dict[str, dict[str, Tensor]]
 
 
 def task_states(data: Path, folder: Path) -> States:
-    """States by task, and there by `mean` or `last` with the layer they enter; [prompts, hidden].
+    """States by task, then by `mean` or `last` and the layer they enter; [prompts, hidden].
 
     The last 200 of each task are held out. `calibration` are the packaged prompts.
 
     Args:
         data: folder of code.jsonl, shell.jsonl and instruct.jsonl.
-        folder: where they are kept, a file a task; those that are there are not read again.
+        folder: where they are kept, a file per task; existing ones are not computed again.
     """
     with tempfile.TemporaryDirectory() as scratch:
         texts = _prompts(data, Path(scratch))
@@ -87,7 +87,7 @@ def _read(texts: dict[str, list[str]], files: dict[str, Path]) -> None:
 
 @torch.no_grad()
 def _entering(backbone: Backbone, rows: Sequence[list[int]], skip: int) -> dict[str, Tensor]:
-    """What enters LAYERS, pooled in two ways; no layer above runs."""
+    """The inputs of LAYERS, pooled in two ways; no layer above runs."""
     layers, found = decoder_layers(backbone.model), {}
     tokens, lengths = pad(rows), [len(row) for row in rows]
     mask = prompt_mask(lengths, tokens.shape[1], skip)

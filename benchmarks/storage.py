@@ -4,7 +4,7 @@
 
 20 capabilities with 3 revisions each: two bases of rank 8 on all linears of layers 4 to 29 of
 SmolLM2-135M, random weights. The others get the same weights as PEFT's adapter_model.safetensors.
-In one history a revision trains both bases anew, in the other it reuses one.
+In one history a revision retrains both bases, in the other it reuses one.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def history(folder: Path, tools: list[Tool], new: int) -> dict[str, int]:
     """Bytes by tool, of the same history.
 
     Args:
-        new: how many of two bases a revision trains.
+        new: how many of the two bases a revision trains.
     """
     repository = empty(folder)
     plain = 0
@@ -98,7 +98,7 @@ def history(folder: Path, tools: list[Tool], new: int) -> dict[str, int]:
 
 
 def cut(repository: Repository) -> None:
-    """Leaves only a commit of HEAD's tree, without parents; nothing reaches what was before."""
+    """Leaves only a commit of HEAD's tree, without parents; earlier history is unreachable."""
     git = repository.git.plain
     branch = repository.git.branch()
     git("checkout", "--quiet", "--orphan", "cut")
@@ -108,7 +108,7 @@ def cut(repository: Repository) -> None:
 
 
 def size_of(repository: Repository) -> int:
-    """Bytes of `.git`, as those of the other tools are counted."""
+    """Bytes of `.git`, counted as for the other tools."""
     files = repository.git.common.rglob("*")
     return sum(f.stat().st_size for f in files if f.is_file() and "hooks" not in f.parts)
 

@@ -28,8 +28,8 @@ class Figure:
     Attributes:
         source: name of the results, and of the script that makes them.
         what: what is measured, over what.
-        read: the figure, from the results; empty where they do not have it.
-        goal: what was aimed at, in words.
+        read: gets the figure from the results; empty if they lack it.
+        goal: the goal, in words.
     """
 
     source: str
@@ -61,7 +61,7 @@ def least_retention(results: Results) -> str:
 
 
 def related(results: Results) -> str:
-    """Of the first pair, whose tasks are related."""
+    """Figures of the first pair, whose tasks are related."""
     first = results["results"][0]
     auto = next(o for o in results["results"] if o["way"].startswith("--reuse auto"))
     return f"{auto['bytes'] / first['bytes']:.2f}, {auto['perplexity'] / first['perplexity']:.3f}"
@@ -96,14 +96,14 @@ GIVEN, OPEN = "task given", "no task given"
 
 
 def stream(results: Results, sequence: str, way: str) -> dict[str, list[Results]]:
-    """Lines of the methods by title, a line a seed, of the methods that ran the whole stream."""
+    """Lines by method title, one per seed, for methods that ran the whole stream."""
     lines = [one for one in results["lines"] if (one["sequence"], one["way"]) == (sequence, way)]
     found = {title: [one for one in lines if one["method"] == key] for key, title in STREAM.items()}
     return {title: lines for title, lines in found.items() if lines}
 
 
 def average_perplexity(results: Results) -> str:
-    """Averages of five tasks are in nats a token, the sign turned."""
+    """Averages of five tasks are in nats a token, negated."""
     return averages(stream(results, "five", OPEN), lambda mean: f"{math.exp(-mean):.2f}")
 
 
@@ -113,7 +113,7 @@ def average_accuracy(results: Results) -> str:
 
 
 def averages(lines: dict[str, list[Results]], shown: Callable[[float], str]) -> str:
-    """The mean of each method's seeds; it is said of which methods there are more."""
+    """The mean over each method's seeds, with their number if there are several."""
     fewest = min(map(len, lines.values()), default=0)
     return ", ".join(
         f"{title} {shown(statistics.mean(one['average'] for one in own))}"
@@ -133,7 +133,7 @@ def kept_bits(results: Results) -> str:
 
 
 def kept(lines: list[Results]) -> str:
-    """`K of N` tasks, of all seeds together."""
+    """`K of N` tasks, over all seeds."""
     counts = [map(int, one["unchanged"].split(" of ")) for one in lines]
     return " of ".join(str(sum(column)) for column in zip(*counts, strict=True))
 
@@ -279,7 +279,7 @@ def main() -> None:
 
 
 def table() -> Iterator[str]:
-    """Lines of Markdown; what has no results yet is left out."""
+    """Lines of Markdown, leaving out what has no results yet."""
     yield "| what | measured | goal | made by |"
     yield "|---|---|---|---|"
     machines = {}

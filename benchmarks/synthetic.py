@@ -31,7 +31,7 @@ def sites(layers: Sequence[int], shapes: Mapping[str, tuple[int, int]]) -> list[
 
 
 def empty(folder: Path, model: str | None = None, dim: int = DIM) -> Repository:
-    """A repository with one finished training to copy; on a tiny backbone, or the one named."""
+    """A repository with one finished training to copy, on a tiny backbone or the one named."""
     backbone = model or save_tiny(folder / "backbone")
     repository = Repository.init(folder / "repository", model=str(backbone), dim=dim)
     data = write_data(folder / "data.jsonl")
@@ -45,7 +45,7 @@ def train(
     """Leaves a finished training of `name`, as `niwfctl train` would.
 
     Args:
-        new: how many of the two bases are its own; the others are those of the version before.
+        new: how many of the two bases are its own; the others come from the previous version.
     """
     run, pattern = load(repository.trainings.checkpoint(PATTERN))
     before = repository.atlas().get(name)
@@ -68,7 +68,7 @@ def train(
     )
     random = torch.Generator().manual_seed(seed)
     tensors = {key: pattern[key].clone() for key in ("held_out", "probe")}
-    # Each name has a place of its own, or routing would refuse one for the sake of another.
+    # Each name gets its own place, or routing would refuse one because of another.
     dim = pattern["coordinates"].shape[1]
     place = torch.randn(dim, generator=torch.Generator().manual_seed(crc32(name.encode()))) * 5
     tensors["coordinates"] = pattern["coordinates"] + place
@@ -85,7 +85,7 @@ def train(
 
 
 def commit(repository: Repository, name: str, message: str) -> None:
-    """Commits it whatever earlier ones own: what is measured is bytes and seconds."""
+    """Commits it whatever earlier ones own: only bytes and seconds are measured."""
     repository.commit([name], message, RoutingOptions(accept_shadow=True))
 
 

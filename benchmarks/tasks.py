@@ -1,7 +1,7 @@
-"""Tasks made from what is on the machine, for benchmarks: records of `instruction` and `output`.
+"""Tasks made from files on the machine, for benchmarks: records of `instruction` and `output`.
 
-Each maker gives at most `count` records in an order that its seed fixes. What it is made of
-(message catalogues, manual pages, the package index of Debian) depends on the machine.
+Each maker gives at most `count` records in an order fixed by its seed. Its sources (message
+catalogues, manual pages, the package index of Debian) depend on the machine.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _messages(catalogue: bytes) -> Iterator[tuple[str, str]]:
 
 
 def packages(count: int, seed: int = 0) -> list[Record]:
-    """Packages of Debian by what they are, to be put into their section."""
+    """Debian packages by description, to be assigned to their section."""
     asks = (
         "Which section of Debian does this package belong to?",
         "Put this Debian package into its section.",
@@ -74,7 +74,9 @@ def packages(count: int, seed: int = 0) -> list[Record]:
         )
         source = fields.get("Source", fields.get("Package", "")).split(" ")[0]
         if {"Description", "Section", "Package"} <= fields.keys():
-            found.setdefault(source, fields)  # one of each source: others say nearly the same
+            found.setdefault(
+                source, fields
+            )  # one per source package: the others say nearly the same
 
     def ask(pick: Callable, fields: Record) -> tuple[str, str]:
         shown = ("Package", "Description", "Homepage", "Tag")
@@ -103,7 +105,7 @@ def manual(count: int, seed: int = 0) -> list[Record]:
 
 
 def changes(count: int, seed: int = 0) -> list[Record]:
-    """Entries of Debian's changelogs, to be told in plain words."""
+    """Entries of Debian's changelogs, to be put into plain words."""
     asks = (
         "Explain this change to someone who only uses the program.",
         "What was changed, in plain words?",
@@ -178,7 +180,7 @@ SUMS = (
 
 
 def arithmetic(count: int, seed: int = 0) -> list[Record]:
-    """Word problems; their answers do not matter to routing and are left open."""
+    """Word problems; their answers do not matter to routing and are left empty."""
 
     def ask(pick: Callable, _: int) -> tuple[str, str]:
         fields = {"a": pick(range(40, 400)), "b": pick(range(5, 40)), "c": pick(range(2, 12))}

@@ -3,10 +3,10 @@
     python benchmarks/public_classes.py CLASSES
     python benchmarks/transfer.py CLASSES FOLDER [--steps 40] [--seeds 0]
 
-Each task is trained and committed as `train` and `commit` do it: alone, or with `--reuse auto`,
+Each task is trained and committed as by `train` and `commit`: alone, or with `--reuse auto`,
 which gates the sealed bases of an earlier one where they help. Steps, test rows and the rows to
-learn from are those of `benchmarks/continual.py`, but `train` holds some of the latter out and has
-an order of its own. FOLDER given again is gone on with.
+learn from are those of `benchmarks/continual.py`, but `train` holds out some of the latter and has
+an order of its own. A FOLDER given again is continued.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _reused(entry: RegionEntry) -> set[str]:
 
 
 def learned(repository: Repository, folder: Path, options: TrainingOptions) -> list[Example]:
-    """Trains and commits a task unless it is there; returns its test rows."""
+    """Trains and commits a task unless it exists; returns its test rows."""
     name = folder.name
     training, test = (short(repository, examples) for examples in read_task(folder))
     if name not in repository.atlas():
@@ -107,7 +107,7 @@ def accuracy(bench: Bench, subject: Subject, data: Data) -> float:
 
 
 def table(results: list[dict], given: argparse.Namespace) -> str:
-    """Mean accuracies over seeds, of every task and of all."""
+    """Mean accuracies over seeds, for every task and for all."""
     tasks = list(dict.fromkeys(one["task"] for one in results))
     rows = []
     for way in WAYS:

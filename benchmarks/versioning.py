@@ -14,7 +14,7 @@ class Tool:
     """A git repository in which a tool keeps large files.
 
     Attributes:
-        title: as tables call it.
+        title: its name in tables.
         stores: folders of the repository that hold what it keeps.
     """
 
@@ -46,11 +46,11 @@ class Tool:
         """Prepares the fresh git repository."""
 
     def put(self, source: Path, name: str) -> None:
-        """Copies a file to where the tool is to find it; this is no part of its work."""
+        """Copies a file to where the tool finds it; this does not count as its work."""
         shutil.copyfile(source, self.folder / name)
 
     def commit(self, name: str, message: str) -> None:
-        """Keeps a file's new content, and commits."""
+        """Stores a file's new content, and commits."""
         raise NotImplementedError
 
     def checkout(self, revision: str) -> None:
@@ -58,7 +58,7 @@ class Tool:
         self.run("git", "checkout", "--quiet", revision)
 
     def size(self) -> int:
-        """Bytes of all that is kept; not the work tree, nor the hooks that git puts there."""
+        """Bytes of all that is stored, without the work tree and git's sample hooks."""
         return sum(
             file.stat().st_size
             for store in self.stores
@@ -67,7 +67,7 @@ class Tool:
         )
 
     def run(self, *command: str) -> None:
-        """Runs a command in the repository; what it prints is kept for when it fails."""
+        """Runs a command in the repository; its output is shown only if it fails."""
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -143,7 +143,7 @@ class GitTheta(Tool):
 
 
 def available(folder: Path, dvc: Path | None, git_theta: Path | None) -> list[Tool]:
-    """The tools that there are programs for, each in a folder of its own."""
+    """The tools whose programs are available, each in a folder of its own."""
     tools: list[Tool] = []
     if shutil.which("git-lfs"):
         tools.append(GitLfs(folder / "lfs"))
@@ -155,7 +155,7 @@ def available(folder: Path, dvc: Path | None, git_theta: Path | None) -> list[To
 
 
 def notes(tools: list[Tool]) -> str:
-    """Sentences on what git-theta got, and on the tools that are not there; or nothing."""
+    """Notes on what git-theta was given, and on missing tools; or nothing."""
     titles = {tool.title for tool in tools}
     missing = {"git-lfs", "DVC", "git-theta"} - titles
     said = []

@@ -23,7 +23,7 @@ def reference() -> str:
 
 
 def _describe(command: TyperCommand | TyperGroup) -> None:
-    """Gives every subcommand the first paragraph of its help; click would cut it off."""
+    """Gives every subcommand the first paragraph of its help, which click would shorten."""
     for one in getattr(command, "commands", {}).values():
         one.short_help = one.help.split("\n\n")[0]
         _describe(one)

@@ -1,4 +1,4 @@
-"""Follows docs/tutorial.md on the embedded backbone, and puts what its commands print into it.
+"""Runs docs/tutorial.md on the embedded backbone, and inserts what its commands print.
 
 python docs/make_tutorial.py
 """
@@ -16,11 +16,11 @@ from pathlib import Path
 from niwfctl.backbone.cache import cache_folder
 
 FILE = Path(__file__).with_name("tutorial.md")
-HEAD, TAIL, WIDTH = 9, 2, 100  # lines of an answer that are shown, and their longest
+HEAD, TAIL, WIDTH = 9, 2, 100  # lines shown of an answer, and their width
 
 
 def commands(page: str) -> list[str]:
-    """What the page types after each `$` of its consoles, in order."""
+    """The commands after each `$` of the page's consoles, in order."""
     return [
         line.removeprefix("$ ")
         for console in re.findall(r"(?ms)^```console\n(.*?)^```$", page)
@@ -47,7 +47,7 @@ def filled(page: str, answers: Iterable[str]) -> str:
 
 
 def shortened(answer: str) -> str:
-    """The beginning and the end of an answer, each line at most so wide."""
+    """The beginning and the end of an answer, each line cut to WIDTH."""
     lines = [line.rstrip() for line in answer.rstrip().splitlines()]
     if len(lines) > HEAD + TAIL + 1:
         lines = [*lines[:HEAD], "…", *lines[-TAIL:]]
@@ -56,7 +56,7 @@ def shortened(answer: str) -> str:
 
 
 def follow(page: str, home: Path) -> Iterator[str]:
-    """Runs every command as its reader would; gives what each prints on standard output."""
+    """Runs every command as a reader would; yields what each prints on standard output."""
     environment = os.environ | {
         "HOME": str(home),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

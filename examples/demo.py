@@ -1,4 +1,4 @@
-"""The main job, end to end, with nothing but the command line and this machine's own Python.
+"""The main use, end to end, with only the command line and this machine's own Python.
 
 Trains `code` (write a function's body) and `explain` (say what a function does) on the standard
 library, one after the other, commits both, and shows that the first is what it was, bit for bit.

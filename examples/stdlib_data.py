@@ -1,7 +1,7 @@
 """Makes instruction data from the source of Python's own standard library.
 
-Every function with a docstring gives two pairs: `code` asks for its body by its signature and
-docstring, `explain` asks for the first sentence of the docstring by the source without it. The
+Every function with a docstring gives two pairs: `code` asks for its body given its signature and
+docstring, `explain` asks for the first sentence of the docstring given the source without it. The
 same functions are held out of both.
 
     python examples/stdlib_data.py OUT_DIR [--limit N] [--seed S]
@@ -27,7 +27,7 @@ SKIPPED = {"__pycache__", "dist-packages", "site-packages"}
 SKIPPED |= {"idlelib", "lib2to3", "test", "tests", "turtledemo"}
 HELD_OUT = 200
 LONGEST_SOURCE = 900  # characters: with a question and a chat template about 256 tokens
-SUMMARY = re.compile(r"[A-Z][^>]{14,159}")  # a sentence: no signature with ->, no doctest
+SUMMARY = re.compile(r"[A-Z][^>]{14,159}")  # a sentence, not a signature with -> or a doctest
 SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s")
 PARAGRAPH_END = re.compile(r"\n\s*\n")
 
@@ -43,7 +43,7 @@ class Function:
         head: its decorators and signature.
         docstring: as it stands in the source.
         body: what follows the docstring.
-        logic: the body without its comments and layout, to tell equal ones.
+        logic: the body without comments and layout, to find equal ones.
         summary: first sentence of the docstring.
     """
 
@@ -74,7 +74,7 @@ class Function:
 
 
 def library_functions(library: Path) -> list[Function]:
-    """The usable functions of a library, each body and each summary once."""
+    """The usable functions of a library, without repeated bodies or summaries."""
     functions: list[Function] = []
     seen: set[str] = set()
     for function in filter(None, _candidates(library)):
@@ -103,7 +103,7 @@ def _sources(library: Path) -> Iterator[Path]:
 def _definitions(
     parent: ast.Module | ast.ClassDef, prefix: str
 ) -> Iterator[tuple[str, Definition]]:
-    # not functions in functions: one that is held out would be seen inside the other
+    # no nested functions: a held-out one would be seen inside the other
     for node in parent.body:
         if isinstance(node, ast.ClassDef):
             yield from _definitions(node, f"{prefix}{node.name}.")
@@ -131,7 +131,7 @@ def _summary(docstring: str) -> str:
 
 
 def _is_faithful(function: Function) -> bool:
-    # moving a multi-line string to the left may change or break it
+    # dedenting a multi-line string may change or break it
     try:
         whole = ast.parse(f"{function.head}\n{function.body}").body[0]
         alone = ast.parse(textwrap.dedent(function.body))
@@ -163,14 +163,16 @@ def functions_in_order(seed: int) -> list[Function]:
 
 
 def main() -> None:
-    """Writes code and explain, each with its held-out part, and prints their counts."""
+    """Writes code and explain, each with its held-out part, and prints the counts."""
     parser = argparse.ArgumentParser(description="Instruction data from Python's own library.")
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
     parser.add_argument("--limit", type=int, metavar="N", help="training pairs of each kind")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="chooses the held out")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="chooses the held-out functions"
+    )
     options = parser.parse_args()
     if options.limit is not None and options.limit < 1:
-        parser.error("--limit is to be 1 or more")
+        parser.error("--limit must be 1 or more")
     functions = functions_in_order(options.seed)
     held_out, training = functions[:HELD_OUT], functions[HELD_OUT:][: options.limit]
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The bare backbone, which learns nothing: what all others are measured from."""
+"""The bare backbone, which learns nothing: the baseline for all others."""
 
 from __future__ import annotations
 

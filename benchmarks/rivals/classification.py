@@ -30,7 +30,7 @@ def read_task(folder: Path) -> tuple[list[Example], list[Example]]:
         if label not in labels:
             raise DataError(
                 f"{folder / 'test.json'}[{index}] has the label {label!r}, and train.json has only "
-                f"{', '.join(labels)}: mend one of them"
+                f"{', '.join(labels)}: fix one of them"
             )
     return _examples(training, labels, folder), _examples(test, labels, folder)
 
@@ -39,7 +39,7 @@ def read_records(file: Path) -> list[tuple[str, str]]:
     """(sentence, label) of every record.
 
     Raises:
-        DataError: the file cannot be read, or is no list of {"sentence", "label"}.
+        DataError: the file cannot be read, or is not a list of {"sentence", "label"}.
     """
     try:
         content = json.loads(file.read_text("utf-8"))
@@ -72,8 +72,9 @@ def _examples(records: Iterable[tuple[str, str]], labels: list[str], folder: Pat
 def library_tasks(functions: list) -> dict[str, list[tuple[str, str]]]:
     """(sentence, label) pairs of three tasks about functions of Python's own library, by name.
 
-    `package`: of which of five packages is it, by its docstring. `returns`: does it return a value,
-    `raises`: does it raise an error, both by its source: two tasks of one kind of prompt.
+    `package`: which of five packages it is from, by its docstring. `returns`: whether it returns a
+    value, `raises`: whether it raises an error, both by its source: two tasks with one kind of
+    prompt.
 
     Args:
         functions: as `examples/stdlib_data.py` finds them, in the order to split by.

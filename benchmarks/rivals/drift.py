@@ -1,4 +1,4 @@
-"""What a lock keeps of a task, and what it does not: measured against copies made at commit."""
+"""What a lock keeps of a task, and what not: measured against copies made at commit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Remembered:
         return under("cell", self.cell.tensors()) | {"anchors": self.anchors, "gates": self.gates}
 
     def measured(self) -> dict[str, Tensor]:
-        """What only measuring needs."""
+        """What is only needed to measure."""
         state = under("generator", self.generator.state_dict()) | {"test_z": self.test_z}
         for index, basis in enumerate(self.bank):
             state |= under(f"bank.{index}", basis.tensors())
@@ -81,7 +81,7 @@ class Remembered:
 def drift(
     then: Remembered, generator: nn.Module, bank: Sequence[Basis], test_z: Tensor
 ) -> dict[str, float]:
-    """How far a task is from what it was when it was committed.
+    """How far a task has moved since it was committed.
 
     Args:
         then: what it was.
@@ -91,12 +91,12 @@ def drift(
     Returns:
         gates_at_anchors, gates_between, gates_of_prompts: mean absolute change of a gate, whose
             mean is k / bases; `between` takes fresh samples of the ellipsoid, `of_prompts` the
-            held-out prompts where they lie now against where they lay.
+            held-out prompts where they lie now against where they lay then.
         weights_at_anchors, weights_between, weights_of_prompts: ‖ΔW′ − ΔW‖ / ‖ΔW‖ over all sites,
             the mean over 64 coordinates.
-        moved: mean Mahalanobis distance that z of a held-out prompt has gone, in radii.
+        moved: mean Mahalanobis distance that z of a held-out prompt has moved, in radii.
         inside_then, inside_now: share of held-out prompts in the ellipsoid.
-        rerouted: share of held-out prompts and layers whose open gates are other ones now.
+        rerouted: share of held-out prompts and layers whose open gates are different now.
     """
     fresh = then.cell.sample(len(then.anchors), seed=12345).to(then.anchors)
     places = {
@@ -126,12 +126,12 @@ def weights_change(
 ) -> float:
     """Mean over coordinates of ‖ΔW′ − ΔW‖ / ‖ΔW‖, over all sites together.
 
-    The change g′B′A′ − gBA is taken apart into (g′ − g)BA + g′(B′ − B)A + g′B′(A′ − A), each of
+    The change g′B′A′ − gBA is split into (g′ − g)BA + g′(B′ − B)A + g′B′(A′ − A), each of
     which is exactly zero where nothing changed. Norms of such sums come from Gram matrices:
     ‖Σ_b w_b U_b V_b‖² = wᵀ (UᵀU ∘ VVᵀ) w.
 
     Args:
-        old, new: gates [coordinates, layers, bases], and the bases that they weigh.
+        old, new: gates [coordinates, layers, bases], and the bases that they weight.
     """
     (old_gates, old_bank), (new_gates, new_bank) = old, new
     rank = old_bank[0].rank

@@ -60,7 +60,7 @@ class ElasticLora(SequentialLora):
         return time.perf_counter() - started
 
     def state(self) -> dict[str, Tensor]:
-        # θ* is where the adapter stands between tasks: it needs no keeping of its own
+        # θ* is where the adapter stands between tasks: it need not be stored separately
         fisher = {str(index): values for index, values in enumerate(self.fisher)}
         return super().state() | under("fisher", fisher)
 

@@ -45,8 +45,8 @@ def train(
     """Optimizes parameters with AdamW, as niwfctl's trainer does; returns the seconds it took.
 
     Args:
-        loss: of a batch; what is to be made small.
-        before_step: called when the gradients of a batch are there.
+        loss: of a batch, to be minimized.
+        before_step: called when a batch's gradients are ready.
         after_step: called when the parameters have changed.
     """
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)

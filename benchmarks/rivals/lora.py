@@ -26,7 +26,7 @@ class Adapters:
     def __init__(self, method: Method, first_layer: int = 0) -> None:
         """
         Args:
-            method: whose model is adapted; its options give α/r and the seed, its budget the rank.
+            method: its model is adapted; its options set α/r and the seed, its budget the rank.
             first_layer: index of the first adapted layer.
         """
         layers = decoder_layers(method.model)

@@ -40,7 +40,7 @@ class OrthogonalLora(Method):
         return train(task.training, parameters, self.options, self.loss)
 
     def loss(self, batch: list[Tokens]) -> Tensor:
-        """What training makes small."""
+        """What training minimizes."""
         return mean_nats(self.model, batch) + self.strength * self.overlap()
 
     def overlap(self) -> Tensor:
@@ -78,7 +78,7 @@ def adapters_state(adapters: Adapters) -> dict[str, Tensor]:
 
 
 def load_adapters(adapters: Adapters, state: dict[str, Tensor], stream: Sequence[str]) -> None:
-    """Adds the adapters of the tasks that are in a state, in the stream's order."""
+    """Adds the adapters of the tasks in a state, in the stream's order."""
     for name in stream:
         if found := part(state, f"adapter.{name}"):
             adapters.load(name, found)

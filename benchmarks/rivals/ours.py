@@ -32,7 +32,7 @@ TOGETHER = 8  # rows that are answered in one pass
 class Niwfctl(Method):
     """A region a task, as `train` and `commit` make it; asked by name, or with --auto.
 
-    With --auto the base may own a prompt too, which no rival's router has to reckon with.
+    With --auto the base may own a prompt too, which no rival's router has to handle.
     """
 
     name = "niwfctl"
@@ -110,7 +110,7 @@ class Niwfctl(Method):
                 self.remembered[name] = Remembered.of(locked, measured, region.generator)
 
     def bytes(self) -> int:
-        """Of the sealed objects as they are, anchors and snapshots included."""
+        """Size of the sealed objects as they are, with anchors and snapshots."""
         return sum(t.nbytes for key, t in self.state().items() if key.startswith("sealed."))
 
     def owners(self, rows: Sequence[Tokens]) -> list[str | None]:
@@ -120,7 +120,7 @@ class Niwfctl(Method):
 
     @torch.no_grad()
     def report(self, tasks: Sequence[Task]) -> dict[str, object]:
-        """What the lock did not keep of each task: the same figures as of the paper's."""
+        """What the lock did not keep of each task: the same figures as for the paper's lock."""
         found = {}
         for task in tasks:
             region, then = self.regions[task.name], self.remembered[task.name]
@@ -139,7 +139,7 @@ class Niwfctl(Method):
         return self.adapter.coordinates(torch.cat(states).to(self.model.device)).cpu()
 
     def _acting(self, task: str | None) -> ActiveField | Blend | None:
-        """What is active, resident as in the product once it was used."""
+        """What is active, resident as in the product after first use."""
         if task is not None and task not in self.regions:
             return None
         if task not in self._resident:

@@ -26,7 +26,7 @@ from rivals.penalty_field import FieldSizes, RecurrentMap, TopKGenerator
 from rivals.protocol import WEIGHT_BYTES, Answers, Method, Setting, Task, part, per_rank, under
 
 ANCHORS = 256  # the paper's
-FIRST_ADAPTED = 1  # the layer below takes part in nothing but the backbone
+FIRST_ADAPTED = 1  # the layer below is only the backbone's
 TOGETHER = 8  # rows that are answered in one pass
 
 
@@ -92,7 +92,7 @@ class PenaltyLock(Method):
         return seconds
 
     def loss(self, batch: list[Tokens]) -> Tensor:
-        """What training makes small."""
+        """What training minimizes."""
         z = self.coordinates(batch)
         logits = self.generator.logits(z)
         with self._at(self.generator.gates(logits), batch):
@@ -129,7 +129,7 @@ class PenaltyLock(Method):
 
     @torch.no_grad()
     def remember(self, task: Task) -> None:
-        """Fits the Gaussian, draws the anchors, snapshots the gates; and copies to measure by."""
+        """Fits the Gaussian, draws anchors, snapshots gates, and copies what measuring needs."""
         z = self._of_rows(rows_seen(task.training, self.options))
         cell = Cell.fit(z.cpu(), self._of_rows(task.validation).cpu())
         anchors = cell.sample(ANCHORS, self.options.seed).float().to(self.model.device)

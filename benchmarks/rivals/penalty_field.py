@@ -1,6 +1,6 @@
 """The field of "Non-Interfering Weight Fields" (2602.18628): a trained map, and one shared bank.
 
-What that paper leaves open is decided here, and said where it is decided.
+What that paper leaves open is decided here, and noted where it is decided.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class FieldSizes:
 class RecurrentMap(nn.Module):
     """Mean-pooled states of a first pass → z.
 
-    Open in the paper: over what the GRU runs. Here over the layers, from the embeddings up, each
+    Open in the paper: what the GRU runs over. Here over the layers, from the embeddings up, each
     layer's pooled state normalized without parameters, so that none outweighs the others.
     """
 

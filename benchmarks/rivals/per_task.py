@@ -1,4 +1,4 @@
-"""One LoRA a task: exact for weights, and somebody has to say or find out whose a prompt is."""
+"""One LoRA a task: exact for weights, but the task of a prompt must be given or found out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rivals.routers import FrozenStates, NearestMean, RidgeRouter
 class LoraPerTask(Method):
     """One PEFT LoRA a task, chosen by the true task or by the nearest mean of frozen states.
 
-    The states are read where niwfctl reads its own, in a pass of their own that ends there.
+    The states are read where niwfctl reads its own, in a separate pass that ends there.
     """
 
     name = "one LoRA a task"
@@ -31,7 +31,7 @@ class LoraPerTask(Method):
         self.adapters = Adapters(self, self.first_layer())
 
     def new_router(self) -> NearestMean | RidgeRouter:
-        """What finds out whose a prompt is."""
+        """The router, which finds the task of a prompt."""
         return NearestMean()
 
     def router_layer(self) -> int:
@@ -60,7 +60,7 @@ class LoraPerTask(Method):
         return found
 
     def owners(self, rows: Sequence[Tokens]) -> list[str]:
-        """Whose each row is, by its prompt."""
+        """Each row's task, by its prompt."""
         with self.adapters.bare():
             states = self.states(rows)
         return [self.adapters.names[index] for index in self.router.route(states).tolist()]
@@ -89,7 +89,7 @@ class AnySsr(LoraPerTask):
     As in its paper: 4 frozen layers, mean-pooled states after them, ReLU of a fixed random
     projection, and the closed-form ridge solution over all tasks so far, which its recursion equals
     in exact arithmetic. Chosen here: 5,000 features in place of 10,000, states standardized on
-    general prompts, and each task weighted alike, however many rows it has.
+    general prompts, and each task weighted equally, however many rows it has.
     """
 
     name = "Any-SSR"

@@ -29,7 +29,7 @@ class Task:
 
     Attributes:
         training: to learn from.
-        validation: to calibrate or tune on; not learned, not measured on.
+        validation: to calibrate or tune on; not learned from, not measured on.
         test: to measure on.
     """
 
@@ -73,7 +73,7 @@ class Answers:
         )
 
     def put(self, places: Sequence[int], part: Answers) -> None:
-        """Writes the answers of some rows in their places."""
+        """Fills in the answers of some rows."""
         self.nats[list(places)] = part.nats
         self.tokens[list(places)] = part.tokens
         self.exact[list(places)] = part.exact
@@ -84,7 +84,7 @@ class Setting:
     """What all methods of a comparison share.
 
     Attributes:
-        load: gives a backbone of one's own.
+        load: loads a new backbone.
         options: steps, batch, rates and seed; the field's sizes, which set every method's budget.
         stream: names of the tasks, in their order.
         max_takeover: niwfctl's, of each earlier region's anchors.
@@ -106,7 +106,7 @@ class Method(ABC):
     Attributes:
         name: in tables and on the command line.
         ways: how it may be asked: with the task given, without, or both.
-        incremental: whether it learns a task when it comes; else all of them with the last one.
+        incremental: whether it learns each task when it comes, or all of them with the last one.
     """
 
     name: ClassVar[str]
@@ -131,7 +131,7 @@ class Method(ABC):
 
         Args:
             task: what they belong to, or None for the method to find out or do without. A task
-                that is not learned yet is answered as the method would without it.
+                that is not learned yet is answered as without one.
         """
 
     @abstractmethod
@@ -140,22 +140,22 @@ class Method(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """What has to be kept to answer and to go on learning."""
+        """What has to be kept to answer and to continue learning."""
 
     @abstractmethod
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Puts back what `state()` gave, in a method made anew."""
+        """Restores what `state()` gave, in a new method."""
 
     def bytes(self) -> int:
         """Size of what has to be kept, beyond the backbone."""
         return sum(tensor.numel() for tensor in self.state().values()) * WEIGHT_BYTES
 
     def owners(self, rows: Sequence[Tokens]) -> list[str | None] | None:
-        """Whose each row is by the method's router, None for the base; None without a router."""
+        """Each row's task by the method's router, None for the base; None without a router."""
         return None
 
     def report(self, tasks: Sequence[Task]) -> dict[str, object]:
-        """Further figures on the tasks that are learned so far; none by default."""
+        """Further figures on the tasks learned so far; none by default."""
         return {}
 
 

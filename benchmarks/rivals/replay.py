@@ -17,7 +17,7 @@ SHARE = 0.05
 class ReplayLora(SequentialLora):
     """One LoRA; 5% of each earlier task's rows are kept, and mixed with the new task's rows.
 
-    Steps and batch stay what they are, so as many rows of the new task fewer are read.
+    Steps and batch stay as they are, so correspondingly fewer rows of the new task are read.
     """
 
     name = "replay of 5%"

@@ -1,4 +1,4 @@
-"""Results as JSON lines, one a commit of a method; and the states to go on from."""
+"""Results as JSON lines, one per commit of a method; and the states to resume from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).parent.parent.parent
-COMPUTED_BY = [  # what figures depend on; not what draws tables of them
+COMPUTED_BY = [  # what figures depend on; not what makes tables of them
     "niwfctl",
     "store",
     "benchmarks/rivals",
@@ -22,11 +22,11 @@ COMPUTED_BY = [  # what figures depend on; not what draws tables of them
 
 
 class MixedResults(Exception):
-    """Results of different commits or backbones are in one place."""
+    """Results of different commits or backbones are in one folder."""
 
 
 class UncommittedCode(Exception):
-    """Results could not say what code computed them."""
+    """Results could not name the code that computed them."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Origin:
 
     @classmethod
     def of(cls, record: dict) -> Origin:
-        """Of a record."""
+        """The origin of a record."""
         return cls(record["commit"], record["backbone"])
 
 
 @dataclass(frozen=True)
 class Key:
-    """What one run is."""
+    """What identifies a run."""
 
     method: str
     sequence: str
@@ -64,7 +64,7 @@ class Results:
     def __init__(self, folder: Path, origin: Origin | None = None) -> None:
         """
         Args:
-            origin: of what is going to be added; None to only read.
+            origin: of results to be added; None to only read.
 
         Raises:
             MixedResults: there are results of another origin, or of several.
@@ -82,7 +82,7 @@ class Results:
         return sorted(found, key=lambda record: record["row"])
 
     def append(self, key: Key, record: dict) -> None:
-        """Adds the record of a run's next commit, and drops the state that it needs no more."""
+        """Adds the record of a run's next commit, and drops the state that is no longer needed."""
         record = {**vars(self.origin), **vars(key), **record}
         with self.file.open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -93,7 +93,7 @@ class Results:
             self._state(key, record["row"]).unlink(missing_ok=True)
 
     def keep(self, key: Key, row: int, state: dict[str, Tensor]) -> None:
-        """Keeps what a run needs to go on after a commit."""
+        """Keeps what a run needs to resume after a commit."""
         path = self._state(key, row)
         path.parent.mkdir(exist_ok=True)
         torch.save(state, path)
@@ -110,7 +110,7 @@ def only(origins: Iterable[Origin]) -> Origin:
     """The one origin that all results share.
 
     Raises:
-        MixedResults: they are of none, or of several.
+        MixedResults: they have none, or several.
     """
     found = sorted(set(map(str, origins)))
     if len(found) != 1:
@@ -139,7 +139,7 @@ def _git(*arguments: str) -> str:
 
 
 def _read(file: Path) -> list[dict]:
-    """Every whole line; one that a kill cut off is dropped from the file."""
+    """Every complete line; one cut off by a kill is dropped from the file."""
     if not file.exists():
         return []
     text = file.read_text()

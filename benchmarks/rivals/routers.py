@@ -1,4 +1,4 @@
-"""Routers of the rivals: whose is a prompt, by the states of frozen early layers?"""
+"""Routers of the rivals: which task is a prompt from, by the states of frozen early layers?"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FrozenStates:
         self._mean, self._deviation = states.mean(0), states.std(0).clamp_min(1e-6)
 
     def __call__(self, rows: Sequence[Tokens]) -> Tensor:
-        """float32 [rows, hidden], of their prompts; the bare model is to be active."""
+        """float32 [rows, hidden], of their prompts; the bare model must be active."""
         return (self._pooled([row.prompt for row in rows]) - self._mean) / self._deviation
 
     def _pooled(self, prompts: Sequence[list[int]]) -> Tensor:
@@ -67,8 +67,8 @@ class NearestMean:
 class RidgeRouter:
     """Ridge regression from random features of a state to its task.
 
-    What it keeps, the features' second moments over all tasks and their sum for each, adds up: the
-    solution does not depend on the order of the tasks.
+    It keeps the features' second moments over all tasks and their sum for each. Both are additive,
+    so the solution does not depend on the order of the tasks.
     """
 
     def __init__(

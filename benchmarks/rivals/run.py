@@ -25,10 +25,10 @@ def run(
     results: Results,
     turns: Turns | None = None,
 ) -> None:
-    """Runs a method to the last task; goes on where an earlier run of the same key stopped.
+    """Runs a method to the last task; resumes an earlier run of the same key.
 
     Args:
-        turns: to take, before anything heavy.
+        turns: taken before anything heavy.
     """
     done = len(results.of(key))
     if done == len(tasks):
@@ -77,7 +77,7 @@ def scores(method: Method, tasks: Sequence[Task], way: str) -> dict[str, dict[st
 
 
 def routed(method: Method, tasks: Sequence[Task]) -> dict[str, float]:
-    """Share of each task's test rows that a router gives to it; empty for methods without one."""
+    """Share of each task's test rows that a router assigns to it; empty for methods without one."""
     found = {}
     for task in tasks:
         owners = method.owners(task.test)
@@ -101,20 +101,20 @@ def cost(method: Method, task: Task) -> dict[str, float]:
 
 
 class Turns:
-    """Takes turns with whoever uses the same lock file, so that heavy jobs never run at once."""
+    """Takes turns with others that use the same lock file, so that heavy jobs never overlap."""
 
     def __init__(self, lock: Path | None, seconds: float) -> None:
         """
         Args:
             lock: file to lock; None for no turns.
-            seconds: how long to go on before others are let in.
+            seconds: how long to run before letting others in.
         """
         self._file = lock.open("a") if lock else None
         self._seconds, self._since = seconds, 0.0
         self._held = False
 
     def wait(self) -> None:
-        """To be called before heavy work: returns when it is this process's turn."""
+        """Call before heavy work: returns when it is this process's turn."""
         if self._file is None or (self._held and time.monotonic() - self._since < self._seconds):
             return
         self.give()
@@ -122,7 +122,7 @@ class Turns:
         self._held, self._since = True, time.monotonic()
 
     def give(self) -> None:
-        """Lets others in; to be called at the end."""
+        """Lets others in; call at the end."""
         if self._held:
             fcntl.flock(self._file, fcntl.LOCK_UN)
             self._held = False

@@ -16,7 +16,7 @@ ONLY = "shared"
 
 
 class SequentialLora(Method):
-    """Plain LoRA. The methods that mend its forgetting change what it learns from or its loss."""
+    """Plain LoRA. Methods that reduce its forgetting change what it learns from, or its loss."""
 
     name = "sequential LoRA"
 
@@ -32,7 +32,7 @@ class SequentialLora(Method):
         return seconds + self.remember(task)
 
     def rows(self, task: Task) -> list[Tokens]:
-        """What to learn a task from."""
+        """The rows to learn a task from."""
         return task.training
 
     def training_options(self) -> TrainingOptions:
@@ -40,7 +40,7 @@ class SequentialLora(Method):
         return self.options
 
     def loss(self, batch: list[Tokens]) -> Tensor:
-        """What training makes small."""
+        """What training minimizes."""
         return mean_nats(self.model, batch)
 
     def remember(self, task: Task) -> float:

@@ -20,7 +20,7 @@ SCRIPTS = Path(__file__).parent.parent.parent / "examples"
 CLASSES = "classes"
 FIVE = ("instruct", "code", "shell", "stdlib-code", "stdlib-explain")
 SEQUENCES: dict[str, tuple[str, ...]] = {
-    "two": ("instruct", "code"),  # the paper's, in small
+    "two": ("instruct", "code"),  # the paper's, on a small scale
     "five": FIVE,
     "five-reversed": FIVE[::-1],
     "library": ("stdlib-explain", "stdlib-code"),
@@ -40,10 +40,10 @@ class Streams:
     def __init__(self, data: Path | None, scratch: Path, classes: Path | None = None) -> None:
         """
         Args:
-            data: folder with TASK.jsonl files; the last 200 rows of each are held out. None where
+            data: folder with TASK.jsonl files; the last 200 rows of each are held out. None if
                 only tasks of the library are asked for.
-            scratch: folder for what is made from Python's own library.
-            classes: folder with classification tasks, a folder each; by default some are made.
+            scratch: folder for data made from Python's own library.
+            classes: folder with classification tasks, a folder each; made by default.
         """
         self._data, self._scratch, self._classes = data, scratch, classes
         self.sequences = dict(SEQUENCES)
@@ -83,7 +83,7 @@ class Streams:
 
 
 def library_functions() -> list:
-    """The documented functions of Python's own library, in an order that is always the same."""
+    """The documented functions of Python's own library, always in the same order."""
     sys.path.insert(0, str(SCRIPTS))
     from stdlib_data import functions_in_order
 

@@ -2,5 +2,5 @@
 
 import os
 
-# Looking for plugins of pydantic takes a tenth of a command's start, and none is of use here.
+# Looking for pydantic plugins takes a tenth of a command's start, and we use none.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")

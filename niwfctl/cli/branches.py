@@ -1,4 +1,4 @@
-"""branch, tag, merge, rollback, rm, mv, undo: history, rewritten only forwards."""
+"""branch, tag, merge, rollback, rm, mv, undo: history only moves forward."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from niwfctl.errors import UsageError
 if TYPE_CHECKING:
     from niwfctl.git.refs import Branches, Tags
 
-Message = Annotated[str | None, typer.Option("-m", "--message", help="Of the commit.")]
+Message = Annotated[str | None, typer.Option("-m", "--message", help="Commit message.")]
 app = typer.Typer()
 
 
 @app.command()
 def branch(
     ctx: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="A new branch; without it, list them.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A new branch; omit it to list them.")] = None,
     start: Annotated[
-        str | None, typer.Argument(help="Where it begins, HEAD by default; the new name after -m.")
+        str | None, typer.Argument(help="Where it starts, HEAD by default; with -m, the new name.")
     ] = None,
     delete: Annotated[bool, typer.Option("-d", "--delete", help="Delete a merged branch.")] = False,
     move: Annotated[
@@ -33,7 +33,7 @@ def branch(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List, make, rename or delete branches."""
+    """List, create, rename or delete branches."""
     from niwfctl.repository import Repository
 
     branches = Repository.open(ctx.obj).branches
@@ -43,7 +43,7 @@ def branch(
     if delete and move:
         raise UsageError("--delete and --move exclude each other: give one of them")
     if delete and start:
-        raise UsageError(f"--delete takes one branch, and was given {name!r} and {start!r}")
+        raise UsageError(f"--delete takes one branch, but was given {name!r} and {start!r}")
     if name is None:
         said = branches.text()
     elif delete:
@@ -59,15 +59,15 @@ def branch(
 @app.command()
 def tag(
     ctx: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="A new tag; without it, list them.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A new tag; omit it to list them.")] = None,
     revision: Annotated[str, typer.Argument(help="What to tag.")] = "HEAD",
     message: Annotated[
-        str | None, typer.Option("-m", "--message", help="Make an annotated tag.")
+        str | None, typer.Option("-m", "--message", help="Create an annotated tag.")
     ] = None,
     delete: Annotated[bool, typer.Option("-d", "--delete", help="Delete a tag.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List, make or delete tags."""
+    """List, create or delete tags."""
     from niwfctl.repository import Repository
 
     tags = Repository.open(ctx.obj).tags
@@ -120,12 +120,14 @@ def rollback(
         str | None, typer.Argument(help="A capability; without it, everything.")
     ] = None,
     to: Annotated[
-        str | None, typer.Option(metavar="REV", help="By default, its version before this one.")
+        str | None, typer.Option(metavar="REV", help="The previous version by default.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would change.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring back a capability, or everything, as it was: a new commit, bit for bit."""
+    """Restore a capability, or everything, bit for bit as it was, in a new commit."""
     from niwfctl.repository import Repository
 
     done = Repository.open(ctx.obj).rollback(name, to, dry_run)
@@ -173,11 +175,11 @@ def mv(
 def undo(
     ctx: typer.Context,
     show_list: Annotated[
-        bool, typer.Option("--list", help="Show what was done, newest last.")
+        bool, typer.Option("--list", help="List the operations, newest last.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take back the last operation; once more takes back the taking back."""
+    """Undo the last operation; a second undo redoes it."""
     from niwfctl.repository import Repository
 
     operations = Repository.open(ctx.obj).operations

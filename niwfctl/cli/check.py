@@ -1,4 +1,4 @@
-"""verify, check, fsck, gc, doctor: is everything what it should be?"""
+"""verify, check, fsck, gc, doctor: is everything as it should be?"""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def verify(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME", help="All by default.")
     ] = None,
-    revision: Annotated[str, typer.Option("--rev", help="Where to look.")] = "HEAD",
+    revision: Annotated[str, typer.Option("--rev", help="What to verify.")] = "HEAD",
     deep: Annotated[
         bool, typer.Option("--deep", help="Also load the backbone and compare logits.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prove that committed capabilities are what they were: bytes, field and logits."""
+    """Prove that committed capabilities are unchanged: bytes, field and logits."""
     from niwfctl.repository import Repository
 
     with err.status("verifying"):
@@ -117,10 +117,12 @@ def gc(
             min=0.0,
             max=36500.0,
             metavar="DAYS",
-            help="Younger objects stay, and younger operations can still be undone.",
+            help="Keep objects, and operations to undo, that are younger.",
         ),
     ] = 14.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be removed.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove objects that no branch, tag, reflog entry, stash or work tree can reach."""
@@ -147,7 +149,7 @@ def gc(
 
 @app.command()
 def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Look at this machine: what is there, what is missing, how to get it."""
+    """Check this machine: what is there, what is missing, how to get it."""
     from niwfctl.doctor import examine
 
     findings = examine(ctx.obj)

@@ -1,4 +1,4 @@
-"""compose: a capability made of others, without retraining."""
+"""compose: a capability made from others, without retraining."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ app = typer.Typer()
 @app.command()
 def compose(
     ctx: typer.Context,
-    sources: Annotated[list[str], typer.Argument(metavar="NAME[@REV]", help="What to compose of.")],
-    name: Annotated[str | None, typer.Option(help="Of the new capability.")] = None,
+    sources: Annotated[list[str], typer.Argument(metavar="NAME[@REV]", help="The parts.")],
+    name: Annotated[str | None, typer.Option(help="Name of the new capability.")] = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="W,W…", help="One for each; 1 by default.")
+        str | None, typer.Option(metavar="W,W…", help="One per part; 1 by default.")
     ] = None,
     method: Annotated[
         str,
@@ -36,7 +36,7 @@ def compose(
         ),
     ] = "linear",
     rank: Annotated[
-        int | None, typer.Option(min=1, help="Of the result, where it is approximated.")
+        int | None, typer.Option(min=1, help="Rank of the result, where it is approximated.")
     ] = None,
     density: Annotated[
         float | None,
@@ -44,9 +44,9 @@ def compose(
             min=0.01, max=0.99, help="Share of entries that PEFT's methods keep; half by default."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the methods that draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random methods.")] = 0,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="Find the weights that keep most of every part.")
+        bool, typer.Option("--sweep", help="Find the weights that preserve every part best.")
     ] = False,
     data: Annotated[
         list[str] | None,
@@ -55,10 +55,10 @@ def compose(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The trade-off of --sweep, .png or .svg.")
     ] = None,
-    message: Annotated[str | None, typer.Option("-m", "--message", help="Of the commit.")] = None,
+    message: Annotated[str | None, typer.Option("-m", "--message", help="Commit message.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a capability of others, without retraining; --sweep alone only measures."""
+    """Make a capability from others, without retraining; --sweep alone only measures."""
     from niwfctl.repository import Repository
     from niwfctl.repository.compose import Recipe, checked
     from niwfctl.repository.names import require_free
@@ -73,7 +73,7 @@ def compose(
         require_file(ctx.obj / plot)
     repository = Repository.open(ctx.obj)
     chosen, points = _weights(weights), []
-    if sweep and name is not None:  # before the long work
+    if sweep and name is not None:  # before the slow part
         require_free(repository, name)
         checked(Recipe(None, method, rank, density, seed), len(sources))
     if sweep:
@@ -142,12 +142,10 @@ def _point_json(point: Point) -> dict[str, object]:
 
 
 def _plot(sources: list[str], points: list[Point], file: Path) -> None:
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 5), layout="constrained")
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
     if len(sources) == 2:
         xs, ys = zip(*(point.retentions for point in points), strict=True)
         axes.scatter(xs, ys)

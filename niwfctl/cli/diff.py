@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from niwfctl.cli.options import AsJson
-from niwfctl.cli.output import emit_json, number, out, require_file, save_plot
+from niwfctl.cli.output import SIGNS, emit_json, number, out, require_file, save_plot
 from niwfctl.cli.schema import capability_json
 from niwfctl.errors import UsageError
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from niwfctl.field.distances import SiteDifference
     from niwfctl.repository.diff import Changed, ChangedRegion, Compared
 
-_SIGNS = {"added": "+", "removed": "-", "changed": "~", "extended": "^"}
 _SHADES = ("grey11", "grey23", "grey35", "yellow4", "dark_orange", "red1")
 app = typer.Typer()
 
@@ -74,14 +73,14 @@ def diff(
 
 
 def _unequal(name: str, targets: list[str]) -> str:
-    """Why a capability is not compared: it is alone, or the other is none."""
+    """Why a capability cannot be compared: it is alone, or the other is not a capability."""
     if len(targets) == 1:
         return (
             f"{name!r} is a capability: name what to compare it with, as in `niwfctl diff "
             f"{name.partition('@')[0]}@HEAD~1 {name}`"
         )
     other = next(target for target in targets if target != name)
-    return f"{name!r} is a capability and {other!r} is not: compare two of a kind"
+    return f"{name!r} is a capability and {other!r} is not: compare two of the same kind"
 
 
 def _show_changes(changes: list[Changed], stat: bool) -> None:
@@ -89,11 +88,11 @@ def _show_changes(changes: list[Changed], stat: bool) -> None:
         before, after = (
             number(one.perplexity if one else None) for one in (change.before, change.after)
         )
-        sign = _SIGNS[change.kind]
+        sign = SIGNS[change.kind]
         out.print(f"{sign} {change.name:<20} {change.kind:<9} perplexity {before} → {after}")
         if not stat:
             for region in change.regions:
-                out.print(f"    {_SIGNS[region.kind]} region {region.entry.id}  {_region(region)}")
+                out.print(f"    {SIGNS[region.kind]} region {region.entry.id}  {_region(region)}")
     if not changes:
         out.print("no capability differs")
 
@@ -136,7 +135,7 @@ def _show_compared(compared: Compared, names: list[str], stat: bool) -> None:
 def _place_lines(a: str, b: str, compared: Compared) -> dict[str, str]:
     place = compared.place
     routed = all(one.regions[0].routing for one in (compared.a, compared.b))
-    wins = "wins" if routed else "would win"  # of two one of which is never routed to
+    wins = "wins" if routed else "would win"  # if one of the two is never routed to
     return {
         "distance": f"{place.bhattacharyya:.3g} (Bhattacharyya)",
         "overlap": f"{place.a_in_b:.1%} of {a} lies in the cell of {b}, {place.b_in_a:.1%} of {b} "
@@ -165,7 +164,7 @@ def _weight_lines(sites: list[SiteDifference]) -> dict[str, str]:
 def _heat_map(compared: Compared) -> None:
     """Relative distance by layer (down) and module (across).
 
-    Black is alike; red, from 1 on, is what has nothing in common.
+    Black means equal; red, from 1 on, nothing in common.
     """
     layers, modules, values = _grid(compared)
     out.print("\n  ‖ΔW_a − ΔW_b‖ over √(‖ΔW_a‖² + ‖ΔW_b‖²), by layer and module")
@@ -202,13 +201,11 @@ def _compared_json(compared: Compared, names: list[str]) -> dict[str, object]:
 
 def _plot(compared: Compared, names: list[str], file: Path) -> None:
     require_file(file)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     layers, modules, values = _grid(compared)
-    figure, axes = pyplot.subplots(figsize=(7, 0.25 * len(layers) + 2), layout="constrained")
+    figure = Figure(figsize=(7, 0.25 * len(layers) + 2), layout="constrained")
+    axes = figure.subplots()
     top = max(1.0, *(value for row in values for value in row))
     image = axes.imshow(values, aspect="auto", cmap="magma", vmin=0.0, vmax=top)
     axes.set_xticks(range(len(modules)), [m.split(".")[-1] for m in modules], rotation=30)

@@ -33,17 +33,17 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]FILE",
-            help="Data in any form that `train` reads; with --matrix, say of which capability, or "
-            "leave it to the gates of niwf.toml.",
+            help="Data in any form that `train` reads; with --matrix, name its capability, or omit "
+            "it to use the gates of niwf.toml.",
         ),
     ] = None,
     exact_match: Annotated[
-        bool, typer.Option("--exact-match", help="Also generate, and count equal answers.")
+        bool, typer.Option("--exact-match", help="Also generate, and count exact answers.")
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer.")] = 256,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows a forward pass.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 8,
     auto: Annotated[
-        bool, typer.Option("--auto", help="Also with each prompt's owner, not knowing the task.")
+        bool, typer.Option("--auto", help="Also let each prompt's owner answer, no task id given.")
     ] = False,
     matrix: Annotated[
         bool, typer.Option("--matrix", help="Every task at every commit, and what was forgotten.")
@@ -51,14 +51,14 @@ def evaluate(
     revisions: Annotated[
         str | None,
         typer.Option(
-            "--rev", metavar="[FIRST..]LAST", help="Of --matrix; all commits of HEAD by default."
+            "--rev", metavar="[FIRST..]LAST", help="For --matrix; all commits of HEAD by default."
         ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of --matrix: heat map as .png or .svg.")
+        Path | None, typer.Option(metavar="FILE", help="For --matrix: heat map as .png or .svg.")
     ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Of --matrix: also what was measured before.")
+        bool, typer.Option("--again", help="For --matrix: measure cached figures again.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +67,7 @@ def evaluate(
     from niwfctl.repository.measure import Bench, Data
 
     if matrix and names:
-        raise UsageError("--matrix measures every capability: name none, and give their data")
+        raise UsageError("--matrix measures every capability: give no names, only their data")
     if not matrix and (revisions or plot or again):
         raise UsageError("--rev, --plot and --again belong to --matrix: add it")
     if not matrix and not data:

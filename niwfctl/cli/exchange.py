@@ -1,4 +1,4 @@
-"""export, import: capabilities for other tools, and from them."""
+"""export, import: capabilities to and from other tools."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from typing import Annotated
 
 import typer
 
-from niwfctl.cli.options import AcceptShadow, AsJson, Manual, MaxTakeover, Supersede, inside
+from niwfctl.cli.options import (
+    DEFAULTS,
+    AcceptShadow,
+    AsJson,
+    Manual,
+    MaxTakeover,
+    Supersede,
+    inside,
+)
 from niwfctl.cli.output import emit_json, err, number, out, size
+from niwfctl.cli.progress import training_progress
 from niwfctl.cli.schema import capability_json
-from niwfctl.cli.show import perplexity_line, show_committed, training_progress
+from niwfctl.cli.show import perplexity_line, show_committed
 from niwfctl.training.run import TrainingOptions
 
-_DEFAULT = {name: field.default for name, field in TrainingOptions.model_fields.items()}
 app = typer.Typer()
 
 
@@ -22,21 +30,22 @@ app = typer.Typer()
 def export(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME[@REV]", help="The capability.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="To write: a folder or a file.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder or file to write.")],
     form: Annotated[
         str,
         typer.Option(
             "--format",
-            help="`peft`, a LoRA directory, for vLLM, too; `gguf-lora`, a file for llama.cpp; "
+            help="`peft`, a LoRA directory, also for vLLM; `gguf-lora`, a file for llama.cpp; "
             "`merged`, full weights.",
         ),
     ] = "peft",
     at: Annotated[
-        str | None, typer.Option(metavar="PROMPT", help="Gates as for this prompt, not the mean.")
+        str | None,
+        typer.Option(metavar="PROMPT", help="Freeze the gates at this prompt, not the mean."),
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Measure here what it costs that the gates are frozen."),
+        typer.Option(help="Measure on this what freezing the gates costs."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -71,17 +80,17 @@ def import_adapter(
     name: Annotated[str, typer.Option(help="Name of the capability.")],
     data: Annotated[
         list[str] | None,
-        typer.Option(help="What it is for, in any form that `train` reads; may be given again."),
+        typer.Option(help="What it is for, in any form that `train` reads; repeatable."),
     ] = None,
     prompts: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="Instead: text, one prompt a line; none are measured."),
+        typer.Option(metavar="FILE", help="Instead: text, one prompt a line; nothing is measured."),
     ] = None,
-    message: Annotated[str | None, typer.Option("-m", "--message", help="What was done.")] = None,
-    max_length: Annotated[int, typer.Option(min=2, help="Longest row, in tokens.")] = _DEFAULT[
+    message: Annotated[str | None, typer.Option("-m", "--message", help="Commit message.")] = None,
+    max_length: Annotated[int, typer.Option(min=2, help="Longest row, in tokens.")] = DEFAULTS[
         "max_length"
     ],
-    skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave longer rows out.")] = False,
+    skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave out longer rows.")] = False,
     max_takeover: MaxTakeover = None,
     supersede: Supersede = None,
     manual: Manual = False,
@@ -107,8 +116,8 @@ def import_adapter(
         )
     if done.base_differs:
         err.print(
-            f"warning: {folder} says it is made for {done.adapter.base_model}, and the backbone "
-            f"here is {repository.config.backbone.model}: it is of use only if they are the same",
+            f"warning: {folder} says it was made for {done.adapter.base_model}, but the backbone "
+            f"here is {repository.config.backbone.model}: it is only useful if they are the same",
             markup=False,
         )
     if as_json:

@@ -1,4 +1,4 @@
-"""status, log, show: what there is and how it came about. No model is needed."""
+"""status, log, show: what there is and how it came about. They need no model."""
 
 from __future__ import annotations
 
@@ -77,13 +77,15 @@ def log(
         list[str] | None,
         typer.Argument(
             metavar="REV|A..B|NAME",
-            help="Where to begin, HEAD by default; and capabilities, for the commits that changed "
-            "them.",
+            help="Where to start, HEAD by default; and capabilities, for only the commits that "
+            "changed them.",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option("-n", "--max-count", help="At most so many.")] = None,
-    oneline: Annotated[bool, typer.Option("--oneline", help="One line a commit.")] = False,
-    graph: Annotated[bool, typer.Option("--graph", help="Draw how branches meet.")] = False,
+    limit: Annotated[
+        int | None, typer.Option("-n", "--max-count", help="At most this many.")
+    ] = None,
+    oneline: Annotated[bool, typer.Option("--oneline", help="One line per commit.")] = False,
+    graph: Annotated[bool, typer.Option("--graph", help="Draw branches and merges.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the history, in terms of capabilities."""
@@ -162,7 +164,7 @@ def _asked(repository: Repository, targets: Sequence[str]) -> tuple[str, list[st
 
 
 def _is_name(repository: Repository, target: str) -> bool:
-    """Whether a target is a capability, of HEAD or, if it is no revision, of some commit."""
+    """Whether a target names a capability: of HEAD or, if it is not a revision, of any commit."""
     if ".." in target:
         return False
     if repository.names_capability(target):
@@ -175,8 +177,8 @@ def _is_name(repository: Repository, target: str) -> bool:
 
 
 def _owners(repository: Repository, revision: str) -> dict[str, str]:
-    """Names of capabilities by region; none where the revision's atlas cannot be read."""
+    """Names of capabilities by region; empty if the revision's atlas cannot be read."""
     try:
         return owner_names(repository.atlas(revision))
-    except FormatError:  # told where it matters
+    except FormatError:  # reported where it matters
         return {}

@@ -45,19 +45,19 @@ MODULE_OF = {name: module for module, names in MODULES.items() for name in names
 
 FULL = (
     "there is too little memory: train with a smaller --batch-size and more --grad-accum, or with "
-    "--gradient-checkpointing (--resume takes these, too), give shorter prompts, or stop what else "
-    "uses the memory; what was saved of a training is kept"
+    "--gradient-checkpointing (--resume takes these, too), give shorter prompts, or stop other "
+    "programs that use it; a training that was saved is kept"
 )
 
 
 def expected(error: Exception) -> NiwfError | None:
-    """What an error of the machine or of git comes to; None where it is a mistake of our own."""
+    """What to report for an error of the machine or of git; None for a bug of ours."""
     if of_memory(error):
         return MemoryFull(FULL)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         name = Path(str(error.filename)).name
-        return UsageError(f"{name[:40]!r}… is longer than the name of a file can be: give a path")
-    git = sys.modules.get("git")  # it was imported if it has raised anything
+        return UsageError(f"{name[:40]!r}… is longer than a file name can be: give a path")
+    git = sys.modules.get("git")  # imported, if it raised this
     if git is not None and isinstance(error, git.GitCommandError):
         from niwfctl.git.process import require_recent_git, words
 
@@ -65,12 +65,12 @@ def expected(error: Exception) -> NiwfError | None:
             require_recent_git()
         except GitError as older:
             return older
-        return GitError(f"git could not go on: {words(error)}; ask `git fsck`")
+        return GitError(f"git failed: {words(error)}; run `git fsck`")
     return None
 
 
 class _Lazy(Mapping[str, TyperCommand]):
-    """The commands by name. Each is made when it is asked for: all take longer than one runs."""
+    """The commands by name, each built on demand: building all takes longer than running one."""
 
     def __getitem__(self, name: str) -> TyperCommand:
         return _commands_of(MODULE_OF[name])[name]
@@ -88,7 +88,7 @@ def _commands_of(module: str) -> Mapping[str, TyperCommand]:
 
 
 class _Commands(TyperGroup):
-    """The commands; every expected error of theirs is one sentence and a code."""
+    """The commands; every expected error becomes one sentence and an exit code."""
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
@@ -106,7 +106,7 @@ class _Commands(TyperGroup):
                 try:
                     return super().invoke(ctx)
                 finally:
-                    sys.stdout.flush()  # here, where an error of it is told
+                    sys.stdout.flush()  # here, where its error is still reported
         except NiwfError as error:
             self._tell(ctx, error)
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""init, train, commit, checkout: what makes and chooses capabilities."""
+"""init, train, commit, checkout: making and choosing capabilities."""
 
 from __future__ import annotations
 
@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from niwfctl.cli.options import AcceptShadow, AsJson, Manual, MaxTakeover, Supersede, inside
+from niwfctl.cli.options import (
+    DEFAULTS,
+    AcceptShadow,
+    AsJson,
+    Manual,
+    MaxTakeover,
+    Supersede,
+    inside,
+)
 from niwfctl.cli.output import emit_json, err, number, out
+from niwfctl.cli.progress import training_progress
 from niwfctl.cli.schema import capability_json, run_json
-from niwfctl.cli.show import show_committed, training_progress
+from niwfctl.cli.show import show_committed
 from niwfctl.config import reason_of
 from niwfctl.errors import UsageError
 from niwfctl.training.processes import leads
@@ -24,14 +33,13 @@ from niwfctl.training.run import SPARING, TrainingOptions
 if TYPE_CHECKING:
     from niwfctl.repository import Repository
 
-_DEFAULT = {name: field.default for name, field in TrainingOptions.model_fields.items()}
 app = typer.Typer()
 
 
 @app.command()
 def init(
     ctx: typer.Context,
-    path: Annotated[Path, typer.Argument(metavar="DIR", help="Where; the default is here.")] = Path(
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="Where; here by default.")] = Path(
         "."
     ),
     model: Annotated[
@@ -42,18 +50,20 @@ def init(
         str | None, typer.Option(help="Branch, tag or commit of a Hugging Face id.")
     ] = None,
     quant: Annotated[
-        str, typer.Option(help="`nf4` holds the backbone in 4 bits, `none` as its files have it.")
+        str, typer.Option(help="`nf4` holds the backbone in 4 bits, `none` as in its files.")
     ] = "none",
     tap_layer: Annotated[
         int | None, typer.Option(help="First adapted layer; by default an eighth of the way up.")
     ] = None,
     dim: Annotated[
         int | None,
-        typer.Option(help="Dimensions of the coordinate; by default 128, or half a small width."),
+        typer.Option(
+            help="Dimensions of the coordinate; by default 128, or half a narrow backbone's width."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a repository: pin the backbone and fit the coordinate map."""
+    """Create a repository: pin the backbone and fit the coordinate map."""
     from niwfctl.repository import Repository
 
     with err.status("loading the backbone") as status:
@@ -94,45 +104,47 @@ def train(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="JSON, JSONL, CSV or Parquet file, or a hub dataset id; may be given again. "
+            help="JSON, JSONL, CSV or Parquet file, or a hub dataset id; repeatable. "
             "Records are alpaca, prompt and completion, or chat messages."
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides --epochs.")] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = _DEFAULT["epochs"],
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = DEFAULTS["epochs"],
     bases: Annotated[
         int, typer.Option(help="Bases of the new region; 1 by default beside reused ones.")
-    ] = _DEFAULT["bases"],
-    rank: Annotated[int, typer.Option(help="Rank of each basis.")] = _DEFAULT["rank"],
+    ] = DEFAULTS["bases"],
+    rank: Annotated[int, typer.Option(help="Rank of each basis.")] = DEFAULTS["rank"],
     alpha: Annotated[
         float, typer.Option(help="The weight change is scaled by alpha/rank.")
-    ] = _DEFAULT["alpha"],
+    ] = DEFAULTS["alpha"],
     lr: Annotated[
         float, typer.Option(help="Peak learning rate; 2e-4 suits models of several billions.")
-    ] = _DEFAULT["lr"],
-    batch_size: Annotated[int, typer.Option(help="Rows a forward pass.")] = _DEFAULT["batch_size"],
-    grad_accum: Annotated[int, typer.Option(help="Forward passes a step.")] = _DEFAULT[
+    ] = DEFAULTS["lr"],
+    batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = DEFAULTS[
+        "batch_size"
+    ],
+    grad_accum: Annotated[int, typer.Option(help="Forward passes per step.")] = DEFAULTS[
         "grad_accum"
     ],
-    max_length: Annotated[int, typer.Option(help="Longest row, in tokens.")] = _DEFAULT[
+    max_length: Annotated[int, typer.Option(help="Longest row, in tokens.")] = DEFAULTS[
         "max_length"
     ],
     optimizer: Annotated[
         str, typer.Option(help="adamw, or paged_adamw_8bit of bitsandbytes, for less memory.")
-    ] = _DEFAULT["optimizer"],
+    ] = DEFAULTS["optimizer"],
     gradient_checkpointing: Annotated[
         bool,
         typer.Option(
             "--gradient-checkpointing", help="Less memory: compute activations twice, keep none."
         ),
     ] = False,
-    skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave longer rows out.")] = False,
+    skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave out longer rows.")] = False,
     val_split: Annotated[
         float, typer.Option(help="Share of rows held out to measure on; at most 256 rows are used.")
-    ] = _DEFAULT["val_split"],
+    ] = DEFAULTS["val_split"],
     seed: Annotated[
-        int, typer.Option(help="Of the split, the order and the first weights.")
-    ] = _DEFAULT["seed"],
+        int, typer.Option(help="Seed of the split, the order and the first weights.")
+    ] = DEFAULTS["seed"],
     extend: Annotated[
         bool, typer.Option("--extend", help="Add a region to a committed capability of this name.")
     ] = False,
@@ -146,35 +158,35 @@ def train(
         ),
     ] = None,
     reuse: Annotated[
-        str | None, typer.Option(metavar="auto", help="Find out whose bases help, and gate these.")
+        str | None, typer.Option(metavar="auto", help="Find out whose bases help, and gate those.")
     ] = None,
     general: Annotated[
         bool,
-        typer.Option("--general", help="A broad capability: it also gets what the base would."),
+        typer.Option("--general", help="A broad capability: it also answers for the base."),
     ] = False,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
-            help="Go on where an interrupted training stopped, if need be with a smaller "
-            "--batch-size and more --grad-accum, or --gradient-checkpointing.",
+            help="Resume an interrupted training, if need be with a smaller --batch-size and more "
+            "--grad-accum, or --gradient-checkpointing.",
         ),
     ] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Throw away an uncommitted training of this name.")
+        bool, typer.Option("--restart", help="Discard an uncommitted training of this name.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a capability. Ctrl-C saves; `--resume` goes on."""
+    """Train a capability. Ctrl-C saves; `--resume` continues."""
     from niwfctl.repository import Repository
 
     if reuse not in (None, "auto"):
-        raise UsageError(f"--reuse {reuse!r} is unknown: say `--reuse auto`, or `--from {reuse}`")
+        raise UsageError(f"--reuse {reuse!r} is unknown: give `--reuse auto`, or `--from {reuse}`")
     given = {key for key in ctx.params if ctx.get_parameter_source(key).name == "COMMANDLINE"}
     if resume and given - {"name", "resume", "as_json", *SPARING}:
         raise UsageError(
-            "--resume goes on with the options the training began with: give none but --batch-size "
-            "and --grad-accum of the same product, and --gradient-checkpointing"
+            "--resume keeps the options that the training began with: give only --batch-size and "
+            "--grad-accum of the same product, and --gradient-checkpointing"
         )
     if not resume and not data:
         raise UsageError("there is nothing to learn from: give --data FILE, or --resume")
@@ -217,7 +229,7 @@ def commit(
         list[str] | None,
         typer.Argument(metavar="NAME", help="Trainings; all finished ones by default."),
     ] = None,
-    message: Annotated[str | None, typer.Option("-m", "--message", help="What was done.")] = None,
+    message: Annotated[str | None, typer.Option("-m", "--message", help="Commit message.")] = None,
     max_takeover: MaxTakeover = None,
     supersede: Supersede = None,
     manual: Manual = False,
@@ -255,13 +267,15 @@ def checkout(
     target: Annotated[
         str | None, typer.Argument(help="NAME, NAME@REV, or a branch, tag or commit.")
     ] = None,
-    base: Annotated[bool, typer.Option("--base", help="Make no capability active.")] = False,
+    base: Annotated[bool, typer.Option("--base", help="Use the bare backbone.")] = False,
     branch: Annotated[
         str | None,
-        typer.Option("-b", metavar="BRANCH", help="Make a branch at a revision, and move to it."),
+        typer.Option(
+            "-b", metavar="BRANCH", help="Create a branch at a revision, and switch to it."
+        ),
     ] = None,
 ) -> None:
-    """Make a capability the active one, or move to a branch, tag or commit."""
+    """Make a capability active, or switch to a branch, tag or commit."""
     from niwfctl.repository import Repository
 
     if base and branch is not None:
@@ -273,14 +287,14 @@ def checkout(
 
 @contextmanager
 def stopping() -> Iterator:
-    """A function that says whether Ctrl-C was pressed; a second Ctrl-C ends at once."""
+    """A function that says whether Ctrl-C was pressed; a second Ctrl-C stops at once."""
     asked: set[int] = set()
 
     def ask(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and number in asked:
             raise KeyboardInterrupt
         if not asked and leads():
-            err.print("saving after this step; Ctrl-C again ends at once and loses it")
+            err.print("saving after this step; Ctrl-C again stops at once without saving")
         asked.add(number)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

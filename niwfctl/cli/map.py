@@ -25,16 +25,16 @@ def draw_map(
     ctx: typer.Context,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A page that explains itself under the pointer."),
+        typer.Option(metavar="FILE", help="A page that shows details under the pointer."),
     ] = None,
     picture: Annotated[
         Path | None, typer.Option("--png", "--svg", metavar="FILE", help="As .png or .svg.")
     ] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Show where it falls; may be given again.")
+        list[str] | None, typer.Option(help="Show where it falls; repeatable.")
     ] = None,
     data: Annotated[
-        list[str] | None, typer.Option(help="Show where a file's prompts fall; again for others.")
+        list[str] | None, typer.Option(help="Show where a file's prompts fall; repeatable.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -98,7 +98,7 @@ def _show(drawn: Map) -> None:
     for line in draw(drawn, max(narrowest, min(out.width, widest))):
         out.print(line)
     if not drawn.areas:
-        out.print("Committed: nothing yet, all is the base's")
+        out.print("Committed: nothing yet; the base answers everything")
 
 
 def _map_json(drawn: Map) -> dict[str, object]:

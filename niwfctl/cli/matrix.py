@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from niwfctl.cli.output import err, number, out, save_plot
+from niwfctl.cli.output import SIGNS, err, number, out, save_plot
 from niwfctl.cli.schema import Json, figures_json
 
 if TYPE_CHECKING:
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from niwfctl.repository.matrix import Matrix, Row
     from niwfctl.repository.measure import Measured
 
-_SIGNS = {"added": "+", "changed": "~", "removed": "-"}
-_LABEL, _NAME, _GAP = 28, 14, 2  # characters: longest label, longest name of a task, between two
-_ANNOTATED = 400  # cells; more would not be readable in a picture
+_LABEL, _NAME, _GAP = 28, 14, 2  # characters: longest label, longest task name, gap
+_ANNOTATED = 400  # cells; more would be unreadable in a picture
 
 Column = list[Text]
 
@@ -39,10 +38,10 @@ def show_matrix(matrix: Matrix) -> None:
             out.print()
         _show_transfer(matrix, measure)
     if any(task.name not in row.there for task in matrix.tasks for row in matrix.rows):
-        out.print("( ) that commit has no capability of the name", style="dim")
+        out.print("( ) that commit has no capability of this name", style="dim")
     if matrix.left_out:
         names = ", ".join(matrix.left_out)
-        err.print(f"left out, for want of data to measure on: {names}", markup=False)
+        err.print(f"left out, without data to measure on: {names}", markup=False)
 
 
 def matrix_json(matrix: Matrix) -> Json:
@@ -75,18 +74,14 @@ def matrix_json(matrix: Matrix) -> Json:
 
 def plot_matrix(matrix: Matrix, file: Path) -> None:
     """A heat map of each measure: blue where a task is answered better than by the base."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     measures = matrix.measures
     labels = ["base", *map(_label, matrix.rows)]
     names = [_short(task.name) for task in matrix.tasks]
     size = (len(measures) * (0.8 * len(names) + 3) + 2, 0.3 * len(labels) + 2)
-    figure, panels = pyplot.subplots(
-        1, len(measures), figsize=size, sharey=True, squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)
     for axes, measure in zip(panels[0], measures, strict=True):
         gains = _gains(matrix, measure)
         most = max(abs(gain) for row in gains for gain in row) or 1.0
@@ -99,7 +94,6 @@ def plot_matrix(matrix: Matrix, file: Path) -> None:
         if len(labels) * len(names) <= _ANNOTATED:
             _annotate(axes, matrix, measure, 0.6 * most)
     save_plot(figure, file)
-    pyplot.close(figure)
 
 
 def _annotate(axes: Axes, matrix: Matrix, measure: str, dark: float) -> None:
@@ -123,13 +117,13 @@ def _shown(figures: Measured, measure: str) -> str:
 
 
 def _label(row: Row) -> str:
-    did = " ".join(f"{_SIGNS[one.kind]} {one.name}" for one in row.commit.changes)
+    did = " ".join(f"{SIGNS[one.kind]} {one.name}" for one in row.commit.changes)
     label = f"{row.commit.id[:7]} {did}".rstrip()
     return label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…"
 
 
 def _short(name: str) -> str:
-    """A name that leaves room for others: its two ends, since names often begin alike."""
+    """A name shortened to its two ends, since names often begin alike."""
     head, tail = _NAME // 2, (_NAME - 1) // 2
     return name if len(name) <= _NAME else f"{name[:head]}…{name[-tail:]}"
 
@@ -163,7 +157,7 @@ def _style(matrix: Matrix, measure: str, place: int, index: int) -> str:
 
 
 def _folded(columns: Sequence[Column], room: int) -> Iterator[list[Column]]:
-    """Runs of columns that fit side by side; at least one each."""
+    """Blocks of columns that fit side by side, at least one column each."""
     block: list[Column] = []
     for column in columns:
         if block and sum(one[0].cell_len for one in (*block, column)) > room:
@@ -201,7 +195,7 @@ def _difference(score: float | None, measure: str) -> str:
 
 
 def _gains(matrix: Matrix, measure: str) -> list[list[float]]:
-    """What each figure is better by than the base's; the base's own row first."""
+    """By how much each figure beats the base's; the base's own row comes first."""
     base = [figures.score(measure) for figures in matrix.base]
     rows = [matrix.base, *(row.figures for row in matrix.rows)]
     return [

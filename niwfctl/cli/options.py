@@ -1,4 +1,4 @@
-"""Options that several commands have, and how what they name is read."""
+"""Options that several commands share, and how their values are read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from niwfctl.errors import UsageError
+from niwfctl.training.run import TrainingOptions
 
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
 MaxTakeover = Annotated[
@@ -22,15 +23,16 @@ Supersede = Annotated[
 ]
 Manual = Annotated[bool, typer.Option("--manual", help="Never route to it.")]
 AcceptShadow = Annotated[
-    bool, typer.Option("--accept-shadow", help="Even where earlier ones own its prompts.")
+    bool, typer.Option("--accept-shadow", help="Commit even if earlier ones own its prompts.")
 ]
 
 
+DEFAULTS = {name: field.default for name, field in TrainingOptions.model_fields.items()}
 STANDARD_INPUT = "-"  # in place of a prompt
 
 
 def read_prompt(prompt: str) -> str:
-    """A prompt as it was given, or from standard input where it was `-`.
+    """A prompt as given, or read from standard input if it is `-`.
 
     Raises:
         UsageError: it is empty, or not UTF-8.
@@ -64,10 +66,10 @@ def inside(directory: Path, source: str) -> str:
 
 
 def by_name(directory: Path, given: Sequence[str]) -> dict[str, list[str]]:
-    """Data sources, as seen from -C DIR, by the name of what they are for: from `NAME=FILE`.
+    """Data sources given as `NAME=FILE`, by name; files as seen from -C DIR.
 
     Raises:
-        UsageError: one of them says no name.
+        UsageError: one of them lacks a name or a file.
     """
     sources: dict[str, list[str]] = {}
     for one in given:

@@ -24,30 +24,32 @@ if TYPE_CHECKING:
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
+SIGNS = {"added": "+", "changed": "~", "removed": "-", "extended": "^"}  # of a change
+
 
 class StandardOutput(io.TextIOWrapper):
-    """Standard output that writes `?` for what its encoding lacks, and whose errors are its own.
+    """Standard output that writes `?` for characters its encoding lacks, with errors of its own.
 
-    So nobody takes an error of the report for one of the work that it reports.
+    So a failure to report is never mistaken for a failure of the work.
     """
 
     @classmethod
     def take(cls) -> None:
-        """Puts one in the place of Python's, which is None where the descriptor is closed."""
+        """Replaces Python's, which is None if the descriptor is closed."""
         if sys.stdout is None:
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 1)  # to write there is an error still
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 1)  # read-only: writing still fails
             sys.stdout = sys.__stdout__ = os.fdopen(1, "w")
         was = sys.stdout
         settings = {"line_buffering": was.line_buffering, "write_through": was.write_through}
         sys.stdout = cls(was.buffer, was.encoding, "replace", **settings)
 
     def write(self, text: str) -> int:
-        """Writes text; raises StorageError, or BrokenPipeError where nobody reads any more."""
+        """Writes text; raises StorageError, or BrokenPipeError if nobody reads it any more."""
         with self._reporting():
             return super().write(text)
 
     def flush(self) -> None:
-        """Writes what is held back; raises as `write`."""
+        """Writes what is buffered; raises as `write` does."""
         with self._reporting():
             super().flush()
 
@@ -58,15 +60,15 @@ class StandardOutput(io.TextIOWrapper):
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # where the rest may go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # takes the rest
             raise StorageError(
-                f"the report could not be written to standard output ({error.strerror}), though "
-                "all else that the command does is done"
+                f"the report could not be written to standard output ({error.strerror}), but "
+                "everything else the command does is done"
             ) from error
 
 
 def put(text: Text) -> None:
-    """Writes a line of styled text; where nobody sees the styles, without what they cost."""
+    """Writes a line of styled text; plain, which is faster, if it is not for a terminal."""
     if out.is_terminal:
         out.print(text)
     else:
@@ -75,11 +77,11 @@ def put(text: Text) -> None:
 
 @contextmanager
 def paged() -> Iterator[None]:
-    """A block whose output a pager shows, where it goes to a terminal."""
+    """A block whose output a pager shows, if it goes to a terminal."""
     if not out.is_terminal:
         yield
         return
-    # As git has it: less shows styles, and ends by itself where all is on one screen.
+    # As git sets it: less shows styles, and quits if everything fits on one screen.
     os.environ.setdefault("LESS", "FRX")
     with out.pager(styles=True):
         yield
@@ -94,11 +96,11 @@ def emit_json(value: object) -> None:
 def require_file(
     file: Path, option: str = "--plot", suffixes: Sequence[str] = (".png", ".svg")
 ) -> None:
-    """Asks that the file that an option names can be written.
+    """Checks that the file an option names can be written.
 
     Raises:
-        UsageError: it has none of the suffixes, if any are asked for, is a folder, or its folder
-            is not there.
+        UsageError: it has none of the suffixes, if there are any, is a folder, or its folder does
+            not exist.
     """
     if suffixes and file.suffix.lower() not in suffixes:
         expected = " or ".join(suffixes)
@@ -110,7 +112,7 @@ def require_file(
 
 
 def save_plot(figure: Figure, file: Path) -> None:
-    """Writes a figure of matplotlib in the form that the name's suffix says."""
+    """Writes a matplotlib figure in the format of the file's suffix."""
     with output_file(file) as output:
         figure.savefig(output, format=file.suffix[1:].lower())
 

@@ -1,4 +1,4 @@
-"""route: whose is a prompt?"""
+"""route: who owns a prompt?"""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ app = typer.Typer()
 def route(
     ctx: typer.Context,
     prompt: Annotated[
-        str | None, typer.Argument(help="Whose is it? `-` reads it from standard input.")
+        str | None, typer.Argument(help="Who owns it? `-` reads it from standard input.")
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Count over the prompts of a file; given again, one row a file."),
+        typer.Option(help="Count over the prompts of a file; repeatable, a row per file."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -122,6 +122,6 @@ def merged_json(merged: Merged) -> Json:
 
 
 def figures_json(figures: Measured) -> Json:
-    """What was measured; the exact match only where it was asked for."""
+    """What was measured; the exact match only if it was asked for."""
     found: Json = {"perplexity": figures.perplexity, "tokens": figures.tokens}
     return found if figures.exact_match is None else found | {"exact_match": figures.exact_match}

@@ -17,33 +17,35 @@ app = typer.Typer()
 def serve(
     ctx: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
     max_batch: Annotated[int, typer.Option(min=1, help="Requests answered together.")] = 8,
     batch_wait_ms: Annotated[
         float, typer.Option(min=0, max=10_000, help="How long a request waits for others.")
     ] = 10,
     max_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest chat answer where a request does not say.")
+        int, typer.Option(min=1, help="Longest chat answer if a request does not say.")
     ] = 1024,
     max_answer_tokens: Annotated[
         int | None,
         typer.Option(min=1, help="Refuse requests for longer answers (default: the context's)."),
     ] = None,
     max_queue: Annotated[
-        int, typer.Option(min=1, help="Refuse requests (429) while so many are unanswered.")
+        int, typer.Option(min=1, help="Refuse requests (429) while this many are unanswered.")
     ] = 256,
     api_key: Annotated[
         str | None,
-        typer.Option(envvar="NIWFCTL_API_KEY", help="What requests must bear.", show_envvar=True),
+        typer.Option(
+            envvar="NIWFCTL_API_KEY", help="Key that requests must send.", show_envvar=True
+        ),
     ] = None,
 ) -> None:
-    """Answer OpenAI's API on this machine: a model is a capability, `auto`, or `base`."""
+    """Serve OpenAI's API on this machine: a model is a capability, `auto`, or `base`."""
     if not (find_spec("fastapi") and find_spec("uvicorn")):
         raise UsageError(
             "`serve` needs FastAPI and uvicorn: install them with `pip install 'niwfctl[serve]'`"
         )
     if api_key is not None and not api_key.strip():
-        raise UsageError("--api-key is empty: give a key, or leave it out to let everyone in")
+        raise UsageError("--api-key is empty: give a key, or omit it to let everyone in")
     from niwfctl.repository import Repository
     from niwfctl.serve import server
     from niwfctl.serve.engine import Engine
@@ -53,7 +55,7 @@ def serve(
     if not api_key and not server.is_private(listening):
         err.print(
             f"niwfctl: warning: {host} can be reached from other machines, and there is no "
-            "authentication: whoever connects can use the model; ask for a key with --api-key"
+            "authentication: whoever connects can use the model; require a key with --api-key"
         )
     with err.status("loading the backbone"):
         engine = Engine(

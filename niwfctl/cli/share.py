@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from niwfctl.repository.remote import Remotes
 
 Remote = Annotated[str, typer.Argument(help="Name of the remote.")]
-Lazy = Annotated[bool, typer.Option("--lazy", help="Get objects when a command needs them.")]
+Lazy = Annotated[bool, typer.Option("--lazy", help="Get objects only when a command needs them.")]
 
 app = typer.Typer()
 bundle = typer.Typer(no_args_is_help=True, help="Capabilities as one file, without a remote.")
@@ -40,8 +40,8 @@ def list_remotes(ctx: typer.Context, as_json: AsJson = False) -> None:
 @remote.command("add")
 def remote_add(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Of the new remote.")],
-    url: Annotated[str, typer.Argument(help="Where it is.")],
+    name: Annotated[str, typer.Argument(help="Name of the new remote.")],
+    url: Annotated[str, typer.Argument(help="Its URL or folder.")],
     as_json: AsJson = False,
 ) -> None:
     """Add a remote."""
@@ -69,10 +69,10 @@ def remote_rename(
 def remote_set_url(
     ctx: typer.Context,
     name: Remote,
-    url: Annotated[str, typer.Argument(help="Where it is now.")],
+    url: Annotated[str, typer.Argument(help="Its new URL or folder.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say where a remote is now."""
+    """Change the URL of a remote."""
     _change(ctx, as_json, lambda remotes: remotes.set_url(name, url))
 
 
@@ -100,7 +100,7 @@ def push(
     refs: Annotated[
         list[str] | None, typer.Argument(help="Branches and tags; the current branch by default.")
     ] = None,
-    tags: Annotated[bool, typer.Option("--tags", help="All tags, beside what is named.")] = False,
+    tags: Annotated[bool, typer.Option("--tags", help="All tags, besides those named.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Push branches or tags: objects first, then refs."""
@@ -117,10 +117,12 @@ def push(
 def fetch(
     ctx: typer.Context,
     remote: Remote = "origin",
-    everything: Annotated[bool, typer.Option("--all", help="Objects of all history.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Objects of the whole history.")
+    ] = False,
     lazy: Lazy = False,
     prune: Annotated[
-        bool, typer.Option("-p", "--prune", help="Forget branches that the remote has no more.")
+        bool, typer.Option("-p", "--prune", help="Forget branches that the remote no longer has.")
     ] = False,
 ) -> None:
     """Fetch branches and the objects of their newest commits."""
@@ -146,8 +148,8 @@ def pull(
 @app.command()
 def clone(
     ctx: typer.Context,
-    url: Annotated[str, typer.Argument(help="Of the repository.")],
-    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Where.")] = None,
+    url: Annotated[str, typer.Argument(help="URL or folder of the repository.")],
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Where to put it.")] = None,
     lazy: Lazy = False,
     as_json: AsJson = False,
 ) -> None:
@@ -168,14 +170,14 @@ def folder_name(url: str) -> str:
     path = url.rstrip("/").removesuffix("/.git").rstrip("/").removesuffix(".git")
     name = re.split("[/:]", path)[-1]
     if not name:
-        raise UsageError(f"{url!r} holds no name for a folder: give one after it")
+        raise UsageError(f"{url!r} has no name for a folder: give one after it")
     return name
 
 
 @bundle.command("create")
 def bundle_create(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(help="To write.")],
+    file: Annotated[Path, typer.Argument(help="File to write.")],
     targets: Annotated[
         list[str] | None,
         typer.Argument(metavar="NAME[@REV]|REV", help="All of HEAD by default."),
@@ -195,7 +197,7 @@ def bundle_create(
 @bundle.command("apply")
 def bundle_apply(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(help="To read.")],
+    file: Annotated[Path, typer.Argument(help="File to read.")],
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle's objects and merge its history."""

@@ -2,81 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
 from rich.text import Text
 
 from niwfctl.atlas import Atlas, Capability, RegionEntry, Takeover, owner_names
-from niwfctl.cli.output import err, number, out, put, size
+from niwfctl.cli.output import SIGNS, number, out, put, size
 from niwfctl.git.signature import Signature
 from niwfctl.repository.history import Change, Commit
 from niwfctl.repository.merge import Merged
-from niwfctl.training.processes import leads
 from niwfctl.training.run import Run
 
-if TYPE_CHECKING:
-    from niwfctl.training.loop import Progress as TrainingProgress
-
 COMPOSED = "composed"  # origin of a run that trained nothing
-_SIGNS = {"added": ("+", "green"), "changed": ("~", "yellow"), "removed": ("-", "red")}
-
-
-@contextmanager
-def training_progress(name: str) -> Iterator[Callable[[TrainingProgress], None]]:
-    """A bar on the terminal's error stream, or a line now and then where there is no terminal."""
-    if not leads():
-        yield lambda now: None
-        return
-    if not err.is_terminal:
-        yield _now_and_then(name)
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[detail]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(name, total=None, detail="")
-
-        def report(now: TrainingProgress) -> None:
-            bar.update(
-                task,
-                description=f"{name}: {now.stage}",
-                total=now.steps or None,
-                completed=now.step,
-                detail=_detail(now),
-            )
-
-        yield report
-
-
-def _now_and_then(name: str) -> Callable[[TrainingProgress], None]:
-    def report(now: TrainingProgress) -> None:
-        if now.stage != "training" or now.step % max(now.steps // 10, 1) == 0:
-            err.print(f"{name}: {now.stage} {_detail(now)}".rstrip(), markup=False)
-
-    return report
-
-
-def _detail(now: TrainingProgress) -> str:
-    if now.stage != "training":
-        return ""
-    parts = [f"step {now.step}/{now.steps}", f"loss {number(now.loss)}"]
-    if now.validation is not None:
-        parts.append(f"validation perplexity {number(now.validation)}")
-    parts += [f"{now.tokens_per_second:.0f} tokens/s", f"{_clock(now.seconds_left)} left"]
-    return ", ".join(parts)
-
-
-def _clock(seconds: float | None) -> str:
-    minutes, rest = divmod(round(seconds or 0), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+_COLOURS = {"added": "green", "changed": "yellow", "removed": "red"}
 
 
 def run_line(run: Run) -> str:
@@ -90,14 +28,14 @@ def run_line(run: Run) -> str:
 
 
 def perplexity_line(run: Run) -> str:
-    """What a run came to, on the rows held out."""
+    """A run's result on the held-out rows."""
     if run.finished and run.perplexity is None:
         return "not measured" + (", since only prompts were given" if run.adapter else "")
     return f"{number(run.base_perplexity)} (base) → {number(run.perplexity)}"
 
 
 def show_capability(capability: Capability, owner: Mapping[str, str], indent: str = "") -> None:
-    """A capability with everything its manifest says of it.
+    """A capability with everything its manifest says about it.
 
     Args:
         owner: names of capabilities by the ids of their regions.
@@ -192,13 +130,13 @@ def show_committed(
     """What a commit made of trainings, or of an adapter.
 
     Args:
-        atlas: as the commit has it.
+        atlas: the atlas of the commit.
     """
     owner = owner_names(atlas)
     where = branch or "detached HEAD"
     out.print(f"[{where} {commit[:7]}] {message.splitlines()[0]}", markup=False)
     for capability in capabilities:
-        entry = capability.regions[-1]  # what came; an extension keeps earlier ones
+        entry = capability.regions[-1]  # the new one; an extension keeps earlier ones
         out.print(
             f"  {capability.name}: region {entry.id}, radius {entry.radius:.2f}, {entry.anchors} "
             f"anchors, {len(entry.bases)} bases, {size(sum(ref.size for ref in entry.objects))}",
@@ -215,7 +153,7 @@ def show_commit(commit: Commit, signature: Signature | None = None) -> None:
     lines += ["", *(f"    {line}" for line in commit.message.splitlines()), ""]
     text.append("\n".join(lines))
     for change in commit.changes:
-        text.append("\n    ").append(*_SIGNS[change.kind]).append(f" {_change(change)}")
+        text.append("\n    ").append(*_sign(change)).append(f" {_change(change)}")
     if commit.changes:
         text.append("\n")
     put(text)
@@ -228,7 +166,7 @@ def show_graph_line(drawn: str, commit: Commit | None) -> None:
         text.append(f"{commit.id[:7]}{_refs(commit)} ", "yellow")
         text.append(commit.subject)
         for change in commit.changes:
-            text.append(" ").append(*_SIGNS[change.kind]).append(f" {change.name}")
+            text.append(" ").append(*_sign(change)).append(f" {change.name}")
     put(text)
 
 
@@ -239,6 +177,10 @@ def show_commit_line(commit: Commit) -> None:
 
 def _refs(commit: Commit) -> str:
     return f" ({', '.join(commit.refs)})" if commit.refs else ""
+
+
+def _sign(change: Change) -> tuple[str, str]:
+    return SIGNS[change.kind], _COLOURS[change.kind]
 
 
 def _change(change: Change) -> str:

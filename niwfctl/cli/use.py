@@ -39,13 +39,15 @@ def run(
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")
     ] = 0.0,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of the sampling.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the sampling.")
+    ] = None,
     stream: Annotated[
         bool | None, typer.Option("--stream/--no-stream", help="Show words as they come.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer a prompt with the active capability; without one, ask for prompts."""
+    """Answer a prompt with the active capability; without a prompt, start a conversation."""
     from niwfctl.records import Message
     from niwfctl.repository import Repository
 
@@ -71,14 +73,14 @@ def run(
         owner = model.routes.names[0] if auto else chosen
         emit_json({"capability": owner, "auto": auto, "prompt": prompt, "answer": answer})
     else:
-        _write("\n" if live else f"{answer}\n")  # as it is: rich would make spaces of tabs
+        _write("\n" if live else f"{answer}\n")  # unchanged: rich would turn tabs into spaces
 
 
 def _converse(model: Model, before: Sequence[Message], settings: dict) -> None:
     from niwfctl.records import Message
 
     turns = [*before]
-    out.print("A conversation: /new begins another, Ctrl-D ends.")
+    out.print("A conversation: /new starts another, Ctrl-D ends it.")
     while True:
         try:
             line = out.input("[bold]> [/]").strip()
@@ -92,7 +94,7 @@ def _converse(model: Model, before: Sequence[Message], settings: dict) -> None:
                 answer = model.generate(turns, stream=_write, **settings)
             except UsageError as error:  # with this turn it is too long
                 turns.pop()
-                err.print(f"{error}: say less, or begin another with /new", markup=False)
+                err.print(f"{error}: say less, or start over with /new", markup=False)
                 continue
             turns.append(Message("assistant", answer))
             _write("\n")

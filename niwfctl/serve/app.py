@@ -34,7 +34,7 @@ def create_app(engine: Engine, api_key: str | None = None) -> FastAPI:
 
     Args:
         engine: runs as long as the application.
-        api_key: what requests must bear; None lets everyone in.
+        api_key: key that requests must send; None lets everyone in.
     """
 
     @asynccontextmanager
@@ -75,7 +75,7 @@ def create_app(engine: Engine, api_key: str | None = None) -> FastAPI:
 
     @app.exception_handler(ApiError)
     @app.exception_handler(NiwfError)
-    @app.exception_handler(Exception)  # such a one is logged, too
+    @app.exception_handler(Exception)  # these are logged, too
     async def failed(request: Request, error: Exception) -> Response:
         return _refusal(as_api_error(error))
 
@@ -91,7 +91,7 @@ async def _answer(engine: Engine, asked: AnyRequest, request: Request) -> Respon
         job = await run_in_threadpool(engine.job, asked)
     pieces = engine.answer(job)
     async with _watching(request, engine, job):
-        first = await anext(pieces)  # an error before it is one of HTTP
+        first = await anext(pieces)  # errors up to here get an HTTP status
         if not asked.stream:
             found = [first, *[piece async for piece in pieces]]
             text = "".join(piece.text for piece in found)
@@ -104,12 +104,12 @@ async def _answer(engine: Engine, asked: AnyRequest, request: Request) -> Respon
 
 @asynccontextmanager
 async def _watching(request: Request, engine: Engine, job: Job) -> AsyncIterator[None]:
-    """Cancels the job when the client goes away meanwhile."""
+    """Cancels the job if the client disconnects meanwhile."""
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        engine.cancel(job, ApiError(499, "the client went away"))
+        engine.cancel(job, ApiError(499, "the client disconnected"))
 
     task = asyncio.create_task(watch())
     try:
@@ -121,7 +121,7 @@ async def _watching(request: Request, engine: Engine, job: Job) -> AsyncIterator
 async def _events(
     asked: AnyRequest, job: Job, first: Piece, pieces: AsyncGenerator[Piece, None]
 ) -> AsyncGenerator[str, None]:
-    """The answer as server-sent events; when the client goes away, the job is cancelled."""
+    """The answer as server-sent events; if the client disconnects, the job is cancelled."""
     reply = reply_to(asked)
     unused = {"usage": None} if asked.stream_options.include_usage else {}
     async with aclosing(pieces):
@@ -154,7 +154,7 @@ def _usage(job: Job) -> Json:
 
 
 class _RequireKey:
-    """Lets nobody in without the key."""
+    """Lets in only requests with the key."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app, self._expected = app, f"Bearer {key}".encode()
@@ -165,7 +165,7 @@ class _RequireKey:
             return
         error = ApiError(
             401,
-            "no such API key: send the server's as `Authorization: Bearer KEY`",
+            "the API key is missing or wrong: send the server's as `Authorization: Bearer KEY`",
             code="invalid_api_key",
         )
         await _refusal(error)(scope, receive, send)

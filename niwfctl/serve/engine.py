@@ -20,18 +20,18 @@ from niwfctl.serve.errors import OURS, ApiError, as_api_error
 from niwfctl.serve.protocol import AnyRequest, ChatRequest
 
 BASE_MODEL, AUTO_MODEL = "base", "auto"
-LONGEST_NAME = 1000  # of a model; git is asked what it means, and its command line has an end
+LONGEST_NAME = 1000  # of a model; git resolves it, and command lines are limited
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some of an answer.
+    """A part of an answer.
 
     Attributes:
         model: who answers.
-        ended: why the answer ends with it, `stop` or `length`; None where it goes on.
+        ended: why the answer ends here, `stop` or `length`; None if it goes on.
     """
 
     text: str
@@ -55,7 +55,7 @@ class Job:
 
 
 class Engine:
-    """Answers requests that wait together in one batch, each with the capability it names."""
+    """Answers waiting requests together in batches, each with the capability it names."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class Engine:
     ) -> None:
         """
         Args:
-            repository: whose HEAD says which capabilities there are, at every request.
+            repository: its HEAD, at each request, says which capabilities there are.
             model: no other thread touches it while the engine runs.
-            max_batch: rows of a batch at most.
-            batch_wait: seconds for which a batch waits for more rows.
-            max_tokens: of an answer, where a request does not say.
-            max_queue: requests at most that wait or are being answered.
-            max_answer_tokens: of an answer, whatever a request says; None: what the context holds.
+            max_batch: most rows in a batch.
+            batch_wait: seconds that a batch waits for more rows.
+            max_tokens: longest answer if a request does not say.
+            max_queue: most requests waiting or being answered.
+            max_answer_tokens: longest answer of all; None: what the context holds.
         """
         self._repository, self._model = repository, model
         self._max_batch, self._batch_wait, self._max_tokens = max_batch, batch_wait, max_tokens
@@ -109,14 +109,14 @@ class Engine:
             self.cancel(job, _closing())
 
     def names(self) -> list[str]:
-        """What can be asked for: HEAD's capabilities, the base, and whoever owns the prompt."""
+        """Models to ask for: HEAD's capabilities, the base, and `auto`."""
         return list(dict.fromkeys([*sorted(self._repository.atlas()), BASE_MODEL, AUTO_MODEL]))
 
     def resolve(self, name: str) -> str | None:
         """The capability a model's name means right now, as `Model.use_each` takes it.
 
         Raises:
-            UnknownName: none.
+            UnknownName: there is no such capability or revision.
         """
         if name in (BASE_MODEL, AUTO_MODEL):
             return AUTO if name == AUTO_MODEL else None
@@ -128,10 +128,10 @@ class Engine:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """A block in which a request is understood; it counts as one that waits already.
+        """A block in which a request is read; it already counts as waiting.
 
         Raises:
-            ApiError: as many as may wait do.
+            ApiError: the queue is full.
         """
         self._require_room()
         self._being_read += 1
@@ -141,13 +141,13 @@ class Engine:
             self._being_read -= 1
 
     def job(self, asked: AnyRequest) -> Job:
-        """What a request asks for, understood; it does not wait yet.
+        """The job that a request asks for; it is not queued yet.
 
         Raises:
-            UnknownName: no capability is called so.
-            ApiError: with its answer the prompt is longer than the backbone can read, or the answer
-                than the server gives.
-            DataError: the chat template refuses it.
+            UnknownName: no capability has this name.
+            ApiError: prompt and answer are longer than the backbone can read, or the answer is
+                longer than the server allows.
+            DataError: the chat template refuses the conversation.
         """
         capability = self.resolve(asked.model)
         self._require_readable(asked)
@@ -165,8 +165,8 @@ class Engine:
         if wanted > self._max_answer:
             raise ApiError(
                 400,
-                f"{wanted} tokens are more than the {self._max_answer} that this server answers "
-                "with: ask for fewer",
+                f"{wanted} tokens are more than the {self._max_answer} that this server allows in "
+                "an answer: ask for fewer",
                 param="max_tokens",
                 code="invalid_value",
             )
@@ -178,7 +178,7 @@ class Engine:
         )
 
     async def answer(self, job: Job) -> AsyncGenerator[Piece, None]:
-        """Lets a job wait for its answer, which comes in pieces; leaving early cancels it.
+        """Queues a job and gives its answer in pieces; leaving early cancels it.
 
         Raises:
             Exception: whatever kept it from being answered.
@@ -201,7 +201,7 @@ class Engine:
             self._unanswered.discard(job)
 
     def cancel(self, job: Job, reason: Exception) -> None:
-        """Ends an answer where it is; whoever waits for it is told why."""
+        """Ends an answer where it is; its client is told why."""
         job.row.cancelled = True
         job.events.put_nowait(reason)
 
@@ -215,8 +215,8 @@ class Engine:
             )
 
     def _require_readable(self, asked: AnyRequest) -> None:
-        """Refuses a text that is too long however few tokens it has: to count them takes long."""
-        if isinstance(asked, ChatRequest):  # of which each message takes a token at least
+        """Refuses text too long however few tokens it has, before the slow counting of them."""
+        if isinstance(asked, ChatRequest):  # each message takes at least one token
             length = sum(max(len(one.content), self._widest) for one in asked.messages)
         else:
             length = len(asked.prompt)
@@ -258,16 +258,16 @@ class Engine:
         if (failure := self._attempt(jobs)) is None:
             return
         if len(jobs) > 1 and not any(job.row.count for job in jobs):
-            for job in jobs:  # what is wrong with one of them must not harm the others
+            for job in jobs:  # a fault of one must not harm the others
                 self._answer([job])
             return
         for job in jobs:
             self._tell(job, failure)
 
     def _attempt(self, jobs: Sequence[Job]) -> ApiError | None:
-        """Answers in one batch; what the clients are told where that fails.
+        """Answers in one batch; returns what to tell the clients if that fails.
 
-        The error itself ends here: it holds all that the batch had in memory.
+        The error itself ends here: it keeps alive everything the batch had in memory.
         """
         try:
             self._model.use_each([job.capability for job in jobs])

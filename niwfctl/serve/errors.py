@@ -14,7 +14,7 @@ FULL = "the server has too little memory for this now: ask again later, or for l
 
 
 class ApiError(Exception):
-    """What a request is refused with.
+    """The error that answers a request.
 
     Attributes:
         status: of HTTP.
@@ -36,7 +36,7 @@ class ApiError(Exception):
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """What a client is told of an error."""
+    """What a client is told about an error."""
     match error:
         case ApiError():
             return error
@@ -53,13 +53,13 @@ def as_api_error(error: Exception) -> ApiError:
 
 
 def of_fields(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """What is wrong with a request's body, as pydantic has it: the first thing is named."""
+    """The first problem that pydantic found in a request's body."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is not JSON: send one JSON object")
     param = ".".join(str(part) for part in first["loc"] if part != "body")
     if not param:
-        return ApiError(400, "the body is no JSON object: send one, as application/json")
+        return ApiError(400, "the body is not a JSON object: send one, as application/json")
     if first["type"] == "extra_forbidden":
         said = f"`{param}` is not supported here: leave it out"
         return ApiError(400, said, param=param, code="unsupported_parameter")

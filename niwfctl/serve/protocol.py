@@ -1,4 +1,4 @@
-"""What clients may ask, in OpenAI's words: the fields of requests, and which of them we know."""
+"""What clients may ask, in OpenAI's terms: the fields of requests, and those we support."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from niwfctl.records import Message
 
 MAX_STOPS = 16
 
-# What changes no answer is taken and let be.
+# Accepted and ignored: cannot change an answer.
 _IDLE = {
     "metadata",
     "name",
@@ -22,7 +22,7 @@ _IDLE = {
     "store",
     "user",
 }
-# What we cannot do may be said where it asks for nothing.
+# Unsupported, but accepted at values that ask for nothing.
 _NEUTRAL: dict[str, Sequence[object]] = {
     "annotations": ([],),
     "best_of": (1,),
@@ -54,7 +54,7 @@ def _encodable(text: str) -> str:
 
 
 def _joined(content: object) -> object:
-    """Content that comes as parts, as one text."""
+    """Content given in parts, joined into one text."""
     if not isinstance(content, list):
         return content
     parts = [part if isinstance(part, dict) else {} for part in content]
@@ -67,7 +67,7 @@ def _only_one(prompt: object) -> object:
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
         return prompt[0]
     if isinstance(prompt, list):
-        raise ValueError("one text a request is answered: send a string, and requests side by side")
+        raise ValueError("one text is answered per request: send a string, and others separately")
     return prompt
 
 
@@ -80,7 +80,7 @@ StopText = Annotated[Text, Field(min_length=1)]
 
 
 class _Known(BaseModel):
-    """Takes no field that would have to be passed over in silence."""
+    """Rejects fields it would otherwise silently ignore."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -101,14 +101,14 @@ class StreamOptions(_Known):
     """How a stream ends."""
 
     include_usage: bool = False
-    include_obfuscation: bool = Field(False, description="there is none to leave out")
+    include_obfuscation: bool = Field(False, description="ignored: we send none")
 
 
 class Asked(_Known):
     """What both kinds of request have in common.
 
     Attributes:
-        usual: tokens of an answer at most where a request does not say; None: the server's own.
+        usual: longest answer, in tokens, if a request does not say; None: the server's default.
     """
 
     usual: ClassVar[int | None] = None
@@ -124,12 +124,12 @@ class Asked(_Known):
 
     @property
     def longest(self) -> int | None:
-        """How many tokens the answer may have; None where the request does not say."""
+        """How many tokens the answer may have; None if the request does not say."""
         return self.max_tokens
 
 
 class CompletionRequest(Asked):
-    """`POST /v1/completions`: a text, to be gone on with as it is."""
+    """`POST /v1/completions`: a text, continued as it is."""
 
     usual: ClassVar[int | None] = 16  # OpenAI's own
 

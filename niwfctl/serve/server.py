@@ -14,10 +14,10 @@ from niwfctl.serve.engine import Engine
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that clients can connect to; they wait until the server is there.
+    """A socket that clients can connect to; they wait until the server runs.
 
     Args:
-        port: 0 takes a free one.
+        port: 0 picks a free one.
 
     Raises:
         UsageError: the port is taken or not allowed, or no such address is this machine's.
@@ -25,7 +25,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((host, port), family=family)
-    except (OSError, UnicodeError) as error:  # the latter of what can be no host's name
+    except (OSError, UnicodeError) as error:  # the latter if it cannot be a host name
         reason = getattr(error, "strerror", None) or "there can be no such host"
         raise UsageError(
             f"cannot listen on {host}, port {port} ({reason}): choose others with --host and --port"
@@ -47,10 +47,10 @@ def serve(engine: Engine, listening: socket.socket, api_key: str | None = None) 
     """Serves until Ctrl-C or SIGTERM.
 
     Args:
-        api_key: what requests must bear; None lets everyone in.
+        api_key: key that requests must send; None lets everyone in.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, once every answer under way has been ended.
+        KeyboardInterrupt: on Ctrl-C, once every answer under way has ended.
     """
     app = create_app(engine, api_key)
     Server(engine, app).run(sockets=[listening])

@@ -253,13 +253,13 @@ def test_a_history_that_is_damaged_further_down_is_told_without_a_traceback(
 ) -> None:
     parent = committed.git.resolve("HEAD~1")
     (committed.path / ".git" / "objects" / parent[:2] / parent[2:]).unlink()
-    refused(committed, ["log"], 10, "git could not go on", parent)
+    refused(committed, ["log"], 10, "git failed", parent)
 
 
 def test_a_name_that_no_file_can_have_is_told_as_such(
     refused: Refused, committed: Repository
 ) -> None:
-    refused(committed, ["train", "pear", "--data", "x" * 300], 2, "longer than the name of a file")
+    refused(committed, ["train", "pear", "--data", "x" * 300], 2, "longer than a file name")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

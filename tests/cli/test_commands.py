@@ -279,7 +279,7 @@ def test_a_conversation_goes_on_after_a_turn_that_is_too_long(committed: Reposit
     os.close(terminal)
     assert done.returncode == 0
     told = [line for line in done.stderr.splitlines() if "tokens" in line]
-    assert len(told) == 1 and told[0].endswith("say less, or begin another with /new")
+    assert len(told) == 1 and told[0].endswith("say less, or start over with /new")
     assert done.stdout.count("> ") == 4
 
 

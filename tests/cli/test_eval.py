@@ -170,7 +170,7 @@ def test_ctrl_c_keeps_what_is_measured(committed: Repository, matrix: Command) -
     ("arguments", "code", "words"),
     [
         ([], 2, ["--data apple=FILE"]),
-        (["apple"], 2, ["name none"]),
+        (["apple"], 2, ["give no names"]),
         (["--data", "apple.jsonl"], 2, ["--data apple.jsonl", "NAME=FILE"]),
         (["--data", "=apple.jsonl"], 2, ["NAME=FILE"]),
         (["--data", "pear=apple.jsonl"], 4, ["'pear'", "apple"]),

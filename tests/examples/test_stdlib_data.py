@@ -92,7 +92,7 @@ def test_a_limited_run_repeats_the_first_pairs_and_all_held_out(data: Path, tmp_
 def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:
     result = run(tmp_path, "--limit", "0")
     assert result.returncode == 2
-    assert "--limit is to be 1 or more" in result.stderr
+    assert "--limit must be 1 or more" in result.stderr
     assert not list(tmp_path.iterdir())
 
 

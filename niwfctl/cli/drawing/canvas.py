@@ -11,7 +11,7 @@ _BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of U+2800, b
 
 
 class Canvas:
-    """Cells of braille dots; the colour of the last thing drawn in a cell is all of its cell's."""
+    """Cells of braille dots; a cell takes the colour of the last thing drawn in it."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self._bits = [[0] * columns for _ in range(rows)]
@@ -19,7 +19,7 @@ class Canvas:
         self._styles: dict[tuple[int, int], str] = {}
 
     def dot(self, x: float, y: float, style: str) -> None:
-        """A dot at x, y, counted in dots from the upper left corner; none outside the canvas."""
+        """A dot at x, y, counted in dots from the upper left corner; ignored outside."""
         column, row = int(x // DOTS[0]), int(y // DOTS[1])
         if 0 <= row < len(self._bits) and 0 <= column < len(self._bits[row]):
             self._bits[row][column] |= _BITS[int(y % DOTS[1])][int(x % DOTS[0])]

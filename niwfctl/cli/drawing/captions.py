@@ -1,4 +1,4 @@
-"""What is said of regions, anchors and prompts on a map, for people."""
+"""What a map says about regions, anchors and prompts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from niwfctl.repository.map import Area, Map, Point
 
 LEGEND = (
-    "An ellipse holds 95% of a cell in this plane; it is dashed where nothing is routed to the "
-    "region. A small marker is an anchor, hollow where another than its own region answers. A line "
-    "joins two regions where the later one takes over anchors."
+    "An ellipse holds 95% of a cell in this plane; it is dashed if nothing is routed to the "
+    "region. A small marker is an anchor, hollow if its own region does not answer there. A line "
+    "joins two regions if the later one takes over anchors."
 )
 
 
@@ -40,7 +40,7 @@ def owner(chart: Map, index: int | None) -> str:
 
 
 def facts(chart: Map, index: int) -> dict[str, str]:
-    """What there is to say of a region, by its heading."""
+    """Facts about a region, by heading."""
     area = chart.areas[index]
     run = area.entry.run
     taken = [
@@ -58,7 +58,7 @@ def facts(chart: Map, index: int) -> dict[str, str]:
 
 
 def tally(chart: Map, points: Sequence[Point], own: int | None = -1) -> str:
-    """Which share of some points each owner has, the most first; `own` is one of them."""
+    """Each owner's share of some points, the largest first; the owner `own` is called so."""
     counts = Counter(point.owner for point in points).most_common()
     return ", ".join(
         f"{count / len(points):.1%} {'own' if at == own else owner(chart, at)}"
@@ -67,9 +67,9 @@ def tally(chart: Map, points: Sequence[Point], own: int | None = -1) -> str:
 
 
 def says(chart: Map, index: int | None) -> str:
-    """A cell's name, then what there is to say of it, a line each."""
+    """A cell's name, then the facts about it, a line each."""
     if index is None:
-        return f"{BASE}\nits own cell, of general prompts\nalso answers where no cell is"
+        return f"{BASE}\nits own cell, of general prompts\nalso answers outside all cells"
     lines = (f"{heading}: {value}" for heading, value in facts(chart, index).items())
     return "\n".join([chart.areas[index].label, *lines])
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from niwfctl.field.projection import Ellipse
     from niwfctl.repository.map import Map, Point
 
-INCH = 72.0  # points, in which all of it is measured
+INCH = 72.0  # in points, the unit of all sizes here
 WIDTH, HEIGHTS, MARGIN = 10 * INCH, (4 * INCH, 7 * INCH), 24.0
 LETTERING = Lettering(letter=7.0, line=14.0, mark=(12.0, 12.0), gap=(2.0, 0.0))
 LINE, LISTED, LONGEST = 14.0, 20, 110  # of prompts below: height, how many, characters
@@ -41,7 +41,7 @@ def figure(chart: Map, form: str) -> bytes:
         paper.text(MARGIN / WIDTH, y, line, fontsize=9, va="center", parse_math=False)
     file = io.BytesIO()
     with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "map"}):
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a prompt in some other script
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # in prompts of other scripts
         paper.savefig(file, format=form, metadata={"Date": None} if form == "svg" else None)
     return file.getvalue()
 
@@ -56,7 +56,7 @@ def _lines(chart: Map) -> list[str]:
 
 
 class _Drawing:
-    """Draws all of it, from below to above."""
+    """Draws everything, the lowest layer first."""
 
     def __init__(self, chart: Map, frame: Frame, axes: Axes) -> None:
         self.chart, self.frame, self.axes, self.look = chart, frame, axes, looks(chart)

@@ -40,7 +40,7 @@ class Box:
         return across and self.top <= other.top and other.bottom <= self.bottom
 
     def nearest(self, x: float, y: float) -> tuple[float, float]:
-        """The point of it that is nearest to another."""
+        """Its point that is nearest to another one."""
         return min(max(x, self.left), self.right), min(max(y, self.top), self.bottom)
 
 

@@ -111,7 +111,7 @@ class Label:
 
 
 def labels(chart: Map, frame: Frame, lettering: Lettering) -> list[Label]:
-    """Names of the base and the regions, numbers of the prompts; those that find room."""
+    """Names of the base and the regions, numbers of the prompts; those there is room for."""
     spots = [
         (BASE, chart.base),
         *((area.label, area.ellipse) for area in chart.areas),
@@ -154,5 +154,5 @@ def _extent(chart: Map) -> Iterator[tuple[float, float]]:
 
 
 def thickness(takeover: Takeover) -> float:
-    """Of the line that stands for a takeover: 1, and 1 more for each hundredth of the anchors."""
+    """Thickness of a takeover's line: 1, and 1 more for each hundredth of the anchors."""
     return min(1 + 100 * takeover.won / takeover.anchors, 10.0)

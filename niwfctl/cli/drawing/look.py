@@ -1,4 +1,4 @@
-"""How regions are told apart: by colour and, for those who see none, by shape."""
+"""How regions are told apart: by colour and, for the colour-blind, by shape."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def look_of(looks: Sequence[Look], owner: int | None) -> Look:
 
 
 def sights(chart: Map) -> list[Sight]:
-    """All cells, in the order to draw them: the base, then the largest, which hides no other."""
+    """All cells in drawing order: the base, then the largest first, so that none is hidden."""
     drawn = [
         Sight(index, area.ellipse, look, area.routed)
         for index, (area, look) in enumerate(zip(chart.areas, looks(chart), strict=True))

@@ -27,13 +27,13 @@ LONGEST = 300  # characters of a prompt that are shown
 
 @dataclass(frozen=True)
 class Mark:
-    """Something on the page that says what it is.
+    """A mark on the page that says what it stands for.
 
     Attributes:
         kind: classes for the style sheet.
         path: its outline, as SVG commands.
         colour: of the capability, or of the base.
-        says: what it is: a heading, and lines.
+        says: what it stands for: a heading, then lines.
         id: its name in the page's address; the keyboard reaches those that have one.
         width: of its stroke.
     """
@@ -107,7 +107,7 @@ def _takeovers(chart: Map, frame: Frame) -> Iterator[Mark]:
 
 
 def _crowds(chart: Map, frame: Frame) -> Iterator[Mark]:
-    """Anchors, and prompts of files: those of one place and one owner are one mark."""
+    """Anchors, and prompts of files: those of the same group and owner share a mark."""
     look = looks(chart)
     for index, area in enumerate(chart.areas):
         shape = look[index].shape.path(ANCHOR)

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 ROWS = (8, 26)
 ANCHORS = 640  # of all regions together; more would hide their outlines
-DASHED = 6  # one point of an outline in so many
+DASHED = 6  # such an outline has one point in this many
 LETTERING = Lettering(letter=DOTS[0], line=DOTS[1], mark=DOTS, gap=(DOTS[0], 0), grid=DOTS)
 LONGEST = 60  # characters of a prompt that are shown
 
 
 def draw(chart: Map, columns: int) -> Iterator[Text]:
-    """The picture, so many columns wide; then regions and prompts in words."""
+    """The picture, this many columns wide; then regions and prompts in words."""
     yield from _picture(chart, columns).lines()
     look = looks(chart)
     for index, area in enumerate(chart.areas):
