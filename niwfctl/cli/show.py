@@ -10,14 +10,14 @@ from rich.text import Text
 
 from niwfctl.atlas import Atlas, Capability, RegionEntry, Takeover, owner_names
 from niwfctl.cli.output import err, number, out, put, size
-from niwfctl.git.signature import Signature
-from niwfctl.repository.history import Change, Commit
-from niwfctl.repository.merge import Merged
 from niwfctl.training.processes import leads
-from niwfctl.training.run import Run
 
 if TYPE_CHECKING:
+    from niwfctl.git.signature import Signature
+    from niwfctl.repository.history import Change, Commit
+    from niwfctl.repository.merge import Merged
     from niwfctl.training.loop import Progress as TrainingProgress
+    from niwfctl.training.run import Run
 
 COMPOSED = "composed"  # origin of a run that trained nothing
 _SIGNS = {"added": ("+", "green"), "changed": ("~", "yellow"), "removed": ("-", "red")}

@@ -18,6 +18,7 @@ from niwfctl.git.index import rewrite_index, stamp
 from niwfctl.git.merges import GitMerges
 from niwfctl.git.process import GitCommand, Repo, as_input, lines_of, require_git, words
 from niwfctl.git.reflocks import await_locks
+from niwfctl.paths import existing_ancestor
 
 Changes = Mapping[str, bytes | None]
 _REF = "%(refname:lstrip=2)%1f%(objectname)%1f%(*objectname)%1f%(contents:subject)"
@@ -71,10 +72,10 @@ class Git(GitMerges):
             GitError: git is not installed, or knows no name or e-mail.
         """
         require_git()
-        there = next(folder for folder in (path, *path.resolve().parents) if folder.is_dir())
+        git_in = GitCommand(existing_ancestor(path))
         try:
-            GitCommand(there).var("GIT_COMMITTER_IDENT")
-            GitCommand(there).var("GIT_AUTHOR_IDENT")
+            git_in.var("GIT_COMMITTER_IDENT")
+            git_in.var("GIT_AUTHOR_IDENT")
         except git.GitCommandError as error:
             raise GitError(
                 "git does not know who you are: run `git config --global user.name NAME` and "

@@ -16,6 +16,7 @@ import git
 from niwfstore.atomic import make_dirs
 
 from niwfctl.errors import GitError, UsageError
+from niwfctl.layout import PRIVATE
 
 _DISK = {  # as the system, git and git-lfs say it, in lower case
     "no space left on device": errno.ENOSPC,
@@ -111,7 +112,7 @@ class GitProcess:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A folder for the time of a block, in the repository; gc removes what a kill left."""
-        parent = self.common / "niwf" / "tmp"
+        parent = self.common / PRIVATE / "tmp"
         make_dirs(parent)
         with tempfile.TemporaryDirectory(dir=parent) as folder:
             yield Path(folder)

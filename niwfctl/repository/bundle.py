@@ -15,15 +15,11 @@ from pydantic import BaseModel, Field
 from niwfctl.atlas import Atlas
 from niwfctl.config import FILE
 from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
+from niwfctl.layout import ATTRIBUTES, ATTRIBUTES_FILE, OBJECTS, object_file
 from niwfctl.repository.merge import Merged, Resolution, merge
-from niwfctl.repository.objects import (
-    ATTRIBUTES,
-    ATTRIBUTES_FILE,
-    object_file,
-    pointed,
-    storing,
-)
+from niwfctl.repository.pointers import pointed
 from niwfctl.repository.record import changed_files
+from niwfctl.storage import storing
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -137,7 +133,7 @@ def _only_a_field(repository: Repository, began: str) -> bool:
     parents = git.log(began, "%P", "--max-count=1").split()
     names = git.plain("ls-tree", "--name-only", began).splitlines()
     empty = not repository.atlas(began)
-    return empty and not parents and set(names) <= {FILE, ATTRIBUTES_FILE, "objects"}
+    return empty and not parents and set(names) <= {FILE, ATTRIBUTES_FILE, OBJECTS}
 
 
 def _write_history(repository: Repository, commit: str, file: Path) -> None:

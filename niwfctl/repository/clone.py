@@ -11,8 +11,8 @@ from niwfctl.config import FILE
 from niwfctl.errors import NotARepository, RemoteError, UsageError
 from niwfctl.git.git import Git
 from niwfctl.git.process import require_recent_git, transfer
+from niwfctl.paths import require_new
 from niwfctl.repository.lfs import add_hook, require_lfs
-from niwfctl.repository.objects import require_new
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository

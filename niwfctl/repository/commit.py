@@ -16,12 +16,12 @@ from niwfctl.errors import NiwfError, UnknownName, UsageError
 from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
 from niwfctl.field.region import Region
-from niwfctl.repository.objects import storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.regions import load_basis, pins
 from niwfctl.repository.routing import require_light, settled
 from niwfctl.repository.underway import require_ready
+from niwfctl.storage import storing
 from niwfctl.tensors import as_bytes
 from niwfctl.training import checkpoint
 from niwfctl.training.run import Run

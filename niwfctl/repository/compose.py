@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from niwfctl.atlas import Atlas, Capability, Part, parse_target
 from niwfctl.errors import UsageError
 from niwfctl.repository.names import require_free
-from niwfctl.repository.objects import storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import usable
 from niwfctl.repository.underway import require_ready
+from niwfctl.storage import storing
 from niwfctl.training.run import SEEDS
 
 if TYPE_CHECKING:

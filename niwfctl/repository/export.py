@@ -21,6 +21,7 @@ from niwfctl.backbone.load import read_config
 from niwfctl.errors import UsageError
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.region import Region
+from niwfctl.paths import existing_ancestor, require_new, require_new_file
 from niwfctl.records import Example
 from niwfctl.repository.backbone import pinned_source
 from niwfctl.repository.forms import (
@@ -33,9 +34,9 @@ from niwfctl.repository.forms import (
 from niwfctl.repository.gguf_lora import Layout, write_gguf_lora
 from niwfctl.repository.mixture import of_capability
 from niwfctl.repository.model import Model
-from niwfctl.repository.objects import require_new, require_new_file, storing
 from niwfctl.repository.regions import acting_everywhere, load_region
 from niwfctl.repository.same_field import usable
+from niwfctl.storage import storing
 from niwfctl.training.data import data_hash, read_examples
 
 if TYPE_CHECKING:
@@ -198,8 +199,7 @@ def _provenance(
 @contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
     """A scratch folder whose files are in `folder` at the end, or nowhere if anything fails."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    with TemporaryDirectory(dir=there, prefix=".niwf-") as scratch:
+    with TemporaryDirectory(dir=existing_ancestor(folder), prefix=".niwf-") as scratch:
         yield Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         for file in Path(scratch).iterdir():

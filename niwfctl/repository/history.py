@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from niwfctl.atlas import Capability, manifest_name
 from niwfctl.errors import FormatError
 from niwfctl.git.git import Git
-from niwfctl.repository.objects import manifest_file
+from niwfctl.layout import MANIFESTS, manifest_file
 from niwfctl.several import Names, several
 
 _FORMAT = "%x00%H%x00%an%x00%ae%x00%aI%x00%D%x00%B%x00"  # NUL: all else a message may hold
@@ -135,7 +135,7 @@ def _parse(
     changes = []
     for line in filter(None, raw.split("\n")):
         meta, path = line.split("\t", 1)
-        if path.startswith("capabilities/") and path.endswith(".json"):
+        if path.startswith(f"{MANIFESTS}/") and path.endswith(".json"):
             _, _, before, after, _ = meta.split()
             kind = "added" if _none(before) else "removed" if _none(after) else "changed"
             changes.append((kind, before if _none(after) else after, path))

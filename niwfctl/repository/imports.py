@@ -26,9 +26,9 @@ from niwfctl.repository.adapters import Adapter, read_adapter, read_config
 from niwfctl.repository.commit import RoutingOptions, commit_regions, seal
 from niwfctl.repository.model import Model
 from niwfctl.repository.names import require_free
-from niwfctl.repository.objects import storing
 from niwfctl.repository.runs import Rows, encoded, new_run
 from niwfctl.repository.underway import require_ready
+from niwfctl.storage import storing
 from niwfctl.training.data import data_hash, read_examples, read_prompts
 from niwfctl.training.loop import Progress
 from niwfctl.training.run import ImportedAdapter, TrainingOptions

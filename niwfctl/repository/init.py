@@ -16,15 +16,11 @@ from niwfctl.config import FILE, BackboneConfig, Config, FieldConfig
 from niwfctl.errors import NotARepository, UsageError
 from niwfctl.git.git import Git
 from niwfctl.git.process import require_recent_git
+from niwfctl.layout import ATTRIBUTES, ATTRIBUTES_FILE, object_file
+from niwfctl.paths import require_folder
 from niwfctl.repository.backbone import fitting
 from niwfctl.repository.lfs import add_hook
-from niwfctl.repository.objects import (
-    ATTRIBUTES,
-    ATTRIBUTES_FILE,
-    object_file,
-    require_folder,
-    storing,
-)
+from niwfctl.storage import storing
 from niwfctl.tensors import as_bytes
 
 

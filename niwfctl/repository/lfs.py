@@ -17,7 +17,7 @@ from niwfstore.atomic import write_atomic
 from niwfctl.errors import RemoteError
 from niwfctl.git.git import Git
 from niwfctl.git.process import blame_disk, progress
-from niwfctl.repository.objects import object_file
+from niwfctl.layout import OBJECTS, PRIVATE, object_file
 
 _ABSENT = re.compile(r"does not exist|remote missing object|\b404\b", re.IGNORECASE)
 _HOOK = b'#!/bin/sh\ngit lfs pre-push "$@"\n'  # one of those that `git lfs update` knows as its own
@@ -60,7 +60,7 @@ def fetch_objects(git: Git, remote: str, oids: Sequence[str]) -> bool:
 def _commit_with(git: Git, paths: Sequence[str]) -> str:
     """A commit that has these files: HEAD, or else the last one that changed any of them."""
     head = git.head()
-    if head and git.files(head, "objects").keys() >= set(paths):
+    if head and git.files(head, OBJECTS).keys() >= set(paths):
         return head
     found = git.log("HEAD", "%H", "--all", "--diff-filter=AM", "--max-count=1", "--", *paths)
     return found or "HEAD"
@@ -132,7 +132,7 @@ def _lacking_in(folder: Path, git: Git, remote: str, pointers: Sequence[Pointer]
     if place is None:
         raise RemoteError(_unreachable(remote, f"{folder} is not a git repository"))
     store = ObjectStore(
-        place / "lfs" / "objects", git.common / "niwf" / "cache" / "remote" / remote
+        place / "lfs" / "objects", git.common / PRIVATE / "cache" / "remote" / remote
     )
     return [pointer for pointer in pointers if not _whole(store, pointer)]
 

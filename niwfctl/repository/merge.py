@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from niwfctl.atlas import Atlas, Capability, changes
 from niwfctl.config import FILE
 from niwfctl.errors import Conflict, UsageError
+from niwfctl.layout import ATTRIBUTES_FILE, OURS
 from niwfctl.repository.names import require_free
-from niwfctl.repository.objects import ATTRIBUTES_FILE, OURS, storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import changed_files, record
 from niwfctl.repository.same_field import require_same_field
 from niwfctl.repository.underway import require_ready
+from niwfctl.storage import storing
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository

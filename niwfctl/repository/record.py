@@ -9,7 +9,7 @@ from niwfstore import Pointer
 
 from niwfctl.atlas import Atlas, ObjectRef
 from niwfctl.errors import GitError
-from niwfctl.repository.objects import manifest_file, object_file
+from niwfctl.layout import manifest_file, object_file
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository

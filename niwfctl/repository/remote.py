@@ -21,7 +21,7 @@ from niwfctl.repository.lfs import (
     oids_in,
     require_lfs,
 )
-from niwfctl.repository.objects import pointed, read_pointers
+from niwfctl.repository.pointers import pointed, read_pointers
 from niwfctl.several import Names, several
 
 if TYPE_CHECKING:

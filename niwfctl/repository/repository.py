@@ -15,6 +15,7 @@ from niwfctl.config import FILE, Config
 from niwfctl.errors import NotARepository, UnknownName
 from niwfctl.git.git import Git
 from niwfctl.git.refs import Branches, Tags
+from niwfctl.layout import MANIFESTS, OBJECTS, PRIVATE
 from niwfctl.repository.checkout import active, checkout, names_capability
 from niwfctl.repository.exchange import Exchange
 from niwfctl.repository.history import History
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from niwfctl.training.loop import Progress
     from niwfctl.training.run import Run, TrainingOptions
 
-MANIFESTS = "capabilities"
 COMMIT_PATIENCE = 60.0  # seconds to wait for another commit
 
 
@@ -49,7 +49,7 @@ class Repository(Exchange, Inspection):
 
     def __init__(self, git: Git) -> None:
         self.git = git
-        self.private = git.common / "niwf"
+        self.private = git.common / PRIVATE
         self.store = ObjectStore(git.common / "lfs" / "objects", self.private / "cache")
         self.trainings = Trainings(self.private / "training")
         self.history = History(git)
@@ -361,7 +361,7 @@ class Repository(Exchange, Inspection):
 
     def changes(self) -> list[str]:
         """Files of niwfctl in the work tree that differ from HEAD, as `git status --short`."""
-        return self.git.changes(FILE, MANIFESTS, "objects")
+        return self.git.changes(FILE, MANIFESTS, OBJECTS)
 
     def object_path(self, oid: str, size: int | None = None) -> Path:
         """Path of an object whose bytes are what its name says.

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from niwfctl.atlas import Atlas, Capability, there
 from niwfctl.config import FILE
 from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
+from niwfctl.layout import manifest_file
 from niwfctl.repository.checkout import activate, active
 from niwfctl.repository.names import require_file_name, require_free
-from niwfctl.repository.objects import manifest_file
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import require_same_field

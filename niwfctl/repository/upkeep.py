@@ -15,14 +15,9 @@ from typing import TYPE_CHECKING
 from niwfstore import MissingObject, Pointer
 
 from niwfctl.errors import FormatError, GitError, ObjectError, UsageError
-from niwfctl.repository.objects import (
-    QUARANTINE,
-    object_file,
-    obtain,
-    pointed,
-    pointer_problem,
-    read_pointers,
-)
+from niwfctl.layout import OBJECTS, QUARANTINE, object_file
+from niwfctl.repository.objects import obtain
+from niwfctl.repository.pointers import pointed, pointer_problem, read_pointers
 from niwfctl.training.run import read_run
 
 if TYPE_CHECKING:
@@ -85,7 +80,7 @@ def reachable(repository: Repository) -> set[str]:
 def _lying_about(repository: Repository) -> Iterator[str]:
     """Ids of the objects with a pointer in a work tree, whether git knows of it or not."""
     for place in repository.git.work_trees():
-        for path in place.glob("objects/*.safetensors"):
+        for path in place.glob(f"{OBJECTS}/*.safetensors"):
             yield path.stem
 
 
@@ -228,7 +223,7 @@ def _commit_damage(
     """Whether every object of a commit has its pointer there."""
     try:
         atlas = repository.atlas(commit)
-        files = repository.git.files(commit, "objects")
+        files = repository.git.files(commit, OBJECTS)
     except (FormatError, GitError) as error:
         yield Damage(commit[:12], str(error))
         return

@@ -18,10 +18,12 @@ from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import NiwfError, ObjectError, UnknownName
 from niwfctl.field.basis import Site
 from niwfctl.git.signature import Signature, signature, tag_signature
+from niwfctl.layout import OBJECTS, object_file
 from niwfctl.records import Witness
 from niwfctl.repository.backbone import pinned_source
 from niwfctl.repository.model import Model
-from niwfctl.repository.objects import object_file, obtain, pointer_problem, read_pointers
+from niwfctl.repository.objects import obtain
+from niwfctl.repository.pointers import pointer_problem, read_pointers
 from niwfctl.repository.regions import load_region, read_coordinates, read_region
 from niwfctl.repository.routing import audited
 
@@ -79,7 +81,7 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
     checks = [backbone, _coordinates(repository, hashed), _signed("commit", signed)]
     if of_tag := tag_signature(repository.git, revision):
         checks.append(_signed("tag", of_tag))
-    files = repository.git.files(commit, "objects")
+    files = repository.git.files(commit, OBJECTS)
     needed = {object_file(ref.oid) for capability in chosen for ref in capability.objects}
     blobs = (blob for path, blob in files.items() if path in needed)
     pointers = read_pointers(repository.git, blobs)

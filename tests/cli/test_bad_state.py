@@ -14,9 +14,10 @@ import pytest
 from typer.testing import Result
 
 from niwfctl.errors import StorageError
+from niwfctl.layout import manifest_file
 from niwfctl.repository import Repository
 from niwfctl.repository import repository as repository_module
-from niwfctl.repository.objects import manifest_file, storing
+from niwfctl.storage import storing
 from niwfctl.training import checkpoint
 
 Command = Callable[..., Result]

@@ -12,8 +12,8 @@ from niwfstore import Pointer
 from typer.testing import Result
 
 from niwfctl.cli.show import show_capability
+from niwfctl.layout import object_file
 from niwfctl.repository import Repository
-from niwfctl.repository.objects import object_file
 
 Command = Callable[..., Result]
 Refused = Callable[..., None]

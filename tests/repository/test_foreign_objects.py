@@ -10,8 +10,8 @@ from torch import Tensor
 from typer.testing import Result
 
 from niwfctl.atlas import ObjectRef
+from niwfctl.layout import manifest_file
 from niwfctl.repository import Repository
-from niwfctl.repository.objects import manifest_file
 from niwfctl.repository.record import record
 from niwfctl.repository.regions import pins
 from niwfctl.tensors import as_bytes, read_tensors

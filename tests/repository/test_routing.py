@@ -17,11 +17,11 @@ from niwfctl.backbone.batch import pad, prompt_mask
 from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.errors import Shadowed
 from niwfctl.field.routing import owners, upper_bound, won
+from niwfctl.layout import manifest_file
 from niwfctl.records import Message
 from niwfctl.repository import Repository
 from niwfctl.repository.commit import RoutingOptions
 from niwfctl.repository.model import Model
-from niwfctl.repository.objects import manifest_file
 from niwfctl.repository.routing import base_cell, stakes
 from niwfctl.training.checkpoint import load, save
 from niwfctl.training.data import read_examples
