@@ -22,8 +22,9 @@ from niwfctl.records import Platform
 from niwfctl.training.run import Run
 
 FORMAT = 2  # 1 knew no compositions and no reused bases
+BASE_NAME, AUTO_NAME = "base", "auto"  # what answers without any, and by the owner of a prompt
 RESERVED = (
-    *("HEAD", "auto", "base"),  # a revision, `--reuse auto`, and what answers without any
+    *("HEAD", BASE_NAME, AUTO_NAME),
     *("backbone", "coordinates", "commit", "tag", "atlas"),  # what `verify` checks beside them
 )
 _AT = re.compile(r"(?P<name>[^@]+)(?:@(?P<revision>.+))?")

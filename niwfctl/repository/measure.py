@@ -18,7 +18,7 @@ import torch
 from niwfstore import write_atomic
 from pydantic import TypeAdapter
 
-from niwfctl.atlas import Atlas, Capability
+from niwfctl.atlas import BASE_NAME, Atlas, Capability
 from niwfctl.backbone.batch import batched
 from niwfctl.backbone.load import default_device
 from niwfctl.backbone.platform import current_platform
@@ -166,7 +166,7 @@ class Bench:
             DataError, UsageError: an example is longer than the backbone can read.
             ObjectError: an object is missing or corrupt.
         """
-        question = _Question(subject, data, label or subject.target or "base")
+        question = _Question(subject, data, label or subject.target or BASE_NAME)
         score, match = partial(_score, batch_size), partial(_match, batch_size, longest_answer)
         scored = self._figures(_Scored, question, f"score {batch_size}", score)
         if not exact_match:

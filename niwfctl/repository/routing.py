@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from niwfctl.atlas import (
+    BASE_NAME,
     Atlas,
     Capability,
     RegionEntry,
@@ -177,7 +178,7 @@ def require_light(atlas: Atlas, names: Sequence[str], max_shadow: float) -> None
             continue
         shadow: dict[str, float] = {}
         for owner, share in entry.routing.shadow.items():
-            if owner not in ("base", *entry.terms.supersedes):
+            if owner not in (BASE_NAME, *entry.terms.supersedes):
                 shadow[whose[owner]] = shadow.get(whose[owner], 0.0) + share
         if sum(shadow.values()) > max_shadow:
             raise Shadowed(name, shadow, max_shadow)
@@ -263,14 +264,14 @@ def _of_base(claim: Claim, base: dict[str, Tensor]) -> Takeover | None:
     if "anchors" not in base:
         return None
     leads = claim.cell.log_density(base["anchors"]) - base["scores"]
-    return _takeover("base", leads > claim.margin)
+    return _takeover(BASE_NAME, leads > claim.margin)
 
 
 def _shadow(claim: Claim, earlier: Sequence[Stake], base: Cell) -> dict[str, float]:
     """Shares of a claim's anchors that others own, by region id, or `base`."""
     owned = shadowed(claim, [one.claim for one in earlier], base)
     return {
-        "base" if index == BASE else earlier[index].entry.id: float(
+        BASE_NAME if index == BASE else earlier[index].entry.id: float(
             (owned == index).double().mean()
         )
         for index in torch.unique(owned).tolist()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from niwfctl.atlas import ObjectRef, RegionEntry, check_name, there
+from niwfctl.atlas import AUTO_NAME, ObjectRef, RegionEntry, check_name, there
 from niwfctl.backbone.load import default_device
 from niwfctl.backbone.recompute import recompute_layers
 from niwfctl.backbone.scoring import Scorer
@@ -28,8 +28,6 @@ from niwfctl.training.run import Reused, Run, TrainingOptions
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
-
-AUTOMATIC = "auto"  # in place of the names of capabilities to reuse
 
 
 def train(
@@ -72,7 +70,7 @@ def train(
             repository, name, sources, digest, rows, options, steps=_steps(options, rows)
         )
         if not previous:
-            if AUTOMATIC in options.reuse:
+            if AUTO_NAME in options.reuse:
                 report(Progress("choosing bases", 0, 0))
             run.reused = _reused(repository, model, run, rows)
         run = processes.agreed(run)
@@ -133,7 +131,7 @@ def _previous(
 def _require_place(repository: Repository, name: str, options: TrainingOptions) -> None:
     atlas, mode = repository.atlas(), options.mode
     for other in options.reuse:
-        if other != AUTOMATIC:
+        if other != AUTO_NAME:
             there(atlas, other)
     if mode == "new" and name in atlas:
         raise UsageError(
@@ -164,11 +162,11 @@ def _steps(options: TrainingOptions, rows: Rows) -> int:
 def _reused(repository: Repository, model: Model, run: Run, rows: Rows) -> tuple[Reused, ...]:
     """The sealed bases that a new training gates, each once."""
     options, atlas = run.options, repository.atlas()
-    named = [name for name in options.reuse if name != AUTOMATIC]
+    named = [name for name in options.reuse if name != AUTO_NAME]
     if options.mode == "extend":
         named.append(run.name)
     chosen = [(name, entry) for name in named for entry in there(atlas, name).all_regions]
-    if AUTOMATIC in options.reuse:
+    if AUTO_NAME in options.reuse:
         chosen += _related(repository, model, rows, options)
     found = {
         ref.oid: Reused(of=name, oid=ref.oid, size=ref.size, scale=_scale_of(entry, ref))
