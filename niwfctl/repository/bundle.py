@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from niwfstore import CorruptObject, MalformedTensors, StoreError, check_tensors, output_file
 from pydantic import BaseModel, Field
 
-from niwfctl.atlas import Atlas
+from niwfctl.atlas import Atlas, listed
 from niwfctl.config import FILE
 from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
 from niwfctl.layout import ATTRIBUTES, ATTRIBUTES_FILE, OBJECTS, object_file
@@ -96,7 +96,7 @@ def _chosen(repository: Repository, targets: Sequence[str]) -> str:
         except UnknownName as error:
             raise UnknownName(
                 f"neither a capability nor a commit is called {targets[0]!r}: capabilities are "
-                f"{', '.join(sorted(repository.atlas())) or 'none yet'}"
+                f"{listed(repository.atlas())}"
             ) from error
     chosen: Atlas = {}
     for target in targets:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from niwfstore import write_atomic
 
-from niwfctl.atlas import parse_target
+from niwfctl.atlas import listed, parse_target, split_target
 from niwfctl.errors import UnknownName, UsageError
 from niwfctl.repository.same_field import usable
 
@@ -44,10 +44,9 @@ def checkout(repository: Repository, target: str | None, branch: str | None) -> 
     except UnknownName as error:
         if _followed(repository, target):
             return _place(repository)
-        there = ", ".join(sorted(repository.atlas())) or "none yet"
         raise UnknownName(
             f"neither a capability, a branch, a tag nor a commit is called {target!r}: "
-            f"capabilities are {there}"
+            f"capabilities are {listed(repository.atlas())}"
         ) from error
     with repository.writing():  # a commit under way lands on the branch that it began on
         repository.git.checkout(target.removeprefix("refs/heads/"))
@@ -75,9 +74,9 @@ def _place(repository: Repository) -> str:
 
 def names_capability(repository: Repository, target: str) -> bool:
     """Does what `Repository.names_capability` says."""
-    name, at, revision = target.partition("@")
-    if at:
-        return bool(name) and not revision.startswith("{")  # as in HEAD@{1}, which is git's
+    _, revision = split_target(target)
+    if revision:
+        return not revision.startswith("{")  # as in HEAD@{1}, which is git's
     if target not in repository.atlas():
         return False
     refs = repository.git.names(target)

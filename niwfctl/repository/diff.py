@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry
+from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry, parse_range
 from niwfctl.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     from niwfctl.field.distances import Neighbourhood, SiteDifference
     from niwfctl.field.region import Region
     from niwfctl.repository.repository import Repository
-
-_RANGE = re.compile(r"(.*?)(\.{2,3})(.*)")
 
 
 @dataclass(frozen=True)
@@ -104,8 +101,8 @@ def sides(repository: Repository, a: str | None, b: str | None) -> tuple[Atlas, 
     """
     if a is None:
         return _before_head(repository), repository.atlas(b or "HEAD")
-    if b is None and (found := _RANGE.fullmatch(a)):
-        a, dots, b = found[1] or "HEAD", found[2], found[3] or "HEAD"
+    if b is None and (found := parse_range(a)):
+        a, dots, b = found
         if dots == "...":
             a = _left(repository, a, b)
     return repository.atlas(a), repository.atlas(b or "HEAD")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from niwfctl.atlas import Capability, manifest_name
+from niwfctl.atlas import Capability, manifest_name, parse_range
 from niwfctl.errors import FormatError
 from niwfctl.git.git import Git
 from niwfctl.layout import MANIFESTS, manifest_file
@@ -113,11 +113,9 @@ class History:
 
     def _span(self, revision: str) -> str:
         """A revision or range by the ids of its commits."""
-        for dots in ("...", ".."):
-            first, found, last = revision.partition(dots)
-            if found:
-                ends = (self._git.resolve(end or "HEAD") for end in (first, last))
-                return dots.join(ends)
+        if found := parse_range(revision):
+            first, dots, last = found
+            return dots.join(map(self._git.resolve, (first, last)))
         return self._git.resolve(revision)
 
 

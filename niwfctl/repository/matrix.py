@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas
+from niwfctl.atlas import Atlas, parse_range
 from niwfctl.config import FILE
 from niwfctl.continual import Transfer, transfer
 from niwfctl.errors import FormatError, UnknownName, UsageError
@@ -151,16 +151,16 @@ def _owner(revision: str, atlas: Atlas, name: str) -> Subject:
 
 def _commits(repository: Repository, revisions: str) -> list[Commit]:
     """The rows, oldest first."""
-    if "..." in revisions:
+    first, dots, last = parse_range(revisions) or ("", "", revisions)
+    if dots == "...":
         raise UsageError(f"--rev {revisions} is no line of commits: give A..B, from A to B")
-    first, dots, last = revisions.rpartition("..")
-    line = repository.history.log(last or "HEAD", first_parent=True)
+    line = repository.history.log(last, first_parent=True)
     if dots:
-        start = repository.git.resolve(first or "HEAD")
+        start = repository.git.resolve(first)
         ids = [commit.id for commit in line]
         if start not in ids:
             raise UsageError(
-                f"{first or 'HEAD'} is not on the first-parent history of {last or 'HEAD'}: give "
+                f"{first} is not on the first-parent history of {last}: give "
                 "a commit that `niwfctl log` shows before it"
             )
         line = line[: ids.index(start) + 1]

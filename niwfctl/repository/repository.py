@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from niwfstore import ObjectStore
 
-from niwfctl.atlas import Atlas, Capability, RegionEntry, parse_target
+from niwfctl.atlas import Atlas, Capability, RegionEntry, parse_target, there
 from niwfctl.config import FILE, Config
-from niwfctl.errors import NotARepository, UnknownName
+from niwfctl.errors import NotARepository
 from niwfctl.git.git import Git
 from niwfctl.git.refs import Branches, Tags
 from niwfctl.layout import MANIFESTS, OBJECTS, PRIVATE
@@ -157,11 +157,7 @@ class Repository(Exchange, Inspection):
             UnknownName: there is no such capability or revision; the message lists what there is.
         """
         name, revision = parse_target(target)
-        atlas = self.atlas(revision)
-        if name not in atlas:
-            there = ", ".join(sorted(atlas)) or "none yet"
-            raise UnknownName(f"no capability is called {name!r} at {revision}: there are {there}")
-        return atlas[name]
+        return there(self.atlas(revision), name, revision)
 
     @property
     def active(self) -> str | None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import Atlas, Capability, RegionEntry
+from niwfctl.atlas import Atlas, Capability, RegionEntry, there
 from niwfctl.backbone.load import outline
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, logits_platform, probe
 from niwfctl.backbone.sites import find_sites
-from niwfctl.errors import NiwfError, ObjectError, UnknownName
+from niwfctl.errors import NiwfError, ObjectError
 from niwfctl.field.basis import Site
 from niwfctl.git.signature import Signature, signature, tag_signature
 from niwfctl.layout import OBJECTS, object_file
@@ -71,10 +71,7 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
     """Does what `Repository.verify` says."""
     commit = repository.git.resolve(revision)
     atlas = repository.atlas(commit)
-    for name in names:
-        if name not in atlas:
-            raise UnknownName(f"no capability is called {name!r} at {revision}")
-    chosen = [atlas[name] for name in names or sorted(atlas)]
+    chosen = [there(atlas, name, revision) for name in names or sorted(atlas)]
     signed = signature(repository.git, commit)
     hashed = cache(partial(_problem, repository))  # bases are shared
     backbone, sites = _backbone(repository)
