@@ -15,7 +15,7 @@ class _Refs:
     def __init__(self, git: Git) -> None:
         self._git = git
 
-    def list(self) -> list[Ref]:
+    def entries(self) -> list[Ref]:
         """All, by name."""
         return self._git.refs(self.folder)
 

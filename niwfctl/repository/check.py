@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from niwfctl.atlas import Atlas, Capability
 from niwfctl.config import FILE, Gate
 from niwfctl.errors import DataError, UnknownName
-from niwfctl.repository.measure import Bench, Data, Measured, Report, named
+from niwfctl.repository.measure import Bench, Data, Measured, Tell, named
 from niwfctl.repository.verify import Check, verify
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def check(
     repository: Repository,
     against: str | None,
-    report: Report = lambda what, done, rows: None,
+    report: Tell = lambda what, done, rows: None,
 ) -> list[Check]:
     """Verifies HEAD, then measures every gate of its niwf.toml.
 

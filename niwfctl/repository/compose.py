@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 EXACT = ("linear", "routed")
 SPARSE = ("ties", "dare_linear", "dare_ties", "magnitude_prune")  # PEFT's
-MERGING = ("svd", *SPARSE)
+APPROXIMATING = ("svd", *SPARSE)
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,12 @@ def compose(
     if recipe.method == "routed":
         _require_owners(repository, sources)
     require_ready(repository)
-    merged = None if recipe.method in EXACT else _merged(repository, name, parts, recipe)
-    message = message or _message(name, sources, recipe, merged)
+    approximation = (
+        None if recipe.method in EXACT else _approximated(repository, name, parts, recipe)
+    )
+    message = message or _message(name, sources, recipe, approximation)
     with storing(), repository.writing(), repository.operations.recording(command_line()):
-        entry = merged and merged.sealed(repository)
+        entry = approximation and approximation.sealed(repository)
 
         def change(atlas: Atlas) -> Atlas:
             require_free(repository, name, atlas)
@@ -90,7 +92,7 @@ def compose(
 
         commit = record(repository, change, message)
     repository.git.tell_hook("post-commit")
-    return Composed(commit, repository.atlas(commit)[name], merged and merged.error)
+    return Composed(commit, repository.atlas(commit)[name], approximation and approximation.error)
 
 
 def parts_of(
@@ -120,8 +122,8 @@ def checked(recipe: Recipe, count: int) -> tuple[float, ...]:
     Raises:
         UsageError: the recipe is none.
     """
-    if recipe.method not in (*EXACT, *MERGING):
-        known = ", ".join((*EXACT, *MERGING))
+    if recipe.method not in (*EXACT, *APPROXIMATING):
+        known = ", ".join((*EXACT, *APPROXIMATING))
         raise UsageError(f"--method {recipe.method!r} is unknown: choose one of {known}")
     weights = recipe.weights or (1.0,) * count
     if len(weights) != count:
@@ -157,9 +159,11 @@ def _require_owners(repository: Repository, sources: Sequence[str]) -> None:
             )
 
 
-def _message(name: str, sources: Sequence[str], recipe: Recipe, merged: _Merged | None) -> str:
+def _message(
+    name: str, sources: Sequence[str], recipe: Recipe, approximation: _Approximation | None
+) -> str:
     how = "" if recipe.method == "linear" else f" by {recipe.method}"
-    lost = f", relative error {merged.error:.3g}" if merged else ""
+    lost = f", relative error {approximation.error:.3g}" if approximation else ""
     return f"Compose {name} of {', '.join(sources)}{how}{lost}"
 
 
@@ -175,7 +179,7 @@ def _never_routed(entry: RegionEntry) -> RegionEntry:
 
 
 @dataclass(frozen=True)
-class _Merged:
+class _Approximation:
     """A region that approximates others, not in the store yet."""
 
     run: Run
@@ -190,11 +194,13 @@ class _Merged:
         return seal(repository, self.run, self.region, self.probe)
 
 
-def _merged(repository: Repository, name: str, parts: Sequence[Part], recipe: Recipe) -> _Merged:
+def _approximated(
+    repository: Repository, name: str, parts: Sequence[Part], recipe: Recipe
+) -> _Approximation:
     """A region of one basis, which approximates the parts at the means of their cells."""
     from niwfctl.backbone.adapter import ActiveField
     from niwfctl.backbone.probe import witnessed
-    from niwfctl.repository.merging import merged_region
+    from niwfctl.repository.approximation import approximated_region
     from niwfctl.repository.model import Model
     from niwfctl.repository.regions import load_region
     from niwfctl.repository.runs import Rows, new_run
@@ -206,7 +212,7 @@ def _merged(repository: Repository, name: str, parts: Sequence[Part], recipe: Re
             f"with `--method {EXACT[0]}`"
         )
     loaded = [(part.weight, load_region(repository, part.regions[0])) for part in parts]
-    region, error = merged_region(loaded, recipe)
+    region, error = approximated_region(loaded, recipe)
     model = Model(repository)
     model.adapter.active = ActiveField.of_region(model.adapter.groups, region.on(model.device))
     witness, probe = witnessed(model.adapter)
@@ -222,4 +228,4 @@ def _merged(repository: Repository, name: str, parts: Sequence[Part], recipe: Re
         steps=0,
         witness=witness,
     )
-    return _Merged(run, region, probe, error)
+    return _Approximation(run, region, probe, error)

@@ -34,7 +34,7 @@ LONGEST_ANSWER = 256  # tokens
 BATCH_SIZE = 8  # rows
 _CODE = ("niwfctl", "transformers", "bitsandbytes")  # what figures depend on besides the platform
 
-Report = Callable[[str, int, int], None]
+Tell = Callable[[str, int, int], None]
 """Told what is under way, and how many of its rows are done, of how many (0: it has no rows)."""
 
 Figures = TypeVar("Figures")
@@ -126,7 +126,7 @@ class Bench:
     def __init__(
         self,
         repository: Repository,
-        report: Report = lambda what, done, rows: None,
+        report: Tell = lambda what, done, rows: None,
         recall: bool = True,
     ) -> None:
         """

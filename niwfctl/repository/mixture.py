@@ -16,7 +16,7 @@ from torch import Tensor
 from niwfctl.atlas import Capability, RegionEntry
 from niwfctl.field.cell import Cell
 from niwfctl.field.routing import Claim, Claims, nearest
-from niwfctl.repository.routing import Stake, claims_among
+from niwfctl.repository.routing import RoutedRegion, claims_among
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -56,10 +56,10 @@ def of_capability(repository: Repository, capability: Capability) -> Mixture:
     return _of_regions(repository, capability.regions)
 
 
-def of_owners(stakes: Sequence[Stake], base: Cell) -> tuple[Mixture, Routes]:
+def of_owners(routed: Sequence[RoutedRegion], base: Cell) -> tuple[Mixture, Routes]:
     """The routed union: the region that owns a prompt acts, or none where the base does (G3)."""
-    routes = Routes([stake.name for stake in stakes], base, [stake.claim for stake in stakes])
-    return Mixture(tuple(stake.entry for stake in stakes), routes.shares), routes
+    routes = Routes([one.name for one in routed], base, [one.claim for one in routed])
+    return Mixture(tuple(one.entry for one in routed), routes.shares), routes
 
 
 def weighted(terms: Sequence[tuple[float | Tensor, Mixture]]) -> Mixture:

@@ -31,7 +31,7 @@ from niwfctl.repository.backbone import fitting, pinned_source
 from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
 from niwfctl.repository.regions import read_coordinates
 from niwfctl.repository.resident import ALIKE, RESIDENT, Resident
-from niwfctl.repository.routing import base_cell, stakes
+from niwfctl.repository.routing import base_cell, routed_regions
 from niwfctl.repository.same_field import usable
 
 if TYPE_CHECKING:
@@ -171,7 +171,9 @@ class Model:
         repository, commit = self._repository, self._repository.git.resolve(revision)
 
         def routed() -> tuple[Mixture, Routes]:
-            return of_owners(stakes(repository, repository.atlas(commit)), base_cell(repository))
+            return of_owners(
+                routed_regions(repository, repository.atlas(commit)), base_cell(repository)
+            )
 
         return self._routes.get(commit, routed)
 

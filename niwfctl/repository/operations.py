@@ -69,7 +69,7 @@ class Operations:
         self._repository = repository
         self._folder = repository.private / "operations"
 
-    def list(self) -> list[Operation]:
+    def entries(self) -> list[Operation]:
         """All that is remembered, oldest first.
 
         Raises:
@@ -103,7 +103,7 @@ class Operations:
                     self._append(operation)
 
     @contextmanager
-    def training(self, name: str) -> Iterator[None]:
+    def recording_training(self, name: str) -> Iterator[None]:
         """A block that saves a training's first checkpoint; one of that name is kept for `undo`.
 
         No branch moves, so this takes no lock that a commit holds for long.
@@ -123,7 +123,7 @@ class Operations:
     def set_aside(self, operation: Operation, name: str) -> None:
         """Moves a training out of the way, to where `undo` finds it, as far as the disk allows."""
         source = self._repository.trainings.root / name
-        target = self.put_aside(operation) / name
+        target = self.folder_of(operation) / name
         with suppress(OSError):
             target.parent.mkdir(parents=True, exist_ok=True)
             source.replace(target)
@@ -140,13 +140,13 @@ class Operations:
         """
         with ExitStack() as locks:
             locks.enter_context(self._repository.writing())
-            done = self.list()
+            done = self.entries()
             if not done:
                 raise NiwfError("there is nothing to undo: no operation is remembered here")
             last = done[-1]
             require_ended(self._repository)
             if last.added:  # they may be under way
-                locks.enter_context(self._repository.trainings.training())
+                locks.enter_context(self._repository.trainings.locked())
             self._check(last)
             operation = locks.enter_context(self.recording(_taking_back(last.command)))
             self._reverse(last, operation)
@@ -154,19 +154,19 @@ class Operations:
 
     def older(self, than: datetime) -> list[Operation]:
         """Operations from before a time."""
-        return [entry for entry in self.list() if datetime.fromisoformat(entry.time) < than]
+        return [entry for entry in self.entries() if datetime.fromisoformat(entry.time) < than]
 
     def forget(self, older_than: datetime) -> None:
         """Drops operations, and trainings they put aside, from before a time."""
         with self._locked():
             dropped = self.older(older_than)
-            kept = [entry for entry in self.list() if entry not in dropped]
+            kept = [entry for entry in self.entries() if entry not in dropped]
             self._write(kept)
             for folder in self._folder.iterdir():
                 if folder.is_dir() and folder.name not in {entry.id for entry in kept}:
                     shutil.rmtree(folder, ignore_errors=True)
 
-    def put_aside(self, operation: Operation) -> Path:
+    def folder_of(self, operation: Operation) -> Path:
         """Where the trainings are that an operation put aside, if it did."""
         return self._folder / operation.id
 
@@ -225,7 +225,7 @@ class Operations:
 
     def _aside(self, operation: Operation, name: str) -> Path:
         """Where the checkpoint of a training is that an operation put aside."""
-        return self.put_aside(operation) / name / self._repository.trainings.checkpoint(name).name
+        return self.folder_of(operation) / name / self._repository.trainings.checkpoint(name).name
 
     def _is_back(self, last: Operation, name: str) -> bool:
         """Whether a training is the one that an operation put aside."""
@@ -247,7 +247,7 @@ class Operations:
         if last.before is None and last.after is not None:
             raise UsageError("the first commit cannot be undone: remove the repository instead")
         for name in last.removed:
-            if not (self.put_aside(last) / name).is_dir():
+            if not (self.folder_of(last) / name).is_dir():
                 raise UsageError(
                     f"{last.command!r} cannot be undone: the training of {name!r} that it put "
                     "aside was cleaned away"
@@ -276,12 +276,12 @@ class Operations:
         self._write(operations)
         for entry in operations[:-1]:  # only the last can be taken back
             if entry.removed:
-                shutil.rmtree(self.put_aside(entry), ignore_errors=True)
+                shutil.rmtree(self.folder_of(entry), ignore_errors=True)
 
     def _known(self, operation: Operation) -> list[Operation]:
         """What the log holds; one that cannot be read makes way, as `operation` is done already."""
         try:
-            return self.list()
+            return self.entries()
         except FormatError:
             aside = self._file.with_name(f"unreadable-{operation.id}.json")
             self._file.replace(aside)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Stake:
+class RoutedRegion:
     """A region that takes part in routing."""
 
     name: str
@@ -87,7 +87,7 @@ class Audit:
     most: tuple[str, float] | None
 
 
-def stakes(repository: Repository, atlas: Atlas) -> list[Stake]:
+def routed_regions(repository: Repository, atlas: Atlas) -> list[RoutedRegion]:
     """All regions that are routed to, earliest first.
 
     Raises:
@@ -106,7 +106,7 @@ def stakes(repository: Repository, atlas: Atlas) -> list[Stake]:
             general=entry.terms.general and entry.id not in superseded,
             disputed=_anchors(claims, {one.region: one.disputed for one in counts}),
         )
-        found.append(Stake(name, entry, claim))
+        found.append(RoutedRegion(name, entry, claim))
     return found
 
 
@@ -154,11 +154,11 @@ def settled(repository: Repository, atlas: Atlas, only: Sequence[str] | None = N
         only: names of the capabilities to set; all by default.
     """
     base, done, routings = _base(repository), [], {}
-    for stake in stakes(repository, atlas):
-        if only is None or stake.name in only:
-            stake = _settle(stake, done, base)
-            routings[stake.name, stake.entry.id] = stake.entry.routing
-        done.append(stake)
+    for routed in routed_regions(repository, atlas):
+        if only is None or routed.name in only:
+            routed = _settle(routed, done, base)
+            routings[routed.name, routed.entry.id] = routed.entry.routing
+        done.append(routed)
     return {
         name: _with(capability, routings) if only is None or name in only else capability
         for name, capability in atlas.items()
@@ -192,19 +192,19 @@ def audited(repository: Repository, atlas: Atlas) -> Audit:
     """
     base, found, earlier = _base(repository), [], []
     lost: dict[int, Tensor] = {}
-    for stake in stakes(repository, atlas):
-        terms = stake.entry.terms
+    for routed in routed_regions(repository, atlas):
+        terms = routed.entry.terms
         for index, other in enumerate(earlier):
             if other.entry.id not in terms.supersedes:
-                hits = won(stake.claim, other.claim)
+                hits = won(routed.claim, other.claim)
                 count = (int(hits.sum()), len(hits))
-                found.append(Excess(stake.name, other.name, *count, terms.max_takeover))
+                found.append(Excess(routed.name, other.name, *count, terms.max_takeover))
                 lost[index] = hits | lost.get(index, False)
-        of_base = _of_base(stake.claim, base)
+        of_base = _of_base(routed.claim, base)
         if of_base and not terms.general:
             count = (of_base.won, of_base.anchors)
-            found.append(Excess(stake.name, "the base", *count, terms.max_base_takeover))
-        earlier.append(stake)
+            found.append(Excess(routed.name, "the base", *count, terms.max_base_takeover))
+        earlier.append(routed)
     shares = {index: float(hits.double().mean()) for index, hits in lost.items()}
     worst = max(shares, key=shares.__getitem__, default=None)
     return Audit(
@@ -228,14 +228,16 @@ def _place(entry: RegionEntry) -> tuple[int, str]:
     return entry.terms.order if entry.terms else -1, entry.region.oid
 
 
-def _settle(stake: Stake, earlier: Sequence[Stake], base: dict[str, Tensor]) -> Stake:
-    terms, cell = stake.entry.terms, stake.claim.cell
+def _settle(
+    routed: RoutedRegion, earlier: Sequence[RoutedRegion], base: dict[str, Tensor]
+) -> RoutedRegion:
+    terms, cell = routed.entry.terms, routed.claim.cell
     margin = 0.0
     if "anchors" in base and not terms.general:
         margin = needed_margin(cell, base["anchors"], base["scores"], terms.max_base_takeover)
     protected = [one for one in earlier if one.entry.id not in terms.supersedes]
     claim, which = locked(
-        replace(stake.claim, margin=margin), [one.claim for one in protected], terms.max_takeover
+        replace(routed.claim, margin=margin), [one.claim for one in protected], terms.max_takeover
     )
     disputed = {one.entry.id: found for one, found in zip(protected, which, strict=True)}
     counts = (
@@ -250,7 +252,7 @@ def _settle(stake: Stake, earlier: Sequence[Stake], base: dict[str, Tensor]) -> 
         ceded=claim.loss(),
         shadow=_shadow(claim, earlier, Cell.from_tensors(base)),
     )
-    return Stake(stake.name, stake.entry.model_copy(update={"routing": routing}), claim)
+    return RoutedRegion(routed.name, routed.entry.model_copy(update={"routing": routing}), claim)
 
 
 def _takeover(region: str, hits: Tensor, disputed: tuple[int, ...] = ()) -> Takeover:
@@ -267,7 +269,7 @@ def _of_base(claim: Claim, base: dict[str, Tensor]) -> Takeover | None:
     return _takeover(BASE_NAME, leads > claim.margin)
 
 
-def _shadow(claim: Claim, earlier: Sequence[Stake], base: Cell) -> dict[str, float]:
+def _shadow(claim: Claim, earlier: Sequence[RoutedRegion], base: Cell) -> dict[str, float]:
     """Shares of a claim's anchors that others own, by region id, or `base`."""
     owned = shadowed(claim, [one.claim for one in earlier], base)
     return {

@@ -44,7 +44,7 @@ def train(
     """Does what `Repository.train` says."""
     check_name(name)
     processes = Processes()
-    with repository.trainings.training() if leads() else nullcontext():
+    with repository.trainings.locked() if leads() else nullcontext():
         previous = _previous(repository, name, options, resume, restart)
         if previous:
             previous.options = previous.options.sparing(options or TrainingOptions())
@@ -91,7 +91,7 @@ def train(
             nonlocal recorded
             if not leads():
                 return
-            with nullcontext() if recorded else repository.operations.training(name):
+            with nullcontext() if recorded else repository.operations.recording_training(name):
                 checkpoint.save(path, run, tensors)
             recorded = True
 

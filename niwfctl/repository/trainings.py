@@ -50,7 +50,7 @@ class Trainings:
         return found
 
     @contextmanager
-    def training(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Holds the lock under which training runs: one at a time on a machine's one model.
 
         Raises:

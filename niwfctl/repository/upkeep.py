@@ -136,8 +136,8 @@ def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collecte
         scratch = _old(repository.private / "tmp", unused)
         before = datetime.fromtimestamp(oldest, UTC)
         forgotten = repository.operations.older(before)
-        put_aside = [repository.operations.put_aside(operation) for operation in forgotten]
-        left = sum(_size(folder) for folder in (*scratch, *put_aside))
+        aside = [repository.operations.folder_of(operation) for operation in forgotten]
+        left = sum(_size(folder) for folder in (*scratch, *aside))
         found = Collected(objects, left, len(forgotten))
         if dry_run:
             return found

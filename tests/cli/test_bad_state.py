@@ -329,6 +329,6 @@ def test_an_operation_log_that_cannot_be_read_is_named_and_fails_no_commit(
     (told,) = caplog.messages
     (aside,) = log.parent.glob("unreadable-*.json")
     assert aside.name in told and aside.read_bytes() == damaged
-    assert [one.command for one in trained.operations.list()]
+    assert [one.command for one in trained.operations.entries()]
     assert niwfctl("-C", trained.path, "undo").exit_code == 0
     assert [run.name for run in trained.uncommitted()] == ["apple"]

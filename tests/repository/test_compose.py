@@ -18,9 +18,9 @@ from niwfctl.field.compress import best_rank, truncated
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.region import Region
 from niwfctl.repository import Repository
+from niwfctl.repository.approximation import approximated_region
 from niwfctl.repository.commit import RoutingOptions
 from niwfctl.repository.compose import Recipe
-from niwfctl.repository.merging import merged_region
 from niwfctl.repository.model import Model
 from niwfctl.repository.regions import load_region
 from niwfctl.repository.sweep import sweep
@@ -139,8 +139,8 @@ def test_a_rank_above_the_largest_is_refused_where_linears_have_it(recipe: Recip
         return [(1.0, make_region(seed, rank=300, width=width)) for seed in (0, 1)]
 
     with pytest.raises(UsageError, match=r"--rank 1024.*--method linear"):
-        merged_region(terms(1100), recipe)
-    region, _ = merged_region(terms(6), recipe)
+        approximated_region(terms(1100), recipe)
+    region, _ = approximated_region(terms(6), recipe)
     assert region.bases[0].rank == 6
 
 

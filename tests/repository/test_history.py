@@ -291,7 +291,7 @@ def test_undo_takes_back_each_operation_and_undoing_the_undo_repeats_it(
     repository: Repository,
 ) -> None:
     add(repository, "x")
-    assert repository.operations.list()[-1].removed == ["x"]
+    assert repository.operations.entries()[-1].removed == ["x"]
     repository.operations.undo()
     assert not repository.atlas() and [run.name for run in repository.uncommitted()] == ["x"]
     repository.operations.undo()

@@ -214,7 +214,7 @@ def test_a_branch_of_a_remote_that_is_called_as_an_option_takes_nothing(
     assert file.read_text() == changed
     for refs in (committed.branches, committed.tags):
         refs.delete("-f")
-        assert "-f" not in [ref.name for ref in refs.list()]
+        assert "-f" not in [ref.name for ref in refs.entries()]
 
 
 def test_fetch_prunes_on_a_terminal_as_well(shared: Repository) -> None:

@@ -24,7 +24,9 @@ DENSITY = 0.5  # where the recipe says none
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
 
-def merged_region(terms: Sequence[tuple[float, Region]], recipe: Recipe) -> tuple[Region, float]:
+def approximated_region(
+    terms: Sequence[tuple[float, Region]], recipe: Recipe
+) -> tuple[Region, float]:
     """A region of one basis whose gates are 1 everywhere, and its relative error in ΔW.
 
     The error is of the basis as it is stored, in bf16: for `svd` to the sum, for PEFT's methods to
