@@ -22,7 +22,7 @@ from niwfctl.backbone.sites import decoder_path
 from niwfctl.errors import FormatError, UsageError
 from niwfctl.field.generator import Generator
 from niwfctl.field.region import Region
-from niwfctl.repository.adapters import Adapter, read_adapter, read_config
+from niwfctl.repository.adapters import Adapter, AdapterConfig, read_adapter, read_config
 from niwfctl.repository.commit import RoutingOptions, commit_regions, seal
 from niwfctl.repository.model import Model
 from niwfctl.repository.names import require_free
@@ -64,7 +64,7 @@ def import_adapter(
     routing: RoutingOptions | None,
     report: Callable[[Progress], None],
 ) -> Imported:
-    """Does what `Repository.import_adapter` says. Nothing is stored before all is measured."""
+    """Implements `Repository.import_adapter`; stores nothing before everything is measured."""
     require_free(repository, name)
     message = f"Import {name}" if message is None else message
     if not message.strip():
@@ -78,36 +78,31 @@ def import_adapter(
     report(Progress("loading the backbone", 0, 0))
     model = Model(repository)
     adapter = read_adapter(folder, config, decoder_path(model.backbone.model), model.adapter.sites)
-    rank = adapter.basis.rank
-    shape = {"bases": 1, "rank": rank, "alpha": adapter.scale * rank}
-    options = (options or TrainingOptions()).model_copy(update=shape)
+    options = _of_adapter(adapter, options or TrainingOptions())
     rows = encoded(model, examples, options)
     report(Progress("reading coordinates", 0, 0))
     region = _region(model, adapter, rows, options)
     measured, probe = _measured(model, region, rows, options, report)
-    kept = ImportedAdapter(
-        digest=adapter.digest,
-        base_model=_public(config.base_model_name_or_path),
-        rounding=adapter.rounding,
-    )
-    run = new_run(
-        repository,
-        name,
-        sources,
-        data_hash(examples),
-        rows,
-        options,
-        origin="imported",
-        steps=0,
-        adapter=kept,
-        **measured,
-    )
+    details = {"origin": "imported", "steps": 0, "adapter": _kept(adapter, config), **measured}
+    run = new_run(repository, name, sources, data_hash(examples), rows, options, **details)
     with storing(), repository.writing():
         entry = seal(repository, run, region, probe)
         done = commit_regions(repository, [entry], message, routing or RoutingOptions())
     repository.git.tell_hook("post-commit")
     differs = _differs(config.base_model_name_or_path, repository.config.backbone.model)
-    return Imported(done.commit, done.capabilities[0], kept, differs)
+    return Imported(done.commit, done.capabilities[0], run.adapter, differs)
+
+
+def _of_adapter(adapter: Adapter, options: TrainingOptions) -> TrainingOptions:
+    """The options that say how rows are read, with the adapter's own shape."""
+    rank = adapter.basis.rank
+    return options.model_copy(update={"bases": 1, "rank": rank, "alpha": adapter.scale * rank})
+
+
+def _kept(adapter: Adapter, config: AdapterConfig) -> ImportedAdapter:
+    """What the record keeps of the LoRA."""
+    base = _public(config.base_model_name_or_path)
+    return ImportedAdapter(digest=adapter.digest, base_model=base, rounding=adapter.rounding)
 
 
 def _region(model: Model, adapter: Adapter, rows: Rows, options: TrainingOptions) -> Region:

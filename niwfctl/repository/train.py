@@ -15,12 +15,12 @@ from niwfctl.backbone.recompute import recompute_layers
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.errors import DataError, UsageError
 from niwfctl.field.region import Region
+from niwfctl.repository.measure import Data
 from niwfctl.repository.model import Model
 from niwfctl.repository.names import require_file_name
 from niwfctl.repository.regions import load_basis, load_region
 from niwfctl.repository.runs import Rows, encoded, new_run
 from niwfctl.training import checkpoint
-from niwfctl.training.data import data_hash, read_examples
 from niwfctl.training.loop import SAVE_SECONDS, Progress, Trainer
 from niwfctl.training.processes import Processes, leads
 from niwfctl.training.reuse import related
@@ -41,7 +41,7 @@ def train(
     stop: Callable[[], bool],
     save_seconds: float = SAVE_SECONDS,
 ) -> Run:
-    """Does what `Repository.train` says."""
+    """Implements `Repository.train`."""
     check_name(name)
     processes = Processes()
     with repository.trainings.locked() if leads() else nullcontext():
@@ -51,55 +51,89 @@ def train(
             sources, options = previous.sources, previous.options
         options = _defaults(options or TrainingOptions())
         processes.share(range(options.rows_a_step))  # refuses too many before the long loading
-        examples = read_examples(sources)
-        digest = data_hash(examples)
-        if previous and digest != previous.data_hash:
-            raise DataError(
-                f"the data of {name!r} is no longer what its training began with: put it back, or "
-                f"begin anew with `niwfctl train {name} --restart --data …`"
-            )
+        data = _data(name, sources, previous)
         report(Progress(f"loading the backbone onto {default_device()}", 0, 0))
         model = Model(repository)
-        rows = encoded(model, examples, options)
-        if previous and previous.rows != len(rows.training):
-            raise DataError(
-                f"the training of {name!r} was begun by a version that held out other rows: begin "
-                f"anew with `niwfctl train {name} --restart --data …`"
-            )
-        run = previous or new_run(
-            repository, name, sources, digest, rows, options, steps=_steps(options, rows)
-        )
-        if not previous:
-            if AUTO_NAME in options.reuse:
-                report(Progress("choosing bases", 0, 0))
-            run.reused = _reused(repository, model, run, rows)
+        rows = _rows(name, model, data, options, previous)
+        run = previous or _new(repository, model, name, sources, data, rows, options, report)
         run = processes.agreed(run)
-        bases = [
-            load_basis(repository, ObjectRef(oid=one.oid, size=one.size), model.device)
-            for one in run.reused
-        ]
-        trainer = Trainer(
-            model.adapter, model.skip, run, rows.training, rows.held_out, bases, processes
-        )
-        path = repository.trainings.checkpoint(name)
+        trainer = _trainer(repository, model, run, rows, processes)
         if previous:
-            _, tensors = checkpoint.load(path)
+            _, tensors = checkpoint.load(repository.trainings.checkpoint(name))
             trainer.restore(tensors)
-        recorded = False
-
-        def save(run: Run, tensors: dict[str, Tensor]) -> None:
-            nonlocal recorded
-            if not leads():
-                return
-            with nullcontext() if recorded else repository.operations.recording_training(name):
-                checkpoint.save(path, run, tensors)
-            recorded = True
-
         try:
+            save = _Saver(repository, name).save
             trainer.fit(report, save, lambda: processes.any(stop()), save_seconds)
         finally:
             model.adapter.detach()  # so that the backbone is freed when nothing refers to it
         return run
+
+
+class _Saver:
+    """Saves the checkpoints of one training; its first one is an operation of the log."""
+
+    def __init__(self, repository: Repository, name: str) -> None:
+        self._repository, self._name = repository, name
+        self._recorded = False
+
+    def save(self, run: Run, tensors: dict[str, Tensor]) -> None:
+        """Saves a checkpoint, in the one process that writes."""
+        if not leads():
+            return
+        operations, name = self._repository.operations, self._name
+        with nullcontext() if self._recorded else operations.recording_training(name):
+            checkpoint.save(self._repository.trainings.checkpoint(name), run, tensors)
+        self._recorded = True
+
+
+def _data(name: str, sources: list[str], previous: Run | None) -> Data:
+    """The examples to train on, which a resumed training must have begun with."""
+    data = Data.read(sources)
+    if previous and data.hash != previous.data_hash:
+        raise DataError(
+            f"the data of {name!r} has changed since its training began: restore it, or start over "
+            f"with `niwfctl train {name} --restart --data …`"
+        )
+    return data
+
+
+def _rows(
+    name: str, model: Model, data: Data, options: TrainingOptions, previous: Run | None
+) -> Rows:
+    """The examples as tokens, split as a resumed training split them."""
+    rows = encoded(model, data.examples, options)
+    if previous and previous.rows != len(rows.training):
+        raise DataError(
+            f"the training of {name!r} was begun by a version that held out other rows: start over "
+            f"with `niwfctl train {name} --restart --data …`"
+        )
+    return rows
+
+
+def _new(
+    repository: Repository,
+    model: Model,
+    name: str,
+    sources: list[str],
+    data: Data,
+    rows: Rows,
+    options: TrainingOptions,
+    report: Callable[[Progress], None],
+) -> Run:
+    """The record of a training that begins now."""
+    run = new_run(repository, name, sources, data.hash, rows, options, steps=_steps(options, rows))
+    if AUTO_NAME in options.reuse:
+        report(Progress("choosing bases", 0, 0))
+    run.reused = _reused(repository, model, run, rows)
+    return run
+
+
+def _trainer(
+    repository: Repository, model: Model, run: Run, rows: Rows, processes: Processes
+) -> Trainer:
+    reused = map(ObjectRef.of, run.reused)
+    bases = [load_basis(repository, ref, model.device) for ref in reused]
+    return Trainer(model.adapter, model.skip, run, rows.training, rows.held_out, bases, processes)
 
 
 def _previous(
