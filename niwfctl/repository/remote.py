@@ -113,7 +113,7 @@ class Remotes:
         self.gather(oids)
         for oid in oids:
             self._repository.object_path(oid)
-        no = f"{remote} or the pre-push hook says no", "nothing was sent"
+        no = f"{remote} or the pre-push hook refused", "nothing was sent"
         asked = ("push", "--dry-run", "--quiet", "--", remote, *refs)
         self._run(*asked, refusal=no, env={"GIT_LFS_SKIP_PUSH": "1"})  # objects go below
         if oids:

@@ -113,7 +113,7 @@ def test_what_a_pre_push_hook_says_is_shown_where_there_is_no_terminal(
     shared: Repository, remote: Path, capfd: pytest.CaptureFixture
 ) -> None:
     hook(shared.git.common, "pre-push", "echo told; echo warned >&2; exit 1")
-    with pytest.raises(RemoteError, match=r"pre-push hook says no .*nothing was sent"):
+    with pytest.raises(RemoteError, match=r"pre-push hook refused .*nothing was sent"):
         shared.remotes.push("origin", [])
     shown = capfd.readouterr()
     assert not shown.out and "told" in shown.err and "warned" in shown.err

@@ -391,7 +391,7 @@ def test_every_change_asks_the_pre_commit_hook_with_what_it_would_commit(
     head = two.git.head()
     for work in (removing, renaming, rolling_back, committing, merging):
         asked.unlink(missing_ok=True)
-        with pytest.raises(GitError, match="pre-commit hook says no"):
+        with pytest.raises(GitError, match="pre-commit hook refused"):
             work(two, add)
         assert "capabilities/" in asked.read_text(), work
         assert two.git.head() == head and two.changes() == []

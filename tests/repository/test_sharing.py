@@ -193,7 +193,7 @@ def test_nothing_is_sent_where_the_pre_push_hook_says_no_and_it_is_asked_once(
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(f"#!/bin/sh\necho $1 >> {asked}\ncat >> {asked}\n[ -e {tmp_path}/yes ]\n")
     hook.chmod(0o755)
-    with pytest.raises(RemoteError, match=r"hook says no .*nothing was sent"):
+    with pytest.raises(RemoteError, match=r"hook refused .*nothing was sent"):
         shared.remotes.push("origin", [])
     assert asked.read_text().split()[:3] == ["origin", "refs/heads/main", shared.git.head()]
     assert not git(remote, "for-each-ref") and not (remote / "lfs").exists()
