@@ -122,7 +122,7 @@ def test_a_clone_that_fails_leaves_nothing(tmp_path: Path, niwfctl: Callable[...
     git(tmp_path / "other", "commit", "-q", "--allow-empty", "-m", "Something else")
     for url in ("empty", "other"):
         result = niwfctl("-C", tmp_path, "clone", url, "copy")
-        assert result.exit_code == 3 and f"{url} is no niwfctl repository" in result.stderr
+        assert result.exit_code == 3 and f"{url} is not a niwfctl repository" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "other"]
 
 
