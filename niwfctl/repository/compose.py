@@ -1,4 +1,4 @@
-"""Composition, without retraining: a capability made of sealed bases of others."""
+"""Composition without retraining: a capability made of sealed bases of others."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Recipe:
 
     Attributes:
         weights: one a capability; may be negative; None: 1 for each.
-        method: `linear`: Σ_i w_i ΔW_i(z), exact, of the very bases that are there; `routed`: the
-            one that owns the prompt acts; `svd`: the best approximation of the sum by a smaller
+        method: `linear`: Σ_i w_i ΔW_i(z), exact, with the existing bases; `routed`: the one that
+            owns the prompt acts; `svd`: the best approximation of the sum by a smaller
             rank; or one of PEFT's methods on the changes of weights.
-        rank: of the result where it is approximated; None: the ranks of all added up.
-        density: share of the entries that PEFT's methods keep; None: half of them.
-        seed: of the methods that draw.
+        rank: of the result if it is approximated; None for the sum of all ranks.
+        density: share of the entries that PEFT's methods keep; None for half of them.
+        seed: of the methods that sample.
     """
 
     weights: tuple[float, ...] | None = None
@@ -56,7 +56,7 @@ class Composed:
     """The outcome.
 
     Attributes:
-        error: ‖ΔW − approximation‖_F over ‖ΔW‖_F, gates at the means of their cells; None where
+        error: ‖ΔW − approximation‖_F over ‖ΔW‖_F, gates at the means of their cells; None if
             nothing is approximated.
     """
 
@@ -68,7 +68,7 @@ class Composed:
 def compose(
     repository: Repository, sources: Sequence[str], name: str, recipe: Recipe, message: str | None
 ) -> Composed:
-    """Does what `Repository.compose` says."""
+    """Implements `Repository.compose`."""
     require_free(repository, name)
     parts = parts_of(repository, sources, checked(recipe, len(sources)))
     if recipe.method == "routed":
@@ -102,6 +102,7 @@ def parts_of(
 
     Raises:
         UnknownName: there is no such capability.
+        UsageError: one was trained in another field, or a weight overflows.
     """
     found = []
     for source, weight in zip(sources, weights, strict=True):
@@ -111,16 +112,16 @@ def parts_of(
         own = [Part(of=of, weight=1.0, regions=capability.regions)] if capability.regions else []
         for part in own or capability.parts:
             if not math.isfinite(product := part.weight * weight):
-                raise UsageError(f"{source!r} times {weight:g} is beyond all numbers: weigh less")
+                raise UsageError(f"{source!r} times {weight:g} overflows: use a smaller weight")
             found.append(part.model_copy(update={"weight": product}))
     return tuple(found)
 
 
 def checked(recipe: Recipe, count: int) -> tuple[float, ...]:
-    """The weights of so many capabilities.
+    """The weights of `count` capabilities.
 
     Raises:
-        UsageError: the recipe is none.
+        UsageError: the recipe is invalid.
     """
     if recipe.method not in (*EXACT, *APPROXIMATING):
         known = ", ".join((*EXACT, *APPROXIMATING))
@@ -134,10 +135,10 @@ def checked(recipe: Recipe, count: int) -> tuple[float, ...]:
     if not all(map(math.isfinite, weights)) or not any(weights):
         raise UsageError("--weights must be finite numbers, and not all of them 0")
     if recipe.method == "routed" and recipe.weights:
-        raise UsageError("routed capabilities act as they are: --weights does not go with it")
+        raise UsageError("routed capabilities act unweighted: leave out --weights")
     if recipe.density is not None and recipe.method not in SPARSE:
         raise UsageError(
-            f"--density goes with {', '.join(SPARSE)}: {recipe.method} keeps all entries"
+            f"--density applies to {', '.join(SPARSE)}: {recipe.method} keeps all entries"
         )
     if recipe.rank is not None and recipe.method in EXACT:
         raise UsageError(
@@ -150,12 +151,12 @@ def checked(recipe: Recipe, count: int) -> tuple[float, ...]:
 
 
 def _require_owners(repository: Repository, sources: Sequence[str]) -> None:
-    """Asks for capabilities with regions, which alone can own a prompt."""
+    """Requires capabilities with regions, since only those can own a prompt."""
     for source in sources:
         if parts := repository.capability(source).parts:
             raise UsageError(
-                f"{source!r} is a weighted sum, which cannot own a prompt: name what it is made "
-                f"of instead, {', '.join(part.of for part in parts)}"
+                f"{source!r} is a weighted sum, which cannot own a prompt: name its parts "
+                f"instead, {', '.join(part.of for part in parts)}"
             )
 
 
@@ -188,7 +189,7 @@ class _Approximation:
     error: float
 
     def sealed(self, repository: Repository) -> RegionEntry:
-        """To be called under the lock that keeps gc out until it is committed."""
+        """Stores it; call this under the lock that keeps gc out until it is committed."""
         from niwfctl.repository.commit import seal
 
         return seal(repository, self.run, self.region, self.probe)

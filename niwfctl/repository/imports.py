@@ -44,7 +44,7 @@ class Imported:
     Attributes:
         commit: its id.
         adapter: what the record keeps of the LoRA.
-        base_differs: whether the LoRA names another backbone than the repository pins.
+        base_differs: whether the LoRA names a backbone other than the pinned one.
     """
 
     commit: str
@@ -106,7 +106,7 @@ def _kept(adapter: Adapter, config: AdapterConfig) -> ImportedAdapter:
 
 
 def _region(model: Model, adapter: Adapter, rows: Rows, options: TrainingOptions) -> Region:
-    """The region of prompts like the rows, whose gates are 1 wherever they lie."""
+    """The region of prompts like the rows, whose gates are 1 everywhere."""
     layers = model.adapter.layers
     return Region.seal(
         Generator.constant(model.adapter.coordinates.dim, len(layers), 1),
@@ -136,7 +136,7 @@ def _measured(
     options: TrainingOptions,
     report: Callable[[Progress], None],
 ) -> tuple[dict[str, object], Tensor]:
-    """What the record states of the outcome, and the sample of its witness."""
+    """The record's measurements, and the sample of its witness."""
     field = model.adapter
     scorer = Scorer(field, model.skip)
     answered = all(row.answer for row in rows.held_out)
@@ -154,18 +154,18 @@ def _measured(
     witness, sample = witnessed(field)
     if not (math.isfinite(own or 0.0) and sample.isfinite().all()):
         raise FormatError(
-            "with this adapter the backbone gives no finite numbers: it is made for another one"
+            "the backbone gives no finite numbers with this adapter: it was made for another one"
         )
     return {"base_perplexity": base, "perplexity": own, "witness": witness}, sample
 
 
 def _public(named: str | None) -> str | None:
-    """A backbone's name; where it lay on someone's disk is nobody's business."""
+    """A backbone's name; a local path is private, so only its last part."""
     return Path(named).name if named and Path(named).is_absolute() else named
 
 
 def _differs(named: str | None, pinned: str) -> bool:
-    """Whether an adapter names another backbone; a folder or owner before the name says little."""
+    """Whether an adapter names another backbone; a folder or owner before the name is ignored."""
     if named is None:
         return False
     known = [pinned, UPSTREAM] if pinned == EMBEDDED else [pinned]

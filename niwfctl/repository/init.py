@@ -120,7 +120,7 @@ def _files(path: Path, measured: _Measured, pointer: Pointer) -> dict[str, bytes
 
 
 def _refuse_loss(path: Path) -> None:
-    """Asks for a folder without a field, and without files that git could not bring back."""
+    """Requires a folder without a field, and without files that git could not restore."""
     committed = {name: _committed(path, name) for name in (FILE, ATTRIBUTES_FILE)}
     if committed[FILE] is not None:
         raise UsageError(f"{path} is a niwfctl repository already: see `niwfctl status`")
@@ -131,7 +131,7 @@ def _refuse_loss(path: Path) -> None:
 
 
 def _committed(path: Path, name: str) -> bytes | None:
-    """A file at HEAD of the git repository in a folder, if there is one."""
+    """A file at HEAD of the git repository rooted in a folder, if there is one."""
     try:
         git = Git.open(path)
     except NotARepository:

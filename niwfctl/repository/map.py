@@ -1,4 +1,4 @@
-"""The capability space on paper: where regions, anchors and prompts lie, and whose they are."""
+"""The capability space in a plane: where regions, anchors and prompts lie, and who owns them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Area:
         label: the name, with the region's number where the capability has several.
         entry: what the manifest says of the region.
         routed: whether prompts are routed to it.
-        ellipse: where most of its cell lies.
+        ellipse: around most of its cell.
         anchors: the coordinates that it occupied in training.
     """
 
@@ -62,12 +62,12 @@ class Map:
     Attributes:
         commit: whose atlas it is.
         base: the base's own cell.
-        areas: the regions, those that are routed to first, in the order they were committed.
+        areas: the regions in the order of their commits, those that are routed to first.
         composed: capabilities that have no region of their own, only those of others.
-        takeovers: (index of a region, index of an earlier one of which it wins anchors, how many).
-        prompts: given ones, and where they fall.
+        takeovers: (index of a region, index of an earlier one whose anchors it wins, how many).
+        prompts: the given ones, and where they fall.
         data: where the prompts of given files fall, by file.
-        shown: share of the scatter of the cells' means that the plane keeps; None where they do
+        shown: share of the scatter of the cells' means that the plane keeps; None if they do
             not scatter.
     """
 
@@ -88,10 +88,10 @@ def chart(
     batch_size: int = 8,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Map:
-    """Draws up the map of HEAD's atlas; the backbone is loaded only if there are prompts.
+    """Computes the map of HEAD's atlas; loads the backbone only if there are prompts.
 
     Args:
-        prompts: what to place on it, each by itself.
+        prompts: to place on it, each by itself.
         data: examples whose prompts to place on it, by the file they come from.
         batch_size: prompts a forward pass.
         progress: called with (prompts read, in all).
@@ -139,7 +139,7 @@ def chart(
 def _never_routed_to(
     repository: Repository, atlas: Atlas, routed: Sequence[RoutedRegion]
 ) -> list[RoutedRegion]:
-    """Regions that no prompt is routed to, each once; the same one may have several names."""
+    """Regions that no prompt is routed to, each once, even if it has several names."""
     drawn = {region.entry.region.oid for region in routed}
     found = []
     for name, capability in sorted(atlas.items()):

@@ -202,9 +202,9 @@ def test_a_sum_cannot_be_an_owner_among_others(pair: Repository) -> None:
         pair.compose(["half", "plum"], "both", Recipe(method="routed"))
 
 
-def test_weights_that_multiply_beyond_all_numbers_are_refused(pair: Repository) -> None:
+def test_weights_whose_product_overflows_are_refused(pair: Repository) -> None:
     pair.compose(["apple"], "huge", Recipe((1e200,)))
-    with pytest.raises(UsageError, match="beyond all numbers"):
+    with pytest.raises(UsageError, match="overflows: use a smaller weight"):
         pair.compose(["huge"], "beyond", Recipe((1e200,)))
     assert sorted(pair.atlas()) == ["apple", "huge", "plum"]
 

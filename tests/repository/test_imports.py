@@ -327,7 +327,7 @@ def nothing(tensors: dict[str, torch.Tensor]) -> None:
             {},
             "shape .* another backbone",
         ),
-        (nothing, {"r": 5}, r"shape \[4, .*expected  \[5, .*belongs to other weights"),
+        (nothing, {"r": 5}, r"shape \[4, .*expected \[5, .*belongs to other weights"),
         (nothing, {"r": 0}, "r: Input should be greater"),
         (nothing, {"lora_alpha": 0}, "lora_alpha"),
         (nothing, {"r": None}, "wrong: r"),
