@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 def obtain(
     repository: Repository, oid: str, size: int | None, check: Callable[[str, int | None], object]
 ) -> Path:
-    """Path of an object that passes a check of the store.
+    """Path of an object, once it passes one of the store's checks.
 
-    A corrupt one is moved to `.git/niwf/quarantine`; what is not here then is fetched.
+    A corrupt one is moved to `.git/niwf/quarantine`; a missing one is fetched.
 
     Raises:
         ObjectError: it is missing or corrupt, and no remote has it.
@@ -45,7 +45,7 @@ def obtain(
 
 
 def _put_aside(repository: Repository, error: StoreError) -> str:
-    """What is wrong with an object, once a corrupt one is out of the way."""
+    """Describes what is wrong with an object, after moving a corrupt one away."""
     if isinstance(error, MissingObject):
         return str(error)
     if isinstance(error, CorruptObject):
@@ -55,4 +55,4 @@ def _put_aside(repository: Repository, error: StoreError) -> str:
             raise ObjectError(f"{error}, and cannot be moved away ({refused.strerror})") from error
         if moved:
             return f"{error}; it is kept as {moved}"
-    raise ObjectError(f"{error}: what refers to it was changed by hand") from error
+    raise ObjectError(f"{error}: a reference to it was changed by hand") from error

@@ -140,7 +140,7 @@ def test_a_conflict_is_settled_by_keeping_both(conflicting: Repository, name: st
 @pytest.mark.parametrize(
     ("renames", "words"),
     [
-        ([("x", "first")], "'first' is a capability already"),
+        ([("x", "first")], "'first' is already a capability"),
         ([("x", "y"), ("x", "y")], "'y' is taken"),
         ([("x", "../y")], "cannot name"),
         ([("first", "y")], "'first' was not changed on both sides"),

@@ -97,7 +97,7 @@ def test_the_version_before_a_merge_took_theirs_is_ours(two: Repository) -> None
 def test_nothing_is_brought_back_beside_a_name_that_differs_in_case_only(two: Repository) -> None:
     two.rename("x", "pear")
     two.rename("y", "X")
-    with pytest.raises(UsageError, match="in case only"):
+    with pytest.raises(UsageError, match="only in case"):
         two.rollback("x", to="HEAD~2")
 
 
