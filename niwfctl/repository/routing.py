@@ -1,7 +1,7 @@
 """The routing lock (G3): how the regions of an atlas share coordinate space.
 
-It is a function of the regions and their terms alone. So a merge gives one outcome, whichever side
-it is made from and in whatever order branches are merged.
+It is a function of the regions and their terms alone, so a merge gives the same result from either
+side and in any order of branches.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RoutedRegion:
-    """A region that takes part in routing."""
+    """A region that takes part in routing, under a capability's name."""
 
     name: str
     entry: RegionEntry
@@ -51,12 +51,12 @@ class RoutedRegion:
 
 @dataclass(frozen=True)
 class Excess:
-    """A region that wins more of an earlier one's anchors than it may.
+    """A region that wins more of an earlier one's anchors than allowed.
 
     Attributes:
         later, earlier: names of their capabilities.
         won: how many anchors it wins.
-        anchors: of how many.
+        anchors: out of how many.
         allowed: share of them that it may win.
     """
 
@@ -75,12 +75,12 @@ class Excess:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was counted of the routing lock.
+    """What an audit of the routing lock found.
 
     Attributes:
         excesses: where it does not hold.
-        most: name of the capability of which later regions together win the largest share of a
-            region's anchors, and that share; None where no region comes after another.
+        most: the capability with the region that loses the largest share of its anchors to all
+            later ones together, and that share; None if no region comes after another.
     """
 
     excesses: tuple[Excess, ...]
@@ -111,15 +111,15 @@ def routed_regions(repository: Repository, atlas: Atlas) -> list[RoutedRegion]:
 
 
 def base_cell(repository: Repository) -> Cell:
-    """The base's own cell, of the calibration prompts."""
+    """The base's own cell, fitted to the calibration prompts."""
     return Cell.from_tensors(_base(repository))
 
 
 def claim_of(repository: Repository, entry: RegionEntry) -> Claim:
-    """What a region claims of coordinate space, with the bias and margin its manifest states.
+    """A region's claim to coordinate space, with the bias and margin of its manifest.
 
     Raises:
-        ObjectError: its object is missing or corrupt, or no region.
+        ObjectError: its object is missing, corrupt or not a region.
     """
     tensors = read_region(repository, entry)
     cell = {key: tensors[f"cell.{key}"] for key in ("mean", "factor", "radius")}
@@ -129,9 +129,9 @@ def claim_of(repository: Repository, entry: RegionEntry) -> Claim:
 
 
 def claims_among(repository: Repository, entries: Sequence[RegionEntry]) -> list[Claim]:
-    """Claims of the regions of one capability, each held back against earlier ones of these alone.
+    """Claims of one capability's regions, each limited only by the earlier ones among them.
 
-    Their biases are a function of these regions and their terms: no commit, merge or removal of
+    Their biases depend only on these regions and their terms, so no commit, merge or removal of
     another capability changes which of them acts.
 
     Raises:
@@ -166,14 +166,14 @@ def settled(repository: Repository, atlas: Atlas, only: Sequence[str] | None = N
 
 
 def require_light(atlas: Atlas, names: Sequence[str], max_shadow: float) -> None:
-    """Refuses capabilities of whose newest region earlier ones own too much.
+    """Refuses capabilities if earlier ones own too much of their newest region.
 
     Raises:
         Shadowed: the message names the owners and the ways out.
     """
     whose = owner_names(atlas)
     for name in names:
-        entry = atlas[name].regions[-1]  # an extension keeps earlier ones, which were let in
+        entry = atlas[name].regions[-1]  # an extension keeps earlier ones, which were accepted
         if entry.routing is None:
             continue
         shadow: dict[str, float] = {}
@@ -185,7 +185,7 @@ def require_light(atlas: Atlas, names: Sequence[str], max_shadow: float) -> None
 
 
 def audited(repository: Repository, atlas: Atlas) -> Audit:
-    """Counts takeover anew from cells and anchors: figures in manifests are not trusted.
+    """Counts takeover again from cells and anchors, without trusting the figures in manifests.
 
     Raises:
         ObjectError: an object is missing or corrupt.
@@ -224,7 +224,7 @@ def _routed(atlas: Atlas) -> list[tuple[str, RegionEntry]]:
 
 
 def _place(entry: RegionEntry) -> tuple[int, str]:
-    """Where a region comes in the order of commits; the same on both sides of a merge."""
+    """A region's place in the order of commits; the same on both sides of a merge."""
     return entry.terms.order if entry.terms else -1, entry.region.oid
 
 
@@ -262,7 +262,7 @@ def _takeover(region: str, hits: Tensor, disputed: tuple[int, ...] = ()) -> Take
 
 
 def _of_base(claim: Claim, base: dict[str, Tensor]) -> Takeover | None:
-    """What a claim wins of the base's anchors; None where the map was made without them."""
+    """What a claim wins of the base's anchors; None if the map has none."""
     if "anchors" not in base:
         return None
     leads = claim.cell.log_density(base["anchors"]) - base["scores"]
@@ -270,7 +270,7 @@ def _of_base(claim: Claim, base: dict[str, Tensor]) -> Takeover | None:
 
 
 def _shadow(claim: Claim, earlier: Sequence[RoutedRegion], base: Cell) -> dict[str, float]:
-    """Shares of a claim's anchors that others own, by region id, or `base`."""
+    """Shares of a claim's anchors that others own, by region id or `base`."""
     owned = shadowed(claim, [one.claim for one in earlier], base)
     return {
         BASE_NAME if index == BASE else earlier[index].entry.id: float(
@@ -282,7 +282,7 @@ def _shadow(claim: Claim, earlier: Sequence[RoutedRegion], base: Cell) -> dict[s
 
 
 def _anchors(claims: Mapping[str, Claim], which: Mapping[str, Sequence[int]]) -> Tensor | None:
-    """Anchors of claims by region id; None where there are none, or their region is gone."""
+    """The chosen anchors of claims, by region id; None if none is left."""
     found = [
         claims[id].anchors[[index for index in chosen if index < len(claims[id].anchors)]]
         for id, chosen in which.items()
@@ -292,7 +292,7 @@ def _anchors(claims: Mapping[str, Claim], which: Mapping[str, Sequence[int]]) ->
 
 
 def _base(repository: Repository) -> dict[str, Tensor]:
-    """The base's cell and, where the map was made with them, its anchors and their scores."""
+    """The base's cell and, if the map has them, its anchors and their scores."""
     stored = read_coordinates(repository)
     prefix = "base."
     return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}

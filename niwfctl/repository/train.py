@@ -50,7 +50,7 @@ def train(
             previous.options = previous.options.sparing(options or TrainingOptions())
             sources, options = previous.sources, previous.options
         options = _defaults(options or TrainingOptions())
-        processes.share(range(options.rows_a_step))  # refuses too many before the long loading
+        processes.share(range(options.rows_a_step))  # refuses too many before the slow loading
         data = _data(name, sources, previous)
         report(Progress(f"loading the backbone onto {default_device()}", 0, 0))
         model = Model(repository)
@@ -139,25 +139,27 @@ def _trainer(
 def _previous(
     repository: Repository, name: str, options: TrainingOptions | None, resume: bool, restart: bool
 ) -> Run | None:
-    """The run to go on with; refuses what would lose or repeat work."""
+    """The run to resume, if any; refuses what would lose or repeat work."""
     if not resume:
         _require_place(repository, name, options or TrainingOptions())
     if restart and not resume:
-        return None  # not even read: it may be damaged
+        return None  # not even read, since it may be damaged
     found = repository.trainings.get(name)
     if found and repository.committed(found):
-        found = None  # a kill just after the commit has left it behind
+        found = None  # left behind by a kill just after the commit
     if resume:
         if found is None:
             raise UsageError(f"there is no training of {name!r} to resume: start it with --data")
         if found.finished:
-            raise UsageError(f"the training of {name!r} is finished: `niwfctl commit {name}`")
+            raise UsageError(
+                f"the training of {name!r} is finished: commit it with `niwfctl commit {name}`"
+            )
         return found
     if found:
-        way = "commit it" if found.finished else f"go on with `niwfctl train {name} --resume`"
+        way = "commit it" if found.finished else f"resume it with `niwfctl train {name} --resume`"
         raise UsageError(
             f"{name!r} has an uncommitted training at step {found.step} of {found.steps}: {way}, "
-            "or throw it away with --restart"
+            "or discard it with --restart"
         )
     return None
 
@@ -176,13 +178,13 @@ def _require_place(repository: Repository, name: str, options: TrainingOptions) 
         require_file_name(name, atlas)
     if mode != "new" and there(atlas, name).parts:
         raise UsageError(
-            f"{name!r} is a composition and has no region of its own to {mode}: train what it is "
-            "composed of"
+            f"{name!r} is a composition and has no region of its own to {mode}: train one of its "
+            "parts"
         )
 
 
 def _defaults(options: TrainingOptions) -> TrainingOptions:
-    """One basis is enough beside reused ones, unless the user says otherwise."""
+    """One new basis is enough beside reused ones, unless the user asks for more."""
     reusing = options.reuse or options.mode == "extend"
     if reusing and "bases" not in options.model_fields_set:
         return options.model_copy(update={"bases": 1})
@@ -211,7 +213,7 @@ def _reused(repository: Repository, model: Model, run: Run, rows: Rows) -> tuple
 
 
 def _scale_of(entry: RegionEntry, basis: ObjectRef) -> float:
-    """The α/r that a basis of a region was sealed under: another's, where it was reused itself."""
+    """The α/r that a region's basis was sealed with; for a reused one, by its own training."""
     reused = {one.oid: one.scale for one in entry.run.reused}
     return reused.get(basis.oid, entry.scale)
 
@@ -228,7 +230,7 @@ def _related(
     def region_of(id: str) -> Region:
         return load_region(repository, candidates[id][1], model.device, model.adapter.sites)
 
-    if options.gradient_checkpointing:  # which the trainer, too, asks for, but later
+    if options.gradient_checkpointing:  # as the trainer does, but later
         recompute_layers(model.adapter)
     scorer = Scorer(model.adapter, model.skip)
     chosen = related(scorer, rows.training, list(candidates), region_of, options.batch_size)

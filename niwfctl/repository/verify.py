@@ -1,4 +1,4 @@
-"""Proving that committed capabilities are what they were."""
+"""Checks that committed capabilities are unchanged."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 GATE_TOLERANCE = 1e-5  # of gates in (0, 2), recomputed on another platform
-# Of logits on another platform, as `Probe.deviation` has it. On SmolLM2 other kernels make at most
-# 0.05, a basis that lacks at least 0.10, another capability 0.19 (docs/guarantees.md).
+# Of logits on another platform, by `Probe.deviation`. On SmolLM2, other kernels cause at most 0.05,
+# a missing basis at least 0.10, another capability 0.19 (docs/guarantees.md).
 LOGIT_TOLERANCE = 0.08
 
 
@@ -42,9 +42,10 @@ class Check:
 
     Attributes:
         subject: `backbone`, `coordinates`, `commit`, `tag`, `atlas`, or the name of a capability.
-        check: `identity`, `objects`, `signature`, `anchors`, `routing` or `logits`.
-        ok: whether it holds.
-        detail: what was compared, or what does not hold.
+        check: `identity`, `objects`, `signature`, `anchors`, `routing` or `logits`; in `niwfctl
+            check` also `gate`, `perplexity`, `exact match` or `regression`.
+        ok: whether it passed.
+        detail: what was compared, or why it failed.
     """
 
     subject: str
@@ -63,12 +64,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether all hold."""
+        """Whether all passed."""
         return all(check.ok for check in self.checks)
 
 
 def verify(repository: Repository, names: list[str], revision: str, deep: bool) -> Report:
-    """Does what `Repository.verify` says."""
+    """Implements `Repository.verify`."""
     commit = repository.git.resolve(revision)
     atlas = repository.atlas(commit)
     chosen = [there(atlas, name, revision) for name in names or sorted(atlas)]
@@ -103,7 +104,7 @@ def _signed(subject: str, found: Signature) -> Check:
 
 
 def _backbone(repository: Repository) -> tuple[Check, list[Site] | None]:
-    """Whether it is the pinned one, and its linears, which all bases must fit."""
+    """Checks the backbone's identity; also returns its linears, which all bases must fit."""
     pinned = repository.config.backbone
     try:
         source = pinned_source(repository)
@@ -166,7 +167,7 @@ def _anchors(
         return Check(name, "anchors", False, str(error))
     for ref, basis in zip(entry.bases, region.bases, strict=True):
         if not basis.is_finite():
-            problem = f"object {ref.oid[:12]} holds a value that is not a finite number"
+            problem = f"object {ref.oid[:12]} holds a value that is not finite"
             return Check(name, "anchors", False, problem)
     here = current_platform(torch.device("cpu"))
     same = same_platform(here, entry.sealed_on)

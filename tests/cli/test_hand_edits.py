@@ -251,7 +251,7 @@ def test_a_coordinate_map_that_is_none_is_refused(
     for command in (["run", "x"], ["route", "x"]):
         refused(committed, command, 8, other, "niwf.toml", "git checkout")
     result = niwfctl("-C", committed.path, "verify")
-    assert result.exit_code == 1 and "is no coordinate map" in result.stdout
+    assert result.exit_code == 1 and "is not a coordinate map" in result.stdout
 
 
 def test_a_wrong_manifest_is_brought_back_as_the_message_says(

@@ -317,7 +317,7 @@ def nothing(tensors: dict[str, torch.Tensor]) -> None:
         (renamed("model.layers.1.mlp.down_proj", "lm_head"), {}, "adapts lm_head"),
         (renamed("layers.3.", "layers.4."), {}, r"adapts model\.layers\.4\.mlp\.down_proj"),
         (renamed("q_proj", "qkv"), {}, r"adapts model\.layers\.1\.self_attn\.qkv"),
-        (renamed("lora_A", "lora_magnitude"), {}, "lora_magnitude.* no LoRA factor"),
+        (renamed("lora_A", "lora_magnitude"), {}, "lora_magnitude.* not a LoRA factor"),
         (without("lora_B"), {}, "only one of A and B"),
         (without("lora"), {}, "no LoRA factors"),
         (lambda t: t.update({k: v.double() for k, v in t.items()}), {}, "float64"),

@@ -165,7 +165,7 @@ def test_a_clone_takes_the_only_branch_where_the_remote_names_another(
     assert repository.git.branch() == "main" and repository.verify().ok
     assert repository.remotes.pull("origin").kind == "up to date"
     git(remote, "branch", "side", "main")
-    with pytest.raises(UsageError, match="has main, side, and its HEAD is none of them"):
+    with pytest.raises(UsageError, match="has main, side, but its HEAD is none of them"):
         clone(str(remote), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -332,7 +332,7 @@ def test_a_missing_object_is_told_with_who_has_it(shared: Repository, remote: Pa
     with pytest.raises(ObjectError, match="origin cannot be asked"):
         shared.load("apple")
     git(shared.path, "remote", "remove", "origin")
-    with pytest.raises(ObjectError, match="there is no remote that could have it"):
+    with pytest.raises(ObjectError, match="there is no remote to fetch it from"):
         shared.load("apple")
 
 
