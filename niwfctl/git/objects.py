@@ -102,7 +102,7 @@ class GitObjects(GitProcess):
     def _unreadable(self, blob: str) -> GitError:
         file = self.common / "objects" / blob[:2] / blob[2:]
         return GitError(
-            f"git's blob {blob} is missing or damaged: remove {file} if it is there, then run "
+            f"git's blob {blob} is missing or damaged: remove {file} if it exists, then run "
             "`git fetch --refetch` to get it from a remote, or copy that file from another clone"
         )
 

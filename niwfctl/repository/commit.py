@@ -153,7 +153,7 @@ def seal(repository: Repository, run: Run, region: Region, probe: Tensor) -> Reg
         layers=region.layers,
         radius=float(region.cell.radius),
         anchors=len(region.anchors),
-        # paths of the data are private to whoever trained; the hash identifies it
+        # the data's paths are private to its owner; the hash identifies it
         run=run.model_copy(update={"sources": [Path(source).name for source in run.sources]}),
         sealed_on=current_platform(torch.device("cpu")),
     )

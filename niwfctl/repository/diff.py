@@ -150,7 +150,7 @@ def capabilities(repository: Repository, a: Capability, b: Capability) -> Compar
 
 
 def _weights(capability: Capability) -> dict[tuple[ObjectRef, ...], float]:
-    """The weight of each region, by the objects that it is computed from."""
+    """The weight of each region, by the objects it is computed from."""
     found = {entry.objects: 1.0 for entry in capability.regions}
     for part in capability.parts:
         for entry in part.regions:

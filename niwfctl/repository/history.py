@@ -25,7 +25,7 @@ class Change:
         name: of the capability.
         capability: as of the commit, or of its parent if removed; None if its manifest cannot be
             read, which a later commit may have fixed.
-        problem: what is wrong with the manifest; empty if it can be read.
+        problem: why the manifest cannot be read; empty if it can.
     """
 
     kind: str

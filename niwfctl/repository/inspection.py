@@ -97,7 +97,7 @@ class Inspection:
             exact_match: also measure it.
             longest_answer: tokens to generate at most, for the exact match.
             batch_size: rows a forward pass.
-            again: measure even what is remembered.
+            again: also measure what is remembered.
             report: told what is in progress.
 
         Raises:

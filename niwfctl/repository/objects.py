@@ -40,7 +40,7 @@ def obtain(
         try:
             check(oid, size)
         except StoreError as still:
-            raise ObjectError(f"{still}, as it was fetched") from still
+            raise ObjectError(f"{still}, as fetched") from still
     return repository.store.path(oid)
 
 

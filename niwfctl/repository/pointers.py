@@ -21,14 +21,14 @@ _POINTER = re.compile(rf"{OBJECTS}/(?P<oid>[0-9a-f]{{64}})\.safetensors")
 
 
 def pointed(git: Git, *revisions: str, damaged: bool = False) -> dict[str, str]:
-    """Object id by blob of its pointer, of all that revisions reach.
+    """Object id by blob of its pointer, for everything that revisions reach.
 
-    What a blob holds decides, since git names a path of it where it may have many; a pointer that
-    someone damaged is known by its path.
+    A blob's content decides, since git names one path of a blob that may have several; a damaged
+    pointer is known by its path.
 
     Args:
         revisions: as `git rev-list` takes them.
-        damaged: go by the paths alone where git has lost a blob.
+        damaged: go by paths alone if git has lost a blob.
 
     Raises:
         UsageError: there is no such revision.
@@ -51,7 +51,7 @@ def pointed(git: Git, *revisions: str, damaged: bool = False) -> dict[str, str]:
 
 
 def read_pointers(git: Git, blobs: Iterable[str]) -> dict[str, Pointer | Exception]:
-    """The pointer in each blob, or what is wrong with it."""
+    """The pointer in each blob, or the error in reading it."""
     blobs = list(blobs)
     try:
         texts = git.blobs(blobs)
@@ -69,7 +69,7 @@ def read_pointers(git: Git, blobs: Iterable[str]) -> dict[str, Pointer | Excepti
 def pointer_problem(
     ref: ObjectRef, files: Mapping[str, str], pointers: Mapping[str, Pointer | Exception]
 ) -> str | None:
-    """Why no remote would carry an object that a commit's manifest names; None if it would.
+    """Why remotes would not get an object that a commit's manifest names; None if they would.
 
     Args:
         files: blob by path, of the commit's `objects`.
@@ -84,4 +84,4 @@ def pointer_problem(
     if isinstance(found, Exception):
         return f"{path} is {found}"
     right = found == Pointer(ref.oid, ref.size)
-    return None if right else f"{path} points to something else than its manifest says"
+    return None if right else f"{path} does not point to what its manifest says"

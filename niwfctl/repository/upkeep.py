@@ -50,7 +50,7 @@ class Collected:
 
 @dataclass(frozen=True)
 class Damage:
-    """One problem, and what has it."""
+    """A problem, and where it is."""
 
     subject: str
     problem: str
@@ -156,7 +156,7 @@ def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collecte
 
 
 def _old(folder: Path, oldest: float) -> list[Path]:
-    """What is in a folder and has not changed since a time."""
+    """Entries of a folder that have not changed since a time."""
     found = []
     for path in folder.glob("*"):
         with suppress(FileNotFoundError):  # its owner may remove it
@@ -199,7 +199,7 @@ def check_all(repository: Repository) -> Checked:
 def _checked_objects(
     repository: Repository, pointers: Iterable[Pointer]
 ) -> tuple[dict[Pointer, str], list[Damage]]:
-    """Which remote has each object that is not here, and what is wrong with the others."""
+    """Which remote has each object that is not here, and the damage of the others."""
     absent, damage = [], []
     for pointer in pointers:
         if pointer.oid not in repository.store:
