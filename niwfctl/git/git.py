@@ -72,10 +72,10 @@ class Git(GitMerges):
             GitError: git is not installed, or knows no name or e-mail.
         """
         require_git()
-        git_in = GitCommand(existing_ancestor(path))
+        command = GitCommand(existing_ancestor(path))
         try:
-            git_in.var("GIT_COMMITTER_IDENT")
-            git_in.var("GIT_AUTHOR_IDENT")
+            command.var("GIT_COMMITTER_IDENT")
+            command.var("GIT_AUTHOR_IDENT")
         except git.GitCommandError as error:
             raise GitError(
                 "git does not know who you are: run `git config --global user.name NAME` and "
