@@ -17,7 +17,8 @@ import pytest
 from faults import KILLED, add_trainings, ended, intact, run_git, settled, start
 
 from niwfctl.errors import GitError, NiwfError, StorageError, UsageError
-from niwfctl.repository import Repository, reflocks
+from niwfctl.git import reflocks
+from niwfctl.repository import Repository
 from niwfctl.training import checkpoint
 
 NAMES = {"apple", "plum", "pear"}
