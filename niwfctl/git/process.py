@@ -146,7 +146,7 @@ def require_git() -> None:
     for name in _OF_ONE_REPOSITORY:
         os.environ.pop(name, None)
     if not shutil.which("git"):
-        raise GitError("git is not installed: get it from https://git-scm.com")
+        raise GitError("git was not found: install git from https://git-scm.com")
 
 
 def require_recent_git() -> None:

@@ -281,7 +281,7 @@ def pointer_of(repository: Repository) -> Path:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("nonsense", "not a Git LFS pointer"), (None, "is missing"), ("5", "something else")],
+    [("nonsense", "not a Git LFS pointer"), (None, "is missing"), ("5", "does not point to")],
     ids=["nonsense", "removed", "another size"],
 )
 def test_a_pointer_edited_by_hand_is_found_by_verify(

@@ -255,7 +255,7 @@ def test_nothing_but_objects_is_pushed_until_the_remote_shows_that_it_has_them(
     size = there.stat().st_size
     there.unlink()  # it may be a link to ours
     there.write_bytes(bytes(size))  # git-lfs looks at the size only
-    with pytest.raises(RemoteError, match=f"origin took object {entry.region.oid}"):
+    with pytest.raises(RemoteError, match=f"origin accepted object {entry.region.oid}"):
         shared.remotes.push("origin", [])
     assert not git(remote, "for-each-ref")
 
