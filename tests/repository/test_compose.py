@@ -180,7 +180,7 @@ def test_a_sweep_finds_weights_no_worse_than_any_it_tried(pair: Repository, data
         (["apple", "plum"], Recipe(method="mean"), UsageError, "linear, routed, svd"),
         (["apple", "plum"], Recipe(rank=4), UsageError, "--method svd"),
         (["apple", "plum"], Recipe((1.0, 2.0), "routed"), UsageError, "--weights"),
-        (["apple", "plum"], Recipe(density=0.3), UsageError, "--density goes with ties"),
+        (["apple", "plum"], Recipe(density=0.3), UsageError, "--density applies to ties"),
         (["apple", "plum"], Recipe(method="svd", density=0.3), UsageError, "svd keeps all"),
         (["apple", "plum"], Recipe(method="ties", seed=10**20), UsageError, "--seed 10000"),
     ],
