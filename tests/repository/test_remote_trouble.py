@@ -98,7 +98,7 @@ def test_push_brings_what_plain_git_left_behind(
     shared: Repository, remote: Path, tmp_path: Path
 ) -> None:
     git(shared.path, "push", "-q", "--no-verify", "origin", "main")
-    with pytest.raises(RemoteError, match=r"all objects of apple .*`niwfctl push`"):
+    with pytest.raises(RemoteError, match=r"lacks objects of apple .*`niwfctl push`"):
         clone(str(remote), tmp_path / "copy")
     copy = Repository.open(tmp_path / "copy")
     with pytest.raises(ObjectError, match="must run `git lfs push --all origin`"):
