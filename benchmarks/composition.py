@@ -25,9 +25,9 @@ from niwfctl.backbone.prompts import encode
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.records import Example
 from niwfctl.repository import Repository
-from niwfctl.repository.compose import EXACT, MERGING, Recipe
+from niwfctl.repository.approximation import compressed
+from niwfctl.repository.compose import APPROXIMATING, EXACT, Recipe
 from niwfctl.repository.export import export
-from niwfctl.repository.merging import compressed
 from niwfctl.repository.mixture import of_capability
 from niwfctl.repository.regions import load_region
 from niwfctl.repository.sweep import sweep
@@ -98,7 +98,7 @@ def ours(
         alone.append(model.score(test[part]).perplexity)
     found = []
     recipes = [Recipe(weights, method) for method in ("linear", "svd") for weights in choices]
-    recipes += [Recipe(choices[0], method, rank=16) for method in MERGING]
+    recipes += [Recipe(choices[0], method, rank=16) for method in APPROXIMATING]
     recipes.append(Recipe(method=EXACT[1]))
     for recipe in recipes:
         done = repository.compose(parts, "composed", recipe)

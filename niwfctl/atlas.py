@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Annotated, NamedTuple
 
 from niwfstore import Pointer
@@ -22,11 +23,13 @@ from niwfctl.records import Platform
 from niwfctl.training.run import Reused, Run
 
 FORMAT = 2  # format 1 had no compositions and no reused bases
+BASE_NAME, AUTO_NAME = "base", "auto"  # the model without any, and the owner of each prompt
 RESERVED = (
-    *("HEAD", "auto", "base"),  # a revision, `--reuse auto`, and the model without any
+    *("HEAD", BASE_NAME, AUTO_NAME),
     *("backbone", "coordinates", "commit", "tag", "atlas"),  # what `verify` checks besides them
 )
 _AT = re.compile(r"(?P<name>[^@]+)(?:@(?P<revision>.+))?")
+_RANGE = re.compile(r"(?P<first>.*?)(?P<dots>\.{2,3})(?P<last>.*)")
 _NAME = re.compile(r"(?!.*\.(lock)?\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAMES = (
     "use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit and not "
@@ -229,16 +232,24 @@ def manifest_name(file: str) -> str:
     return file.rpartition("/")[2].removesuffix(".json")
 
 
-def get_capability(atlas: Atlas, name: str) -> Capability:
+def get_capability(atlas: Atlas, name: str, revision: str | None = None) -> Capability:
     """The capability of this name.
+
+    Args:
+        revision: what the user calls the atlas's commit, for the message.
 
     Raises:
         UnknownName: it does not exist; the message lists those that do.
     """
     if name not in atlas:
-        others = ", ".join(sorted(atlas)) or "none yet"
-        raise UnknownName(f"no capability is called {name!r}: there are {others}")
+        where = f" at {revision}" if revision else ""
+        raise UnknownName(f"no capability is called {name!r}{where}: there are {listed(atlas)}")
     return atlas[name]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names of capabilities as messages list them."""
+    return ", ".join(sorted(names)) or "none yet"
 
 
 class Changes(NamedTuple):
@@ -282,5 +293,17 @@ def check_name(name: str) -> str:
 
 def parse_target(target: str) -> tuple[str, str]:
     """(name, revision) of `NAME` or `NAME@REV`; the revision is HEAD by default."""
+    name, revision = split_target(target)
+    return name, revision or "HEAD"
+
+
+def split_target(target: str) -> tuple[str, str | None]:
+    """(name, revision) of `NAME` or `NAME@REV`; the revision is None where none is given."""
     match = _AT.fullmatch(target)
-    return (match["name"], match["revision"] or "HEAD") if match else (target, "HEAD")
+    return (match["name"], match["revision"]) if match else (target, None)
+
+
+def parse_range(revisions: str) -> tuple[str, str, str] | None:
+    """(A, dots, B) of `A..B` or `A...B`, HEAD for an end left out; None for a single revision."""
+    match = _RANGE.fullmatch(revisions)
+    return (match["first"] or "HEAD", match["dots"], match["last"] or "HEAD") if match else None

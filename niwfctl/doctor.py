@@ -13,6 +13,7 @@ from pathlib import Path
 from niwfctl.backbone.cache import cache_folder
 from niwfctl.backbone.embedded import INSTALL, embedded_gguf
 from niwfctl.errors import BackboneError, GitError
+from niwfctl.paths import existing_ancestor
 
 WITH_BF16 = (8, 0)  # compute capability from which tensor cores multiply in bf16
 LITTLE_SPACE = 5_000_000_000  # bytes
@@ -110,8 +111,7 @@ def _program(name: str, otherwise: str, advice: str) -> Finding:
 
 def _disk(directory: Path) -> Iterator[Finding]:
     for name, path in (("disk", directory), ("cache disk", cache_folder())):
-        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        free = shutil.disk_usage(there).free
+        free = shutil.disk_usage(existing_ancestor(path)).free
         state = "ok" if free > LITTLE_SPACE else "note"
         yield Finding(name, state, f"{free / 1e9:.1f} GB free at {path}")
 

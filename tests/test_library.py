@@ -69,14 +69,14 @@ def test_branches_tags_and_remotes_are_made_listed_and_deleted(committed: Reposi
     branches, tags, remotes = committed.branches, committed.tags, committed.remotes
     first = committed.git.resolve("HEAD~1")
     branches.make("side", "HEAD~1")
-    assert ("side", first) in [(ref.name, ref.commit) for ref in branches.list()]
+    assert ("side", first) in [(ref.name, ref.commit) for ref in branches.entries()]
     assert "side" in branches.text()
     branches.delete("side")
-    assert [ref.name for ref in branches.list()] == [committed.git.branch()]
+    assert [ref.name for ref in branches.entries()] == [committed.git.branch()]
     with pytest.raises(UnknownName, match="no branch is called 'side': there are"):
         branches.delete("side")
     tags.make("v1", message="First")
-    assert [(ref.name, ref.subject) for ref in tags.list()] == [("v1", "First")]
+    assert [(ref.name, ref.subject) for ref in tags.entries()] == [("v1", "First")]
     assert "First" in tags.text()
     tags.delete("v1")
     with pytest.raises(UnknownName, match="no tag is called 'v1': there are none yet"):

@@ -190,7 +190,7 @@ def undo(
         else:
             out.print(f"took back: {undone.command}", markup=False)
         return
-    done = operations.list()
+    done = operations.entries()
     if as_json:
         emit_json([operation_json(operation) for operation in done])
         return
@@ -202,7 +202,7 @@ def undo(
 
 def _show_refs(refs: Branches | Tags, said: str, as_json: bool) -> None:
     if as_json:
-        emit_json([ref._asdict() for ref in refs.list()])
+        emit_json([ref._asdict() for ref in refs.entries()])
     elif said:
         out.print(said, markup=False)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from niwfctl.atlas import owner_names, parse_target
+from niwfctl.atlas import owner_names, parse_target, split_target
 from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, err, out, paged
 from niwfctl.cli.schema import capability_json, commit_json, run_json
@@ -151,9 +151,9 @@ def _asked(repository: Repository, targets: Sequence[str]) -> tuple[str, list[st
     names, revisions = [], []
     for target in targets:
         if _is_name(repository, target):
-            name, at, revision = target.partition("@")
+            name, revision = split_target(target)
             names.append(name)
-            revisions += [revision] if at else []
+            revisions += [revision] if revision else []
         else:
             revisions.append(target)
     if len(revisions) > 1:

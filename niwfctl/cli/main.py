@@ -23,7 +23,7 @@ from niwfctl.errors import (
     UsageError,
     of_memory,
 )
-from niwfctl.repository.objects import storing
+from niwfctl.storage import storing
 
 MODULES = {  # and their commands, in the order in which help lists them
     "make": ("init", "train", "commit", "checkout"),

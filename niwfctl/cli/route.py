@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from niwfctl.atlas import BASE_NAME
 from niwfctl.cli.options import AsJson, inside, read_prompt
 from niwfctl.cli.output import emit_json, err, out
 from niwfctl.errors import UsageError
 
-_BASE = "base"
 app = typer.Typer()
 
 
@@ -46,7 +46,7 @@ def route(
     counts = {}
     with err.status("routing"):
         for source, examples in files.items():
-            counts[source] = Counter(owner or _BASE for owner in model.owners(examples))
+            counts[source] = Counter(owner or BASE_NAME for owner in model.owners(examples))
     _many(counts, as_json)
 
 
@@ -57,7 +57,7 @@ def _one(found: list[tuple[str | None, float | None]], as_json: bool) -> None:
         return
     for place, (name, score) in enumerate(found):
         bid = "its cell does not hold the prompt" if score is None else f"score {score:.1f}"
-        out.print(f"{'→' if place == 0 else ' '} {name or _BASE:<20} {bid}", markup=False)
+        out.print(f"{'→' if place == 0 else ' '} {name or BASE_NAME:<20} {bid}", markup=False)
 
 
 def _many(counts: dict[str, Counter[str]], as_json: bool) -> None:

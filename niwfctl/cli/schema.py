@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Capability
-from niwfctl.repository.history import Commit
-from niwfctl.repository.merge import Merged
-from niwfctl.repository.operations import Operation
-from niwfctl.training.run import Run
-
 if TYPE_CHECKING:
+    from niwfctl.atlas import Capability
+    from niwfctl.repository.history import Commit
     from niwfctl.repository.measure import Measured
+    from niwfctl.repository.merge import Merged
+    from niwfctl.repository.operations import Operation
+    from niwfctl.training.run import Run
 
 Json = dict[str, object]
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from niwfctl.atlas import Atlas, Capability, RegionEntry, Takeover, owner_names
 from niwfctl.cli.output import SIGNS, number, out, put, size
-from niwfctl.git.signature import Signature
-from niwfctl.repository.history import Change, Commit
-from niwfctl.repository.merge import Merged
-from niwfctl.training.run import Run
+
+if TYPE_CHECKING:
+    from niwfctl.git.signature import Signature
+    from niwfctl.repository.history import Change, Commit
+    from niwfctl.repository.merge import Merged
+    from niwfctl.training.run import Run
 
 COMPOSED = "composed"  # origin of a run that trained nothing
 _COLOURS = {"added": "green", "changed": "yellow", "removed": "red"}

@@ -1,1 +1,1 @@
-"""git as the repository needs it, through its plumbing; no model and no capability in sight."""
+"""What the repository needs of git, through its plumbing; knows no models and no capabilities."""

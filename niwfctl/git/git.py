@@ -1,6 +1,6 @@
 """git, through its plumbing: commits are made without the index, and refs are compared and swapped.
 
-A kill can leave no index.lock behind, since none is taken, and everything git writes is fsynced.
+A kill leaves no index.lock behind, since none is taken; everything git writes is fsynced.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from niwfctl.git.index import rewrite_index, stamp
 from niwfctl.git.merges import GitMerges
 from niwfctl.git.process import GitCommand, Repo, as_input, lines_of, require_git, words
 from niwfctl.git.reflocks import await_locks
+from niwfctl.paths import existing_ancestor
 
 Changes = Mapping[str, bytes | None]
 _REF = "%(refname:lstrip=2)%1f%(objectname)%1f%(*objectname)%1f%(contents:subject)"
-_ENDS_LINES = (2, 36)  # the first git that lists work trees whose paths hold newlines
-_FILE = re.compile(r"^:\d+ 100644 \w+ (\w+) \w\t(.+)$", re.M)  # (blob, path) as `diff-tree` says
+_ENDS_LINES = (2, 36)  # the first git that can list work trees whose paths contain newlines
+_FILE = re.compile(r"^:\d+ 100644 \w+ (\w+) \w\t(.+)$", re.M)  # (blob, path) from `diff-tree`
 
 
 class Ref(NamedTuple):
@@ -38,7 +39,7 @@ class Git(GitMerges):
 
     @classmethod
     def open(cls, path: Path) -> Git:
-        """The repository that `path` lies in.
+        """The repository that contains `path`.
 
         Raises:
             NotARepository: there is none, or it has no work tree.
@@ -46,7 +47,7 @@ class Git(GitMerges):
         """
         require_git()
         try:
-            # An absolute path: a leading `~` is a folder's name as well.
+            # Absolute, since a leading `~` may also be the name of a folder.
             repo = Repo(path.absolute(), search_parent_directories=True, expand_vars=False)
         except (git.InvalidGitRepositoryError, git.NoSuchPathError) as error:
             raise NotARepository(
@@ -65,16 +66,16 @@ class Git(GitMerges):
 
     @staticmethod
     def require_identity(path: Path) -> None:
-        """Asks git who commits, as it would know inside `path`.
+        """Requires that git knows who commits in `path`.
 
         Raises:
             GitError: git is not installed, or knows no name or e-mail.
         """
         require_git()
-        there = next(folder for folder in (path, *path.resolve().parents) if folder.is_dir())
+        command = GitCommand(existing_ancestor(path))
         try:
-            GitCommand(there).var("GIT_COMMITTER_IDENT")
-            GitCommand(there).var("GIT_AUTHOR_IDENT")
+            command.var("GIT_COMMITTER_IDENT")
+            command.var("GIT_AUTHOR_IDENT")
         except git.GitCommandError as error:
             raise GitError(
                 "git does not know who you are: run `git config --global user.name NAME` and "
@@ -85,7 +86,7 @@ class Git(GitMerges):
         """Commit id of HEAD; None before the first commit.
 
         Raises:
-            GitError: git cannot read it: it is damaged, or git takes the repository for another's.
+            GitError: git cannot read it: it is damaged, or the repository belongs to someone else.
         """
         try:
             return self.resolve("HEAD")
@@ -98,12 +99,12 @@ class Git(GitMerges):
         status, branch, _ = self._git(
             "symbolic-ref", "--quiet", "HEAD", with_extended_output=True, with_exceptions=False
         )
-        if status:  # it is detached, or git refuses, which the next command tells
+        if status:  # detached, or git refuses, as the next command reports
             return False
         return branch not in lines_of(self._run.for_each_ref("--format=%(refname)", branch))
 
     def head_stamp(self) -> tuple[object, ...]:
-        """Another one whenever HEAD is another commit; takes no process, to be asked often."""
+        """A value that changes whenever HEAD's commit does; cheap, since it starts no process."""
         parts: list[object] = []
         name, folder = "HEAD", self.folder
         while name and name not in parts:
@@ -123,7 +124,7 @@ class Git(GitMerges):
         Raises:
             UnknownName: there is no such commit.
         """
-        if not revision.startswith(("-", "^")):  # an option, or all but what a commit reaches
+        if not revision.startswith(("-", "^")):  # an option, or an exclusion
             try:
                 return self._run.rev_parse("--verify", "--quiet", f"{revision}^{{commit}}")
             except git.GitCommandError:
@@ -158,13 +159,13 @@ class Git(GitMerges):
     ) -> str:
         """Makes a commit object: the files of `onto` with `changes`. No ref moves.
 
-        Hooks are asked as `git commit` asks them, of the files and of the message, which they may
-        change; and the commit is signed where git is configured so.
+        Hooks run as in `git commit` and may change the files and the message; the commit is signed
+        if git is configured to sign.
 
         Args:
             changes: new content by path; None removes the file.
             parents: commit ids; none for a first commit.
-            onto: tree or commit to begin with; the first parent by default.
+            onto: tree or commit to start from; the first parent by default.
 
         Raises:
             GitError: git refuses, for instance without an identity, or a hook does.
@@ -185,7 +186,7 @@ class Git(GitMerges):
             return self._git("commit-tree", tree, *line, *sign, "-F", str(said))
 
     def _agreed(self, scratch: Path, message: str, source: str, index: dict[str, str]) -> Path:
-        """A file with the message that the hooks make of one."""
+        """A file with the message as the hooks leave it."""
         file = scratch / "COMMIT_EDITMSG"
         if not message.strip():
             raise UsageError("the message is empty: say what was done")
@@ -193,11 +194,11 @@ class Git(GitMerges):
         self.ask_hook("prepare-commit-msg", str(file), source, env=index)
         self.ask_hook("commit-msg", str(file), env=index)
         if not file.read_bytes().strip():
-            raise GitError("a hook left the commit without a message: let it leave one")
+            raise GitError("a hook emptied the commit message: fix the hook")
         return file
 
     def sync(self, commit: str, paths: Iterable[str]) -> None:
-        """Makes the work tree and the index hold `paths` as `commit` has them.
+        """Writes `paths` as of `commit` to the work tree and the index.
 
         Every file, and the index, is replaced atomically.
 
@@ -207,7 +208,7 @@ class Git(GitMerges):
         paths = list(paths)
         for folder in {(self.worktree / path).parent for path in paths} - {self.worktree}:
             if folder.is_symlink():
-                raise UsageError(f"{folder} is a symbolic link: put a folder in its place")
+                raise UsageError(f"{folder} is a symbolic link: replace it with a folder")
         with self._command("update the index"), self.scratch() as scratch:
             listed = self._run.ls_tree("-r", "-z", commit, "--", *paths)
             entries = (entry.split("\t", 1) for entry in listed.split("\0") if entry)
@@ -215,7 +216,7 @@ class Git(GitMerges):
             contents = self.blobs(blobs.values())
             for path in paths:
                 if path in blobs:
-                    # Through a temporary file that is no part of the work tree: a kill leaves it.
+                    # Through a temporary file outside the work tree, since a kill leaves it behind.
                     write_atomic(self.worktree / path, contents[blobs[path]], scratch=scratch)
                 else:
                     (self.worktree / path).unlink(missing_ok=True)
@@ -230,7 +231,7 @@ class Git(GitMerges):
         """Moves HEAD's branch from `old` to `new`.
 
         Raises:
-            GitError: it no longer is at `old`: someone else moved it.
+            GitError: it is no longer at `old`: someone else moved it.
         """
         self.await_locks()
         with self._command("move the branch, which has changed meanwhile: try again"):
@@ -251,7 +252,7 @@ class Git(GitMerges):
         def read(index: Path) -> None:
             env = {"GIT_INDEX_FILE": str(index)}
             self._stage(self._brought(old, new), env)
-            # The index knows no file times for what `sync` put there.
+            # The index has no file times for what `sync` wrote.
             self._git("update-index", "-q", "--refresh", env=env, with_exceptions=False)
             self._git("read-tree", "-m", "-u", old, new, env=env)
 
@@ -263,8 +264,8 @@ class Git(GitMerges):
         self.advance(new, old, reason)
 
     def _brought(self, old: str, new: str) -> dict[str, str]:
-        """Blob by path of the changes that lie in the work tree already: a killed move's."""
-        plain = ("-c", "core.quotePath=true")  # so a path that is quoted names no file
+        """Blob by path of the changes that are already in the work tree, from a killed move."""
+        plain = ("-c", "core.quotePath=true")  # so that a quoted path names no file
         listed = self._git(*plain, "diff-tree", "-r", "--no-renames", "--diff-filter=AM", old, new)
         found = {path: blob for blob, path in _FILE.findall(listed)}
         files = [path for path in found if (self.worktree / path).is_file()]
@@ -285,7 +286,7 @@ class Git(GitMerges):
         )
         if status:
             what = "; ".join(lines_of(f"{error}\n{found}")) or f"exit status {status}"
-            raise GitError(f"git did not find its own objects whole: {what}")
+            raise GitError(f"git found its own objects damaged: {what}")
 
     def checkout(self, revision: str) -> None:
         """`git checkout REVISION`.
@@ -296,7 +297,7 @@ class Git(GitMerges):
         self.plain("checkout", "--quiet", revision)
 
     def follow(self, branch: str) -> bool:
-        """Checks out a new branch that tracks the one of a remote; False if no remote has one.
+        """Checks out a new branch that tracks a remote's branch; False if no remote has it.
 
         Raises:
             UsageError: git refuses: several remotes have it, or local changes would be lost.
@@ -336,7 +337,7 @@ class Git(GitMerges):
         """What git takes a name for: `commit`, `tag` (an annotated one), `tree` or `blob`.
 
         Raises:
-            UsageError: there is nothing of that name.
+            UsageError: there is no object of that name.
         """
         return self.plain("cat-file", "-t", name)
 

@@ -1,8 +1,8 @@
 """git's index, rewritten without a lock that a kill could leave behind.
 
-git takes `index.lock` to change its index, and whoever is killed meanwhile leaves it. Here a copy
-is changed and put in place by one rename. A git command that read the index before that rename
-and writes it after would undo it, so such a command is waited for, and the change made again.
+git takes `index.lock` to change its index, and leaves it behind if killed. Here a copy is changed
+and renamed into place. A git command that read the index before that rename and writes it
+afterwards would undo the change, so we wait for such a command and make the change again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def rewrite_index(folder: Path, scratch: Path, change: Callable[[Path], None]) -
 
     Args:
         folder: the git folder.
-        scratch: folder in the same file system for the copy.
+        scratch: folder for the copy, in the same file system.
         change: changes an index file in place, or makes it; may be called again.
 
     Raises:
-        GitError: others change the index all the time.
+        GitError: others keep changing the index.
     """
     index, copy = folder / "index", scratch / "index"
     for _ in range(ATTEMPTS):
@@ -49,11 +49,11 @@ def rewrite_index(folder: Path, scratch: Path, change: Callable[[Path], None]) -
         fsync_dir(folder)
         if abandoned or (not _locked(folder) and stamp(index) == ours):
             return
-    raise GitError("git's index is being changed all the time: wait for that to end and try again")
+    raise GitError("other commands keep changing git's index: wait for them to end and try again")
 
 
 def _released(folder: Path) -> bool:
-    """Waits until no git command holds the index; whether that came to pass."""
+    """Waits until no git command holds the index; returns whether none does."""
     deadline = time.monotonic() + PATIENCE
     while _locked(folder):
         if time.monotonic() > deadline:
@@ -67,7 +67,7 @@ def _locked(folder: Path) -> bool:
 
 
 def stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced; None where there is none."""
+    """A value that changes when a file is replaced; None if there is no file."""
     try:
         stat = path.stat()
     except FileNotFoundError:

@@ -10,14 +10,14 @@ from niwfctl.errors import GitError
 from niwfctl.git.objects import GitObjects
 from niwfctl.git.process import lines_of
 
-_WRITES_TREES = (2, 38)  # the first git whose merge-tree does
+_WRITES_TREES = (2, 38)  # the first git whose merge-tree writes trees
 
 
 class GitMerges(GitObjects):
-    """git, asked for what two histories come to."""
+    """Merges the trees of two commits."""
 
     def merge_bases(self, one: str, other: str) -> list[str]:
-        """The best common ancestors: several after merges crosswise, none of foreign histories."""
+        """The best common ancestors: several after criss-cross merges, none if unrelated."""
         try:
             return lines_of(self._run.merge_base("--all", one, other))
         except git.GitCommandError:
@@ -27,7 +27,7 @@ class GitMerges(GitObjects):
         """(tree of the merged files, paths in conflict), as `git merge` would have it.
 
         Raises:
-            GitError: git cannot.
+            GitError: git fails.
         """
         if self._run.version_info < _WRITES_TREES:
             with self.scratch() as scratch:
@@ -50,7 +50,7 @@ class GitMerges(GitObjects):
         return tree, paths
 
     def _merged_in(self, scratch: Path, ours: str, theirs: str) -> tuple[str, list[str]]:
-        """The same in a work tree of its own; paths in conflict are not in the tree."""
+        """The same in a temporary work tree; paths in conflict are not in the tree."""
         place = scratch / "tree"
         place.mkdir()
         env = {

@@ -12,7 +12,7 @@ import git
 from niwfctl.errors import GitError
 from niwfctl.git.process import GitProcess, as_input
 
-_BLOB = re.compile(rb"\w+ blob (\d+)\n")  # what `cat-file --batch` says before the content
+_BLOB = re.compile(rb"\w+ blob (\d+)\n")  # what `cat-file --batch` prints before the content
 
 
 class GitObjects(GitProcess):
@@ -59,7 +59,7 @@ class GitObjects(GitProcess):
                 istream=questions,
                 stdout_as_string=False,
                 strip_newline_in_stdout=False,
-                with_exceptions=False,  # at a damaged blob git ends, so its answer is too short
+                with_exceptions=False,  # git stops at a damaged blob, so its output is too short
             )
         found, start = {}, 0
         for blob in wanted:
@@ -102,7 +102,7 @@ class GitObjects(GitProcess):
     def _unreadable(self, blob: str) -> GitError:
         file = self.common / "objects" / blob[:2] / blob[2:]
         return GitError(
-            f"git's blob {blob} is missing or damaged: remove {file} if it is there, then run "
+            f"git's blob {blob} is missing or damaged: remove {file} if it exists, then run "
             "`git fetch --refetch` to get it from a remote, or copy that file from another clone"
         )
 
@@ -125,7 +125,7 @@ class GitObjects(GitProcess):
             return self._git("hash-object", *options, istream=paths).split()
 
     def _stage(self, blobs: Mapping[str, str | None], index: dict[str, str]) -> None:
-        """Puts blobs into an index; None takes the path out."""
+        """Puts blobs into an index; None removes the path."""
         lines = "".join(
             f"100644 {blob}\t{path}\0" if blob else f"0 {self._no_object}\t{path}\0"
             for path, blob in blobs.items()

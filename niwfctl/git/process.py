@@ -1,4 +1,4 @@
-"""Running git: durable, without an editor, its refusals as errors, its hooks."""
+"""Runs git and its hooks: durably, without an editor, its refusals raised as errors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import git
 from niwfstore.atomic import make_dirs
 
 from niwfctl.errors import GitError, UsageError
+from niwfctl.layout import PRIVATE
 
-_DISK = {  # as the system, git and git-lfs say it, in lower case
+_DISK = {  # messages of the system, git and git-lfs, in lower case
     "no space left on device": errno.ENOSPC,
     "out of diskspace": errno.ENOSPC,
     "couldn't write '": errno.ENOSPC,  # a ref
@@ -25,8 +26,8 @@ _DISK = {  # as the system, git and git-lfs say it, in lower case
     "disk quota exceeded": errno.EDQUOT,
     "read-only file system": errno.EROFS,
 }
-# What says which repository git is in, or lends it parts of another, as `git rev-parse
-# --local-env-vars` lists it. Configuration (GIT_CONFIG_COUNT and such) stays: it is of no one.
+# Variables that say which repository git is in, or lend it parts of another, as listed by `git
+# rev-parse --local-env-vars`. Configuration (GIT_CONFIG_COUNT and such) stays: it belongs to none.
 _OF_ONE_REPOSITORY = (
     "GIT_DIR",
     "GIT_WORK_TREE",
@@ -43,14 +44,14 @@ _OF_ONE_REPOSITORY = (
     "GIT_NO_REPLACE_OBJECTS",
     "GIT_REPLACE_REF_BASE",
 )
-OLDEST = (2, 31)  # the first git that says of a merge what it changed for its first parent
-_RUNS_HOOKS = (2, 36)  # the first git that does by itself
+OLDEST = (2, 31)  # the first git with --diff-merges=first-parent
+_RUNS_HOOKS = (2, 36)  # the first git with `git hook run`
 _SHOW_PROGRESS = ("clone", "fetch", "push")
 DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
 
 
 class GitCommand(git.Git):
-    """git, run in the folder of that very name: GitPython would take `$HOME` in it for another."""
+    """git, run in exactly this folder: GitPython would expand a `$HOME` in its name."""
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class GitCommand(git.Git):
 
 
 class Repo(git.Repo):
-    """GitPython's repository, with which git is found and run."""
+    """GitPython's repository, which runs git by `GitCommand`."""
 
     GitCommandWrapperType = GitCommand
 
@@ -73,7 +74,7 @@ class GitProcess:
         self.common = Path(repo.common_dir)
 
     def plain(self, *arguments: str) -> str:
-        """Runs a git command that does by itself what is wanted; returns its output.
+        """Runs a git command; returns its output.
 
         Raises:
             UsageError: git refuses; the message is git's.
@@ -88,12 +89,12 @@ class GitProcess:
         """Runs a hook if there is one.
 
         Raises:
-            GitError: it says no.
+            GitError: it refuses.
         """
         try:
             self._hook(name, *arguments, env=env)
         except git.GitCommandError as error:
-            raise GitError(f"the {name} hook says no: {words(error)}") from error
+            raise GitError(f"the {name} hook refused: {words(error)}") from error
 
     def tell_hook(self, name: str, *arguments: str) -> None:
         """Runs a hook if there is one, after the fact: as with git, its failure changes nothing."""
@@ -110,8 +111,8 @@ class GitProcess:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder for the time of a block, in the repository; gc removes what a kill left."""
-        parent = self.common / "niwf" / "tmp"
+        """A temporary folder in the repository, for a block; gc removes what a kill leaves."""
+        parent = self.common / PRIVATE / "tmp"
         make_dirs(parent)
         with tempfile.TemporaryDirectory(dir=parent) as folder:
             yield Path(folder)
@@ -120,7 +121,7 @@ class GitProcess:
         return self._git("config", "--type=bool", "--get", "--default=false", name) == "true"
 
     def _git(self, *arguments: str, env: dict[str, str] | None = None, **options: object) -> str:
-        # Objects stay in the store; a work tree needs their pointers only. Nobody sees an editor.
+        # Objects stay in the store; a work tree needs only their pointers. No editor opens.
         env = {"GIT_LFS_SKIP_SMUDGE": "1", "GIT_EDITOR": "false", **(env or {})}
         return self._run.execute(["git", *DURABLE, *arguments], env=env, **options)
 
@@ -134,10 +135,10 @@ class GitProcess:
 
 
 def require_git() -> None:
-    """Asks for git before anything needs it, in the repository that will be asked for.
+    """Requires git, and drops variables that would lead it to another repository.
 
-    A hook of git has its own repository in the environment, and all that runs in the hook would be
-    in that one, wherever it was told to be. So this process forgets it.
+    git runs hooks with GIT_DIR and the like set; every git started by such a hook would then use
+    that repository, wherever it is told to run.
 
     Raises:
         GitError: git is not installed.
@@ -145,14 +146,14 @@ def require_git() -> None:
     for name in _OF_ONE_REPOSITORY:
         os.environ.pop(name, None)
     if not shutil.which("git"):
-        raise GitError("there is no git on this machine: install git, https://git-scm.com")
+        raise GitError("git was not found: install git from https://git-scm.com")
 
 
 def require_recent_git() -> None:
-    """Asks for a git that knows all that it will be asked.
+    """Requires a git that has every feature used here.
 
     Raises:
-        GitError: it is older, or not installed.
+        GitError: it is too old, or not installed.
     """
     require_git()
     found = GitCommand(Path.cwd()).version_info
@@ -164,14 +165,14 @@ def require_recent_git() -> None:
 
 
 def progress() -> int:
-    """Where git-lfs is to draw its progress: the terminal's error stream, or nowhere."""
+    """Where git-lfs draws its progress: the terminal's error stream, or nowhere."""
     return 2 if os.isatty(2) else subprocess.DEVNULL
 
 
 def transfer(
     folder: Path, *command: str, given: str = "", env: Mapping[str, str] | None = None
 ) -> str | None:
-    """Runs a transfer by git or git-lfs; what it says goes to the error stream as it comes.
+    """Runs a transfer by git or git-lfs; its output goes to the error stream as it comes.
 
     Args:
         folder: where it runs.
@@ -179,7 +180,7 @@ def transfer(
         env: added to the environment.
 
     Returns:
-        None if it is done; else what it said.
+        None on success; else its output.
 
     Raises:
         OSError: the disk is full or read-only.
@@ -190,7 +191,7 @@ def transfer(
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         if os.isatty(2) and command[0] in _SHOW_PROGRESS:
             command = (command[0], "--progress", *command[1:])
-    # Reasons are searched for in what is said, so it is to be in one language.
+    # In one language, since the output is searched for reasons.
     env = {**os.environ, "LANGUAGE": "C", "GIT_LFS_SKIP_SMUDGE": "1", **(env or {})}
     said = b""
     with (
@@ -212,7 +213,7 @@ def transfer(
 
 @contextmanager
 def as_input(text: str) -> Iterator[IO[bytes]]:
-    """A file to be read by a command, with this text."""
+    """A file with this text, for a command to read."""
     with tempfile.TemporaryFile() as file:
         file.write(text.encode())
         file.seek(0)
@@ -225,13 +226,13 @@ def lines_of(listed: str) -> list[str]:
 
 
 def words(error: git.GitCommandError) -> str:
-    """git's own words, in one line."""
+    """git's own message, in one line."""
     text = str(error.stderr).strip().removeprefix("stderr: ").removeprefix("'").removesuffix("'")
     return " ".join(line.strip() for line in text.splitlines()) or f"exit status {error.status}"
 
 
 def blame_disk(said: str) -> None:
-    """Raises what git met as the error that it was, where this machine's disk was the reason."""
+    """Raises OSError if git failed because of this machine's disk."""
     here = "\n".join(line for line in said.lower().splitlines() if not line.startswith("remote:"))
     for reason, number in _DISK.items():
         if reason in here:

@@ -11,10 +11,10 @@ LOCKS = ("HEAD.lock", "packed-refs.lock", "config.lock", "refs/**/*.lock")
 
 
 def await_locks(folders: Iterable[Path]) -> None:
-    """Waits until no git changes a ref or the configuration; removes locks that do not end.
+    """Waits until no git changes a ref or the configuration; removes locks that stay.
 
-    No other locks: git holds `index.lock` for as long as an editor is open, and `shallow.lock` for
-    as long as it fetches.
+    Other locks are left alone: git holds `index.lock` for as long as an editor is open, and
+    `shallow.lock` for as long as it fetches.
 
     Args:
         folders: git folders: of a repository, and of its work tree where that has its own.

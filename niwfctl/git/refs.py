@@ -9,18 +9,18 @@ from niwfctl.git.git import Git, Ref
 class _Refs:
     """The refs of one kind."""
 
-    command: str  # of git, and what one is called in messages
+    command: str  # git's, and the noun in messages
     folder: str  # below refs/
 
     def __init__(self, git: Git) -> None:
         self._git = git
 
-    def list(self) -> list[Ref]:
+    def entries(self) -> list[Ref]:
         """All, by name."""
         return self._git.refs(self.folder)
 
     def delete(self, name: str) -> str:
-        """Deletes one, unless a branch is not merged; returns what git says of it.
+        """Deletes one, unless it is an unmerged branch; returns git's output.
 
         Raises:
             UnknownName: there is none of that name; the message lists what there is.
@@ -30,7 +30,7 @@ class _Refs:
         return self._git.plain(self.command, "--delete", "--", name)
 
     def require(self, name: str) -> None:
-        """Asks that there is one of a name.
+        """Requires that one of this name exists.
 
         Raises:
             UnknownName: there is none; the message lists what there is.
@@ -55,7 +55,7 @@ class Branches(_Refs):
 
         Raises:
             UnknownName: there is no such revision.
-            UsageError: git refuses the name, or has it already.
+            UsageError: git refuses the name, or it is taken.
         """
         self._git.plain("branch", "--", name, self._git.resolve(start))
 
@@ -64,7 +64,7 @@ class Branches(_Refs):
 
         Raises:
             UnknownName: there is none of that name; the message lists what there is.
-            UsageError: git refuses the new name, or has it already.
+            UsageError: git refuses the new name, or it is taken.
         """
         if old is not None:
             self.require(old)
@@ -81,11 +81,11 @@ class Tags(_Refs):
         return self._git.plain("tag", "--list", "-n1")
 
     def make(self, name: str, revision: str = "HEAD", message: str | None = None) -> None:
-        """Tags a revision; with a message the tag is an annotated one.
+        """Tags a revision; with a message, the tag is annotated.
 
         Raises:
             UnknownName: there is no such revision.
-            UsageError: git refuses the name, or has it already.
+            UsageError: git refuses the name, or it is taken.
         """
         annotated = ("-m", message) if message else ()
         self._git.plain("tag", *annotated, "--", name, self._git.resolve(revision))

@@ -27,7 +27,7 @@ _GPG_STATES = {
 _DOUBTED = re.compile(r"^\[GNUPG:\] TRUST_(UNDEFINED|NEVER)", re.M)
 _SSH_GOOD = re.compile(r'^Good "git" signature for (.*) with ', re.M)
 _SSH_BAD = re.compile(r"incorrect signature")
-_HEADERS = ("gpgsig", "gpgsig-sha256")  # of a commit that is signed, by its repository's hash
+_HEADERS = ("gpgsig", "gpgsig-sha256")  # of a signed commit, by its repository's hash function
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Signature:
     Attributes:
         state: `good`, `bad` (it is not what was signed), `unknown key`, `revoked key`,
             `expired` or `unsigned`.
-        signer: who the key says signed; None where nobody knows.
+        signer: the signer that the key names; None if unknown.
     """
 
     state: str
@@ -51,15 +51,15 @@ def signature(git: Git, commit: str) -> Signature:
     """The signature of a commit, by `git log`'s `%G?`."""
     code, signer = git.log(commit, "%G?%x1f%GS", "--max-count=1").split("\x1f", 1)
     if code == "N" and any(git.has_header(commit, header) for header in _HEADERS):
-        code = "E"  # git says N as well where it was not told which keys to trust
+        code = "E"  # git also prints N if it was not told which keys to trust
     return Signature(_STATES.get(code, "unsigned"), signer or None)
 
 
 def tag_signature(git: Git, tag: str) -> Signature | None:
-    """The signature of an annotated tag, by what `git verify-tag` lets gpg or ssh say of it.
+    """The signature of an annotated tag, as gpg or ssh report it to `git verify-tag`.
 
     Returns:
-        None if the name is of no annotated tag.
+        None if no annotated tag has the name.
     """
     if git.kind(tag) != "tag":
         return None

@@ -1,4 +1,4 @@
-"""PEFT LoRA directories: what they state, and what a region is made of them. No git."""
+"""PEFT LoRA directories: what they state, and how they become regions. No git."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "a
 ROOT = "base_model.model."  # of all keys of the weights
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
 _NUMBER = re.compile("[0-9]{1,9}")  # of a layer
-# What a key of a pattern may be: names and simple expressions, with one choice in brackets at most.
-# Python's matcher takes exponential time for others, and the file may be anyone's.
+# Keys a pattern may have: names and simple expressions, with at most one choice in brackets.
+# Python's matcher takes exponential time for some others, and the file is not to be trusted.
 _ONE = r"(?:[\w-]|\.|\\[.dw-]|\[\w(?:-?\w)*\])[*+?]?|[\^$|]"
 _KEY = re.compile(rf"(?:{_ONE})*(?:\((?:\?:)?(?:{_ONE})*\)(?:{_ONE})*)?", re.ASCII)
 _MOST_REPEATS = 3
@@ -42,7 +42,7 @@ _KEEP_THE_BASE = (
     "mica",
     "orthogonal",
 )  # of init_lora_weights
-# Entries that say how an adapter was trained, or what its keys and shapes say as well.
+# Entries that say how an adapter was trained, or repeat what its keys and shapes say.
 _WITHOUT_EFFECT = {
     "auto_mapping",
     "corda_config",
@@ -91,7 +91,7 @@ class AdapterConfig(BaseModel):
 
     @property
     def usual_scale(self) -> float:
-        """The same for modules that no pattern names."""
+        """The scale of modules that no pattern names."""
         return self._scale(self.lora_alpha, self.r)
 
     def _scale(self, alpha: float, rank: int) -> float:
@@ -100,13 +100,13 @@ class AdapterConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA as a region takes it.
+    """A LoRA, as a region needs it.
 
     Attributes:
-        basis: bf16, the same rank at every site, zero where the adapter changes nothing; what
-            single modules scale differently is folded into B.
+        basis: bf16, the same rank at every site, zero where the adapter changes nothing; where
+            a module's scale differs, B includes the difference.
         scale: α/r.
-        rounding: what bf16 costs: ‖ΔW′ − ΔW‖ / ‖ΔW‖ (Frobenius, over all linears together).
+        rounding: the error of bf16: ‖ΔW′ − ΔW‖ / ‖ΔW‖ (Frobenius, over all linears together).
         digest: `sha256:…` of the file of weights.
     """
 
@@ -117,12 +117,12 @@ class Adapter:
 
 
 def read_config(folder: Path) -> AdapterConfig:
-    """What a PEFT directory says of itself, once it is one that can be imported.
+    """The config of a PEFT directory that can be imported.
 
     Raises:
         UsageError: there is no such directory.
-        FormatError: it is no LoRA that changes the weights of linears and nothing else, or its
-            weights are pickled.
+        FormatError: it is not a LoRA that changes only the weights of linears, or its weights are
+            pickled.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a directory: give one with {CONFIG} and {WEIGHTS}")
@@ -131,10 +131,10 @@ def read_config(folder: Path) -> AdapterConfig:
             continue
         if file == WEIGHTS and (folder / PICKLE).is_file():
             raise FormatError(
-                f"{folder / PICKLE} is a pickle, which could run any code and is never opened: "
+                f"{folder / PICKLE} is a pickle, which could run any code, so it is never opened: "
                 "save the adapter as safetensors with a current version of peft"
             )
-        raise FormatError(f"{folder} is no PEFT adapter: it has no {file}")
+        raise FormatError(f"{folder} is not a PEFT adapter: it has no {file}")
     path = folder / CONFIG
     try:
         config = AdapterConfig.model_validate(json.loads(_content(path)))
@@ -156,11 +156,11 @@ def read_adapter(
     Args:
         config: from `read_config`.
         decoder: path of the backbone's decoder, from `decoder_path`.
-        sites: all that a region of this repository adapts.
+        sites: all sites that a region of this repository adapts.
 
     Raises:
-        FormatError: the weights are damaged, of other shapes, or of a module that is not adapted
-            here.
+        FormatError: the weights are damaged, have other shapes, or belong to a module that is not
+            adapted here.
     """
     content = _content(folder / WEIGHTS)
     try:
@@ -174,7 +174,7 @@ def read_adapter(
         _require_shapes(folder, config, module, by_module[module], pair)
     rank = max(len(down) for down, _ in pairs.values())
     if rank > LARGEST_RANK:
-        raise FormatError(f"{folder} is of rank {rank}, and {LARGEST_RANK} is the most")
+        raise FormatError(f"{folder} has rank {rank}, more than the {LARGEST_RANK} allowed")
     scale = config.usual_scale
     true: dict[str, tuple[Tensor, Tensor]] = {}
     for module, site in by_module.items():
@@ -193,21 +193,21 @@ def read_adapter(
 
 
 def _matching(pattern: Mapping[str, Number] | None, module: str, usual: Number) -> Number:
-    """The entry for a module, found as PEFT finds it: keys are ends of paths, or expressions."""
+    """A module's entry, found as PEFT finds it: keys are ends of paths, or expressions."""
     entries = (pattern or {}).items()
     return next((entry for key, entry in entries if re.match(rf"(.*\.)?({key})$", module)), usual)
 
 
 def _obstacle(config: AdapterConfig) -> str | None:
-    """Why an adapter is not a LoRA of linears and nothing else, to be said after its file."""
+    """Why an adapter is not a LoRA of linears alone, as a predicate of its file."""
     if config.peft_type != "LORA":
-        return f"is of type {config.peft_type}: only LORA can be imported"
+        return f"has type {config.peft_type}: only LORA can be imported"
     if config.bias != "none":
         return f"has bias={config.bias!r}: an adapter that also changes biases cannot be imported"
     if config.init_lora_weights not in _KEEP_THE_BASE:
         return (
-            f"has init_lora_weights={config.init_lora_weights!r}, which changes the base's own "
-            "weights, too: convert it to a plain LoRA when you save it (PEFT's "
+            f"has init_lora_weights={config.init_lora_weights!r}, which also changes the base's "
+            "own weights: convert it to a plain LoRA when you save it (PEFT's "
             "`path_initial_model_for_weight_conversion`)"
         )
     for pattern in (config.rank_pattern, config.alpha_pattern):
@@ -216,15 +216,15 @@ def _obstacle(config: AdapterConfig) -> str | None:
                 return f"has the impossible pattern {key!r}: {value!r}"
             if not _is_simple(key):
                 return (
-                    f"has the pattern {key[:60]!r}: only names are taken, with `|`, `^`, `$`, `.`, "
-                    "`\\d`, `\\w`, classes, one pair of brackets that nothing repeats, and at most "
+                    f"has the pattern {key[:60]!r}: expected names, with `|`, `^`, `$`, `.`, "
+                    "`\\d`, `\\w`, classes, one pair of unrepeated brackets, and at most "
                     f"{_MOST_REPEATS} of `*`, `+` and `?`"
                 )
     for entry, value in (config.model_extra or {}).items():
         if value and entry not in _WITHOUT_EFFECT:
             return (
-                f"sets {entry}, and what that does to the weights cannot be imported: only plain "
-                "LoRA of linears can"
+                f"sets {entry}, whose effect on the weights cannot be imported: only plain LoRA of "
+                "linears can"
             )
     return None
 
@@ -237,7 +237,7 @@ def _content(file: Path) -> bytes:
 
 
 def _is_simple(key: str) -> bool:
-    """Whether matching a key to the path of a module takes no time to speak of."""
+    """Whether a key can be matched to a module's path quickly."""
     repeats = sum(map(key.replace("(?:", "(").count, "*+?"))
     if repeats > _MOST_REPEATS or not _KEY.fullmatch(key):
         return False
@@ -255,7 +255,7 @@ def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tenso
         match = _FACTOR.fullmatch(key)
         if match is None:
             raise FormatError(
-                f"{folder} holds {key}, which is no LoRA factor of a linear: it cannot be imported"
+                f"{folder} holds {key}, not a LoRA factor of a linear: it cannot be imported"
             )
         found.setdefault(match["module"], {})[match["which"]] = tensor
     if not found:
@@ -269,7 +269,7 @@ def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tenso
 
 
 def _place(module: str) -> list[tuple[int, str]]:
-    """A key that sorts paths with their numbers as numbers."""
+    """A sort key for paths that compares their numbers as numbers."""
     return [
         (int(part), "") if _NUMBER.fullmatch(part) else (-1, part) for part in module.split(".")
     ]
@@ -278,7 +278,7 @@ def _place(module: str) -> list[tuple[int, str]]:
 def _require_adapted(
     folder: Path, modules: Mapping[str, object], decoder: str, by_module: Mapping[str, Site]
 ) -> None:
-    """Refuses modules that are not adapted here, those below the tap layer with the way out."""
+    """Refuses modules that are not adapted here; for those below the tap layer, says how."""
     adapted = {site.layer for site in by_module.values()}
     tap, last = min(adapted), max(adapted)
     strange = [module for module in modules if module not in by_module]
@@ -289,8 +289,8 @@ def _require_adapted(
         way = (
             f"import it into a repository made with `niwfctl init --tap-layer {below[0]}`"
             if below[0] > 0
-            else "no repository can take a change of layer 0, since the coordinate is read below "
-            f"all changes, so train it with layers_to_transform from {tap}"
+            else "no repository can change layer 0, since the coordinate is read below all "
+            f"changes: train it with layers_to_transform from {tap}"
         )
         raise FormatError(
             f"{folder} adapts {_listed(below)}, and capabilities here change layers {tap} (the "
@@ -319,7 +319,7 @@ def _require_shapes(
     for which, tensor, shape in zip("AB", pair, expected, strict=True):
         if tuple(tensor.shape) != shape:
             raise FormatError(
-                f"{folder} has {which} of {module} in the shape {list(tensor.shape)}, expected is "
+                f"{folder} has {which} of {module} with shape {list(tensor.shape)}, expected "
                 f"{list(shape)}: it was made for another backbone "
                 f"({config.base_model_name_or_path}), or its {CONFIG} belongs to other weights"
             )
@@ -330,8 +330,8 @@ def _require_shapes(
             )
         if not tensor.isfinite().all():
             raise FormatError(
-                f"{folder} has a value in {which} of {module} that is not a finite number: its "
-                "training has failed"
+                f"{folder} has a value in {which} of {module} that is not finite: its training "
+                "failed"
             )
 
 

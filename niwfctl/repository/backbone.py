@@ -1,4 +1,4 @@
-"""Where the backbone that a repository pins is."""
+"""Locates the backbone that a repository pins."""
 
 from __future__ import annotations
 
@@ -18,28 +18,26 @@ if TYPE_CHECKING:
 
 
 def pinned_source(repository: Repository) -> Source:
-    """Where the backbone that the repository pins is.
-
-    $NIWFCTL_BACKBONE may say where on this machine; it must be the same one still.
+    """The pinned backbone, or the same one at $NIWFCTL_BACKBONE.
 
     Raises:
-        BackboneError: it is missing, or another one.
+        BackboneError: it is missing, or differs from the pinned one.
     """
     pinned = repository.config.backbone
     source = resolve(os.environ.get("NIWFCTL_BACKBONE") or pinned.model, pinned.revision)
     if pinned.identity not in identities(source):
         raise BackboneError(
             f"{source.folder} is not the backbone this repository pins (it is {source.identity}, "
-            f"pinned is {pinned.identity}): put the pinned one back, or say where it is with "
-            "NIWFCTL_BACKBONE"
+            f"pinned is {pinned.identity}): restore the pinned one, or set "
+            "NIWFCTL_BACKBONE to its place"
         )
     return source
 
 
 def identities(source: Source) -> Iterator[str | None]:
-    """All that a backbone is pinned by: older repositories have another hash, or a hub's commit."""
+    """All ids that may pin a backbone: older repositories used another hash, or a hub's commit."""
     yield from (source.identity, source.hub)
-    yield earlier_identity(Path(source.folder), hashes())  # last, since it reads all files
+    yield earlier_identity(Path(source.folder), hashes())  # last, since it reads every file
 
 
 @contextmanager
@@ -54,7 +52,7 @@ def fitting(quant: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not of_memory(error):
             raise
-        way = "take a smaller one" if quant == "nf4" else "hold it in 4 bits, by `init --quant nf4`"
+        way = "choose a smaller one" if quant == "nf4" else "quantize it with `init --quant nf4`"
         raise MemoryFull(
-            f"there is too little memory for the backbone: {way}, or stop what else uses the memory"
+            f"there is too little memory for the backbone: {way}, or stop other users of the memory"
         ) from error

@@ -12,18 +12,14 @@ from typing import TYPE_CHECKING
 from niwfstore import CorruptObject, MalformedTensors, StoreError, check_tensors, output_file
 from pydantic import BaseModel, Field
 
-from niwfctl.atlas import Atlas
+from niwfctl.atlas import Atlas, listed
 from niwfctl.config import FILE
 from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
+from niwfctl.layout import ATTRIBUTES, ATTRIBUTES_FILE, OBJECTS, object_file
 from niwfctl.repository.merge import Merged, Resolution, merge
-from niwfctl.repository.objects import (
-    ATTRIBUTES,
-    ATTRIBUTES_FILE,
-    object_file,
-    pointed,
-    storing,
-)
+from niwfctl.repository.pointers import pointed
 from niwfctl.repository.record import changed_files
+from niwfctl.storage import storing
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -34,7 +30,7 @@ _MEMBER = re.compile(r"bundle\.json|history|objects/[0-9a-f]{64}")
 
 
 class _Note(BaseModel):
-    """What a bundle says of itself, in `bundle.json`."""
+    """What a bundle states, in `bundle.json`."""
 
     format: int = Field(FORMAT, ge=1)
     commit: str = Field(pattern=r"^[0-9a-f]{40,64}$")
@@ -42,13 +38,13 @@ class _Note(BaseModel):
 
 
 def create(repository: Repository, file: Path, targets: Sequence[str] = ()) -> list[str]:
-    """Does what `Repository.write_bundle` says."""
+    """Implements `Repository.write_bundle`."""
     if file.is_dir() or not file.absolute().parent.is_dir():
-        raise UsageError(f"{file} cannot be written: give a file in a folder that is there")
+        raise UsageError(f"{file} cannot be written: give a file in an existing folder")
     if repository.git.plain("rev-parse", "--is-shallow-repository") == "true":
         raise UsageError(
-            "this is a shallow clone, and a bundle of it could only be applied where the history "
-            "is that it lacks: get that with `git fetch --unshallow`, then create the bundle"
+            "this is a shallow clone, whose bundle could only be applied where the missing "
+            "history exists: fetch it with `git fetch --unshallow`, then create the bundle"
         )
     commit = _chosen(repository, targets)
     names = sorted(repository.atlas(commit))
@@ -68,10 +64,10 @@ def create(repository: Repository, file: Path, targets: Sequence[str] = ()) -> l
 
 
 def apply(repository: Repository, file: Path) -> Merged:
-    """Takes in a bundle: checks that it is whole, keeps its objects, then merges its history.
+    """Applies a bundle: checks that it is complete, stores its objects, then merges its history.
 
     Raises:
-        FormatError: not a bundle, not a whole one, or of a newer version; nothing is merged.
+        FormatError: not a bundle, incomplete, or of a newer version; nothing is merged.
         ObjectError: an object in it is corrupt; nothing is merged.
         Conflict, UsageError: as `Repository.merge`.
     """
@@ -81,17 +77,17 @@ def apply(repository: Repository, file: Path) -> Merged:
                 commit = _take(repository, file, scratch)
         except (tarfile.TarError, ValueError, FileNotFoundError, EOFError) as error:
             reason = " ".join(str(error).split())
-            raise FormatError(f"{file} is not a whole niwfctl bundle: {reason}") from error
+            raise FormatError(f"{file} is not a complete niwfctl bundle: {reason}") from error
         return merge(repository, commit, Resolution(), f"Apply {file.name}")
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """A member that says nothing of who made it, where and when."""
+    """A member without traces of who made it, where and when."""
     return member.replace(uid=0, gid=0, uname="", gname="", mtime=0, mode=0o644, deep=False)
 
 
 def _chosen(repository: Repository, targets: Sequence[str]) -> str:
-    """The commit that a bundle is to bring."""
+    """The commit to bundle."""
     if not targets:
         return repository.git.resolve("HEAD")
     if len(targets) == 1 and not repository.names_capability(targets[0]):
@@ -100,23 +96,23 @@ def _chosen(repository: Repository, targets: Sequence[str]) -> str:
         except UnknownName as error:
             raise UnknownName(
                 f"neither a capability nor a commit is called {targets[0]!r}: capabilities are "
-                f"{', '.join(sorted(repository.atlas())) or 'none yet'}"
+                f"{listed(repository.atlas())}"
             ) from error
     chosen: Atlas = {}
     for target in targets:
         capability = repository.capability(target)
         if capability.name in chosen:
-            raise UsageError(f"{target!r}: a bundle holds one capability of a name")
+            raise UsageError(f"{target!r}: a bundle can hold only one capability of a name")
         chosen[capability.name] = capability
     return _alone(repository, chosen)
 
 
 def _alone(repository: Repository, chosen: Atlas) -> str:
-    """A commit of some capabilities only, on the one in which the field began.
+    """A commit of some capabilities only, whose parent is the commit in which the field began.
 
-    So whoever applies it gets these and no others, and whoever shares the field can merge it. Where
-    that one brings more, as of a project that the field was begun in, or capabilities of a history
-    that was cut short, the commit stands for itself, with nothing of it.
+    Applying it brings these and no others, and any repository of that field can merge it. If the
+    parent would bring more, such as files of a project or capabilities of a truncated history, the
+    commit has no parent.
     """
     from niwfctl.repository.routing import settled
 
@@ -132,17 +128,17 @@ def _alone(repository: Repository, chosen: Atlas) -> str:
 
 
 def _only_a_field(repository: Repository, began: str) -> bool:
-    """Whether a commit and its history are no more than an empty field."""
+    """Whether a commit and its history contain nothing but an empty field."""
     git = repository.git
     parents = git.log(began, "%P", "--max-count=1").split()
     names = git.plain("ls-tree", "--name-only", began).splitlines()
     empty = not repository.atlas(began)
-    return empty and not parents and set(names) <= {FILE, ATTRIBUTES_FILE, "objects"}
+    return empty and not parents and set(names) <= {FILE, ATTRIBUTES_FILE, OBJECTS}
 
 
 def _write_history(repository: Repository, commit: str, file: Path) -> None:
     git = repository.git
-    with repository.writing():  # the name is one for all
+    with repository.writing():  # all bundles use the same ref
         git.plain("update-ref", _REF, commit)
         try:
             git.plain("bundle", "create", "--quiet", str(file), _REF)
@@ -151,17 +147,17 @@ def _write_history(repository: Repository, commit: str, file: Path) -> None:
 
 
 def _take(repository: Repository, file: Path, folder: Path) -> str:
-    """Unpacks a bundle, keeps its history and its objects; returns its commit."""
+    """Unpacks a bundle and stores its history and objects; returns its commit."""
     objects = folder / "objects"
     with tarfile.open(file, "r:") as archive:
         for member in archive.getmembers():
             plain = member.isreg() and not member.issparse()
             if not (plain and _MEMBER.fullmatch(member.name)):
-                raise ValueError(f"{member.name!r} has no place in one")
+                raise ValueError(f"{member.name!r} does not belong in a bundle")
         archive.extractall(folder, filter="data")
     note = _Note.model_validate_json((folder / "bundle.json").read_bytes())
     if note.format > FORMAT:
-        raise FormatError(f"{file} is of format {note.format}: upgrade niwfctl")
+        raise FormatError(f"{file} has format {note.format}: upgrade niwfctl")
     _check_objects(objects)
     try:
         _take_history(repository, folder / "history", note.commit)
@@ -170,34 +166,34 @@ def _take(repository: Repository, file: Path, folder: Path) -> str:
         raise ValueError(str(error)) from error
     for oid in needed:
         if oid not in repository.store and not (objects / oid).exists():
-            raise ValueError(f"object {oid} is neither in it nor here")
+            raise ValueError(f"object {oid} is neither in the bundle nor here")
     for path in sorted(objects.iterdir()):
         repository.store.put_file(path)
     return note.commit
 
 
 def _take_history(repository: Repository, history: Path, commit: str) -> None:
-    """Keeps the git objects of a bundle; no ref refers to them yet."""
+    """Stores the git objects of a bundle; no ref refers to them yet."""
     heads = repository.git.plain("bundle", "list-heads", str(history)).split()
     if heads != [commit, _REF]:
-        raise ValueError("its history is another than it says")
+        raise ValueError("its history is not the one it states")
     checked = ("-c", "fetch.fsckObjects=true")
     quietly = ("--quiet", "--no-write-fetch-head")
     repository.git.plain(*checked, "fetch", *quietly, str(history), _REF)
 
 
 def _needed(repository: Repository, commit: str) -> set[str]:
-    """Ids of the objects that a commit needs, and those that its history brings."""
+    """Ids of the objects that a commit needs and those that its history adds."""
     new = pointed(repository.git, commit, "--not", "--all").values()
     atlas = repository.atlas(commit)
     return {*new, *(ref.oid for capability in atlas.values() for ref in capability.objects)}
 
 
 def _check_objects(folder: Path) -> None:
-    """Proves that a bundle's objects are what their names say.
+    """Checks that a bundle's objects match their names.
 
     Raises:
-        ObjectError: one is not.
+        ObjectError: one does not.
     """
     try:
         for path in sorted(folder.iterdir()):
@@ -210,4 +206,4 @@ def _check_objects(folder: Path) -> None:
             except MalformedTensors as error:
                 raise CorruptObject(path.name, str(error)) from error
     except StoreError as error:
-        raise ObjectError(f"the bundle is damaged, and nothing of it was taken: {error}") from error
+        raise ObjectError(f"the bundle is damaged, and nothing was applied: {error}") from error

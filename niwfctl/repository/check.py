@@ -1,4 +1,4 @@
-"""Gates for pipelines: is what HEAD has fit to be shipped?"""
+"""Gates for pipelines: is HEAD fit to ship?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from niwfctl.atlas import Atlas, Capability
 from niwfctl.config import FILE, Gate
 from niwfctl.errors import DataError, UnknownName
-from niwfctl.repository.measure import Bench, Data, Measured, Report, named
+from niwfctl.repository.measure import Bench, Data, Measured, Tell, named
 from niwfctl.repository.verify import Check, verify
 
 if TYPE_CHECKING:
@@ -28,16 +28,16 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def check(
     repository: Repository,
     against: str | None,
-    report: Report = lambda what, done, rows: None,
+    report: Tell = lambda what, done, rows: None,
 ) -> list[Check]:
     """Verifies HEAD, then measures every gate of its niwf.toml.
 
-    What was measured is remembered, so that an unchanged capability is not measured twice.
+    Results are remembered, so that an unchanged capability is not measured twice.
 
     Args:
         against: revision to compare with where a gate limits the regression; HEAD's parent by
             default.
-        report: told what is under way.
+        report: told what is in progress.
 
     Raises:
         DataError: a gate's data cannot be used.
@@ -52,10 +52,11 @@ def check(
     bench = Bench(repository, report)
     for name, gate in sorted(gates.items()):
         if name not in atlas:
-            problem = f"{FILE} has a gate for it, and HEAD has no such capability"
+            problem = f"{FILE} has a gate for it, but HEAD has no such capability"
             checks.append(Check(name, "gate", False, problem))
         elif broken & {name, "backbone", "coordinates"}:
-            checks.append(Check(name, "gate", False, "not measured: it is not what was committed"))
+            problem = "not measured: it differs from what was committed"
+            checks.append(Check(name, "gate", False, problem))
         else:
             checks += _Gated(bench, name, gate, data[name], atlas[name], before).checks()
     return checks
@@ -64,12 +65,12 @@ def check(
 def committed_gates(repository: Repository) -> dict[str, Gate]:
     """The gates of HEAD's niwf.toml, by capability; warns where the file holds others."""
     if repository.git.changes(FILE):
-        logger.warning("%s differs from HEAD: the gates that count are those of HEAD", FILE)
+        logger.warning("%s differs from HEAD: the gates of HEAD apply", FILE)
     return repository.config.gates
 
 
 def gate_data(repository: Repository, name: str) -> Data:
-    """What the gate of a capability is measured on.
+    """The data that a capability's gate is measured on.
 
     Raises:
         DataError: it lies outside the repository, or cannot be used.
@@ -101,7 +102,7 @@ def junit(checks: list[Check]) -> bytes:
 
 
 def _baseline(repository: Repository, against: str | None) -> tuple[str, Atlas]:
-    """What regressions are measured against: how it is called, and its capabilities."""
+    """What regressions are measured against: its name in messages, and its capabilities."""
     head = repository.git.resolve("HEAD")
     try:
         return against or _PARENT, repository.atlas(against or _PARENT)
@@ -111,14 +112,14 @@ def _baseline(repository: Repository, against: str | None) -> tuple[str, Atlas]:
         if repository.git.has_header(head, "parent"):
             raise UnknownName(
                 "HEAD has a parent that this shallow clone lacks: fetch it with `git fetch "
-                "--deepen=1`, or name a commit that is here with --against"
+                "--deepen=1`, or give --against with a commit that is here"
             ) from None
         return "HEAD, which is the first commit", {}
 
 
 @dataclass(frozen=True)
 class _Gated:
-    """One capability at its gate."""
+    """One capability and its gate."""
 
     bench: Bench
     name: str
@@ -128,7 +129,7 @@ class _Gated:
     before: tuple[str, Atlas]
 
     def checks(self) -> Iterator[Check]:
-        """One for each limit that the gate sets."""
+        """One check for each limit that the gate sets."""
         gate = self.gate
         limits = (gate.max_perplexity, gate.min_exact_match, gate.max_regression)
         if all(limit is None for limit in limits):

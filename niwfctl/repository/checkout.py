@@ -1,4 +1,4 @@
-"""What is checked out: a capability to answer with, and a revision to stand on."""
+"""What is checked out: a capability to answer with, and a revision of the work tree."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from niwfstore import write_atomic
 
-from niwfctl.atlas import parse_target
+from niwfctl.atlas import listed, parse_target, split_target
 from niwfctl.errors import UnknownName, UsageError
 from niwfctl.repository.same_field import usable
 
@@ -18,7 +18,7 @@ _FILE = "niwf-active"  # in the git folder of a work tree: each work tree has it
 
 
 def active(repository: Repository) -> str | None:
-    """Does what `Repository.active` says."""
+    """Implements `Repository.active`."""
     try:
         return json.loads((repository.git.folder / _FILE).read_bytes())["capability"]
     except (OSError, ValueError, KeyError):
@@ -26,7 +26,7 @@ def active(repository: Repository) -> str | None:
 
 
 def checkout(repository: Repository, target: str | None, branch: str | None) -> str:
-    """Does what `Repository.checkout` says."""
+    """Implements `Repository.checkout`."""
     if branch is not None:
         return _new_branch(repository, branch, target or "HEAD")
     if target is None:
@@ -44,12 +44,11 @@ def checkout(repository: Repository, target: str | None, branch: str | None) -> 
     except UnknownName as error:
         if _followed(repository, target):
             return _place(repository)
-        there = ", ".join(sorted(repository.atlas())) or "none yet"
         raise UnknownName(
             f"neither a capability, a branch, a tag nor a commit is called {target!r}: "
-            f"capabilities are {there}"
+            f"capabilities are {listed(repository.atlas())}"
         ) from error
-    with repository.writing():  # a commit under way lands on the branch that it began on
+    with repository.writing():  # a commit in progress lands on the branch where it began
         repository.git.checkout(target.removeprefix("refs/heads/"))
     return _place(repository)
 
@@ -62,35 +61,35 @@ def _new_branch(repository: Repository, branch: str, start: str) -> str:
 
 
 def _followed(repository: Repository, branch: str) -> bool:
-    """Whether a branch that only a remote had is checked out now, as git would do it."""
+    """Checks out a branch that only a remote has, as git would; returns whether one has it."""
     with repository.writing():
         return repository.git.follow(branch)
 
 
 def _place(repository: Repository) -> str:
-    """Where the work tree stands now."""
+    """Where the work tree is now."""
     commit = repository.git.resolve("HEAD")[:12]
     return f"at {repository.git.branch() or commit} ({commit})"
 
 
 def names_capability(repository: Repository, target: str) -> bool:
-    """Does what `Repository.names_capability` says."""
-    name, at, revision = target.partition("@")
-    if at:
-        return bool(name) and not revision.startswith("{")  # as in HEAD@{1}, which is git's
+    """Implements `Repository.names_capability`."""
+    _, revision = split_target(target)
+    if revision:
+        return not revision.startswith("{")  # as in HEAD@{1}, which is git's
     if target not in repository.atlas():
         return False
     refs = repository.git.names(target)
     if refs:
         kind = "branch" if refs[0].startswith("refs/heads/") else "tag"
         raise UsageError(
-            f"{target!r} is a capability and a {kind}: say `{target}@HEAD` for the capability "
+            f"{target!r} is both a capability and a {kind}: say `{target}@HEAD` for the capability "
             f"or `{refs[0]}` for the {kind}"
         )
     return True
 
 
 def activate(repository: Repository, capability: str | None) -> None:
-    """Makes a capability the one to answer with; None: the bare backbone."""
+    """Makes a capability active; None for the bare backbone."""
     content = json.dumps({"capability": capability}).encode()
     write_atomic(repository.git.folder / _FILE, content)

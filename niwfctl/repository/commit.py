@@ -17,12 +17,12 @@ from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
 from niwfctl.field.naming import under
 from niwfctl.field.region import Region
-from niwfctl.repository.objects import storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.regions import load_basis, pins
 from niwfctl.repository.routing import require_light, settled
 from niwfctl.repository.underway import require_ready
+from niwfctl.storage import storing
 from niwfctl.tensors import as_bytes
 from niwfctl.training import checkpoint
 from niwfctl.training.run import Run
@@ -41,14 +41,14 @@ class Committed:
 
 @dataclass(frozen=True)
 class RoutingOptions:
-    """How a new region shares coordinate space with those that are there.
+    """How a new region shares coordinate space with existing ones.
 
     Attributes:
-        max_takeover: share of each earlier region's anchors it may win; None: as niwf.toml says.
+        max_takeover: share of each earlier region's anchors it may win; None for niwf.toml's.
         manual: never route to it.
         supersede: names of capabilities it may take over.
         accept_shadow: commit it even where earlier ones own most of its prompts.
-        general: it also gets what the base would, as if it had been trained so.
+        general: it also gets prompts of the base, as if it had been trained with `general`.
     """
 
     max_takeover: float | None = None
@@ -61,7 +61,7 @@ class RoutingOptions:
 def commit(
     repository: Repository, names: list[str], message: str, routing: RoutingOptions
 ) -> Committed:
-    """Does what `Repository.commit` says. Order: objects, git objects, work tree, branch."""
+    """Implements `Repository.commit`. Order: objects, git objects, work tree, branch."""
     if not message.strip():
         raise UsageError("an empty commit message: say what was trained")
     require_ready(repository)
@@ -80,10 +80,10 @@ def commit_regions(
     routing: RoutingOptions,
     trainings: Sequence[str] = (),
 ) -> Committed:
-    """Commits sealed regions as one operation; the caller holds the lock under which they were.
+    """Commits regions as one operation; the caller holds the lock under which they were sealed.
 
     Args:
-        trainings: names of those that are done with.
+        trainings: names of those to put aside.
 
     Raises:
         UsageError, UnknownName, Shadowed: as `adding`.
@@ -98,17 +98,17 @@ def commit_regions(
 
 
 def trained(repository: Repository, names: Sequence[str]) -> list[Run]:
-    """What a commit would seal.
+    """The trainings that a commit would seal.
 
     Raises:
         NiwfError: no training is finished.
         UnknownName: nothing is trained under a name.
-        UsageError: a training is not finished, or was on another coordinate map.
+        UsageError: a training is not finished, or used another coordinate map.
     """
     waiting = {run.name: run for run in repository.uncommitted()}
     for name in names:
         if name not in waiting:
-            repository.trainings.get(name)  # tells why, if it cannot be read
+            repository.trainings.get(name)  # raises if it cannot be read
             raise UnknownName(
                 f"nothing is trained under {name!r}: train it with `niwfctl train {name} --data …`"
             )
@@ -126,20 +126,20 @@ def trained(repository: Repository, names: Sequence[str]) -> list[Run]:
             )
         if run.coordinates != repository.config.field.coordinates:
             raise UsageError(
-                f"{run.name!r} was trained on another coordinate map: train it anew with --restart"
+                f"{run.name!r} was trained on another coordinate map: train it again with --restart"
             )
     return chosen
 
 
 def seal(repository: Repository, run: Run, region: Region, probe: Tensor) -> RegionEntry:
-    """Stores a region, and those of its bases that are its own.
+    """Stores a region and the bases that are its own.
 
     Args:
-        run: its record; the first bases of the region are those it names as reused.
+        run: its record; the region's first bases are the reused ones that it names.
         probe: the sample of the run's witness, [sequences, ≤ 256].
 
     Returns:
-        What a manifest says of it, still without terms of routing.
+        Its manifest entry, without routing terms so far.
     """
     own = region.bases[len(run.reused) :]
     stored = [repository.store.put_tensors(as_bytes(basis.tensors())) for basis in own]
@@ -153,7 +153,7 @@ def seal(repository: Repository, run: Run, region: Region, probe: Tensor) -> Reg
         layers=region.layers,
         radius=float(region.cell.radius),
         anchors=len(region.anchors),
-        # where the data lay is nobody's business but the trainer's; its hash says what it was
+        # the data's paths are private to its owner; the hash identifies it
         run=run.model_copy(update={"sources": [Path(source).name for source in run.sources]}),
         sealed_on=current_platform(torch.device("cpu")),
     )
@@ -162,11 +162,11 @@ def seal(repository: Repository, run: Run, region: Region, probe: Tensor) -> Reg
 def adding(
     repository: Repository, atlas: Atlas, entries: Sequence[RegionEntry], routing: RoutingOptions
 ) -> Atlas:
-    """An atlas with further regions, each under its run's name, and the routing lock settled.
+    """An atlas with added regions, each under its run's name, and the routing lock settled.
 
     Raises:
         UsageError: a new capability's name is taken.
-        UnknownName: the capability to extend or revise is not there.
+        UnknownName: the capability to extend or revise does not exist.
         Shadowed: earlier capabilities own too much of a region.
     """
     superseded = tuple(
@@ -196,7 +196,7 @@ def adding(
 
 
 def _owning(capability: Capability) -> tuple[RegionEntry, ...]:
-    """The regions by which a capability owns prompts.
+    """The regions through which a capability owns prompts.
 
     Raises:
         UsageError: it is a composition, which owns none.
@@ -210,7 +210,7 @@ def _owning(capability: Capability) -> tuple[RegionEntry, ...]:
 
 
 def _next_order(atlas: Atlas) -> int:
-    """After every region that is there, however many were removed."""
+    """The next place in the order, after every region, even if some were removed."""
     regions = (entry for capability in atlas.values() for entry in capability.regions)
     return 1 + max((entry.terms.order for entry in regions if entry.terms), default=-1)
 
@@ -219,7 +219,7 @@ def _with(atlas: Atlas, run: Run, entry: RegionEntry) -> Capability:
     mode = run.options.mode
     if mode == "new" and run.name in atlas:
         raise UsageError(
-            f"{run.name!r} has been committed meanwhile: give that one another name with "
+            f"{run.name!r} was committed in the meantime: give that one another name with "
             f"`niwfctl mv {run.name} OTHER`, then commit this training"
         )
     earlier = get_capability(atlas, run.name).regions if mode != "new" else ()

@@ -1,4 +1,4 @@
-"""Composition, without retraining: a capability made of sealed bases of others."""
+"""Composition without retraining: a capability made of sealed bases of others."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from niwfctl.atlas import Atlas, Capability, Part, parse_target
 from niwfctl.errors import UsageError
 from niwfctl.repository.names import require_free
-from niwfctl.repository.objects import storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import usable
 from niwfctl.repository.underway import require_ready
+from niwfctl.storage import storing
 from niwfctl.training.run import SEEDS
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 EXACT = ("linear", "routed")
 SPARSE = ("ties", "dare_linear", "dare_ties", "magnitude_prune")  # PEFT's
-MERGING = ("svd", *SPARSE)
+APPROXIMATING = ("svd", *SPARSE)
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Recipe:
 
     Attributes:
         weights: one a capability; may be negative; None: 1 for each.
-        method: `linear`: Σ_i w_i ΔW_i(z), exact, of the very bases that are there; `routed`: the
-            one that owns the prompt acts; `svd`: the best approximation of the sum by a smaller
+        method: `linear`: Σ_i w_i ΔW_i(z), exact, with the existing bases; `routed`: the one that
+            owns the prompt acts; `svd`: the best approximation of the sum by a smaller
             rank; or one of PEFT's methods on the changes of weights.
-        rank: of the result where it is approximated; None: the ranks of all added up.
-        density: share of the entries that PEFT's methods keep; None: half of them.
-        seed: of the methods that draw.
+        rank: of the result if it is approximated; None for the sum of all ranks.
+        density: share of the entries that PEFT's methods keep; None for half of them.
+        seed: of the methods that sample.
     """
 
     weights: tuple[float, ...] | None = None
@@ -56,7 +56,7 @@ class Composed:
     """The outcome.
 
     Attributes:
-        error: ‖ΔW − approximation‖_F over ‖ΔW‖_F, gates at the means of their cells; None where
+        error: ‖ΔW − approximation‖_F over ‖ΔW‖_F, gates at the means of their cells; None if
             nothing is approximated.
     """
 
@@ -68,16 +68,18 @@ class Composed:
 def compose(
     repository: Repository, sources: Sequence[str], name: str, recipe: Recipe, message: str | None
 ) -> Composed:
-    """Does what `Repository.compose` says."""
+    """Implements `Repository.compose`."""
     require_free(repository, name)
     parts = parts_of(repository, sources, checked(recipe, len(sources)))
     if recipe.method == "routed":
         _require_owners(repository, sources)
     require_ready(repository)
-    merged = None if recipe.method in EXACT else _merged(repository, name, parts, recipe)
-    message = message or _message(name, sources, recipe, merged)
+    approximation = (
+        None if recipe.method in EXACT else _approximated(repository, name, parts, recipe)
+    )
+    message = message or _message(name, sources, recipe, approximation)
     with storing(), repository.writing(), repository.operations.recording(command_line()):
-        entry = merged and merged.sealed(repository)
+        entry = approximation and approximation.sealed(repository)
 
         def change(atlas: Atlas) -> Atlas:
             require_free(repository, name, atlas)
@@ -90,7 +92,7 @@ def compose(
 
         commit = record(repository, change, message)
     repository.git.tell_hook("post-commit")
-    return Composed(commit, repository.atlas(commit)[name], merged and merged.error)
+    return Composed(commit, repository.atlas(commit)[name], approximation and approximation.error)
 
 
 def parts_of(
@@ -100,6 +102,7 @@ def parts_of(
 
     Raises:
         UnknownName: there is no such capability.
+        UsageError: one was trained in another field, or a weight overflows.
     """
     found = []
     for source, weight in zip(sources, weights, strict=True):
@@ -109,19 +112,19 @@ def parts_of(
         own = [Part(of=of, weight=1.0, regions=capability.regions)] if capability.regions else []
         for part in own or capability.parts:
             if not math.isfinite(product := part.weight * weight):
-                raise UsageError(f"{source!r} times {weight:g} is beyond all numbers: weigh less")
+                raise UsageError(f"{source!r} times {weight:g} overflows: use a smaller weight")
             found.append(part.model_copy(update={"weight": product}))
     return tuple(found)
 
 
 def checked(recipe: Recipe, count: int) -> tuple[float, ...]:
-    """The weights of so many capabilities.
+    """The weights of `count` capabilities.
 
     Raises:
-        UsageError: the recipe is none.
+        UsageError: the recipe is invalid.
     """
-    if recipe.method not in (*EXACT, *MERGING):
-        known = ", ".join((*EXACT, *MERGING))
+    if recipe.method not in (*EXACT, *APPROXIMATING):
+        known = ", ".join((*EXACT, *APPROXIMATING))
         raise UsageError(f"--method {recipe.method!r} is unknown: choose one of {known}")
     weights = recipe.weights or (1.0,) * count
     if len(weights) != count:
@@ -132,10 +135,10 @@ def checked(recipe: Recipe, count: int) -> tuple[float, ...]:
     if not all(map(math.isfinite, weights)) or not any(weights):
         raise UsageError("--weights must be finite numbers, and not all of them 0")
     if recipe.method == "routed" and recipe.weights:
-        raise UsageError("routed capabilities act as they are: --weights does not go with it")
+        raise UsageError("routed capabilities act unweighted: leave out --weights")
     if recipe.density is not None and recipe.method not in SPARSE:
         raise UsageError(
-            f"--density goes with {', '.join(SPARSE)}: {recipe.method} keeps all entries"
+            f"--density applies to {', '.join(SPARSE)}: {recipe.method} keeps all entries"
         )
     if recipe.rank is not None and recipe.method in EXACT:
         raise UsageError(
@@ -148,18 +151,20 @@ def checked(recipe: Recipe, count: int) -> tuple[float, ...]:
 
 
 def _require_owners(repository: Repository, sources: Sequence[str]) -> None:
-    """Asks for capabilities with regions, which alone can own a prompt."""
+    """Requires capabilities with regions, since only those can own a prompt."""
     for source in sources:
         if parts := repository.capability(source).parts:
             raise UsageError(
-                f"{source!r} is a weighted sum, which cannot own a prompt: name what it is made "
-                f"of instead, {', '.join(part.of for part in parts)}"
+                f"{source!r} is a weighted sum, which cannot own a prompt: name its parts "
+                f"instead, {', '.join(part.of for part in parts)}"
             )
 
 
-def _message(name: str, sources: Sequence[str], recipe: Recipe, merged: _Merged | None) -> str:
+def _message(
+    name: str, sources: Sequence[str], recipe: Recipe, approximation: _Approximation | None
+) -> str:
     how = "" if recipe.method == "linear" else f" by {recipe.method}"
-    lost = f", relative error {merged.error:.3g}" if merged else ""
+    lost = f", relative error {approximation.error:.3g}" if approximation else ""
     return f"Compose {name} of {', '.join(sources)}{how}{lost}"
 
 
@@ -175,7 +180,7 @@ def _never_routed(entry: RegionEntry) -> RegionEntry:
 
 
 @dataclass(frozen=True)
-class _Merged:
+class _Approximation:
     """A region that approximates others, not in the store yet."""
 
     run: Run
@@ -184,17 +189,19 @@ class _Merged:
     error: float
 
     def sealed(self, repository: Repository) -> RegionEntry:
-        """To be called under the lock that keeps gc out until it is committed."""
+        """Stores it; call this under the lock that keeps gc out until it is committed."""
         from niwfctl.repository.commit import seal
 
         return seal(repository, self.run, self.region, self.probe)
 
 
-def _merged(repository: Repository, name: str, parts: Sequence[Part], recipe: Recipe) -> _Merged:
+def _approximated(
+    repository: Repository, name: str, parts: Sequence[Part], recipe: Recipe
+) -> _Approximation:
     """A region of one basis, which approximates the parts at the means of their cells."""
     from niwfctl.backbone.adapter import ActiveField
     from niwfctl.backbone.probe import witnessed
-    from niwfctl.repository.merging import merged_region
+    from niwfctl.repository.approximation import approximated_region
     from niwfctl.repository.model import Model
     from niwfctl.repository.regions import load_region
     from niwfctl.repository.runs import Rows, new_run
@@ -206,7 +213,7 @@ def _merged(repository: Repository, name: str, parts: Sequence[Part], recipe: Re
             f"with `--method {EXACT[0]}`"
         )
     loaded = [(part.weight, load_region(repository, part.regions[0])) for part in parts]
-    region, error = merged_region(loaded, recipe)
+    region, error = approximated_region(loaded, recipe)
     model = Model(repository)
     model.adapter.active = ActiveField.of_region(model.adapter.groups, region.on(model.device))
     witness, probe = witnessed(model.adapter)
@@ -222,4 +229,4 @@ def _merged(repository: Repository, name: str, parts: Sequence[Part], recipe: Re
         steps=0,
         witness=witness,
     )
-    return _Merged(run, region, probe, error)
+    return _Approximation(run, region, probe, error)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry
+from niwfctl.atlas import Atlas, Capability, ObjectRef, RegionEntry, parse_range
 from niwfctl.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     from niwfctl.field.distances import Neighbourhood, SiteDifference
     from niwfctl.field.region import Region
     from niwfctl.repository.repository import Repository
-
-_RANGE = re.compile(r"(.*?)(\.{2,3})(.*)")
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class ChangedRegion:
 
     Attributes:
         kind: `added`, `removed` or `changed`; what a region computes never changes.
-        before, after: None where it is not there.
+        before, after: None where it does not exist.
     """
 
     kind: str
@@ -33,7 +30,7 @@ class ChangedRegion:
 
     @property
     def entry(self) -> RegionEntry:
-        """The region as it is last."""
+        """The region after the change, or before its removal."""
         return self.after or self.before
 
 
@@ -44,8 +41,8 @@ class Changed:
     Attributes:
         kind: `added`, `removed`, `extended` (further regions, the old ones as they were) or
             `changed`.
-        before, after: None where it is not there.
-        regions: of its own, those that differ.
+        before, after: None where it does not exist.
+        regions: its own ones that differ.
     """
 
     kind: str
@@ -62,8 +59,8 @@ class Compared:
     Attributes:
         shared: ids of the bases that both use.
         own_a, own_b: bases that only one uses.
-        place: where their regions lie to each other; None where one is a composition.
-        sites: change of weights, linear by linear.
+        place: how their regions lie relative to each other; None if one is a composition.
+        sites: difference of their changes of weights, by linear.
     """
 
     a: Capability
@@ -95,7 +92,7 @@ def sides(repository: Repository, a: str | None, b: str | None) -> tuple[Atlas, 
 
     Args:
         a: a revision, or a range as git writes it: `A..B` is A and B, `A...B` is B and where it
-            left A. HEAD's parent by default, which before the first commit is an empty atlas.
+            branched off A. HEAD's parent by default, or an empty atlas if it has none.
         b: a revision; HEAD by default.
 
     Raises:
@@ -104,8 +101,8 @@ def sides(repository: Repository, a: str | None, b: str | None) -> tuple[Atlas, 
     """
     if a is None:
         return _before_head(repository), repository.atlas(b or "HEAD")
-    if b is None and (found := _RANGE.fullmatch(a)):
-        a, dots, b = found[1] or "HEAD", found[2], found[3] or "HEAD"
+    if b is None and (found := parse_range(a)):
+        a, dots, b = found
         if dots == "...":
             a = _left(repository, a, b)
     return repository.atlas(a), repository.atlas(b or "HEAD")
@@ -153,7 +150,7 @@ def capabilities(repository: Repository, a: Capability, b: Capability) -> Compar
 
 
 def _weights(capability: Capability) -> dict[tuple[ObjectRef, ...], float]:
-    """Of each region, known by all that it is computed from."""
+    """The weight of each region, by the objects it is computed from."""
     found = {entry.objects: 1.0 for entry in capability.regions}
     for part in capability.parts:
         for entry in part.regions:

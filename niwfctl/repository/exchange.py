@@ -1,4 +1,4 @@
-"""The verbs of a repository that concern others and their tools: clone, bundle, import, export."""
+"""The verbs of a repository that involve others and their tools: clone, bundle, import, export."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Exchange:
 
     @staticmethod
     def clone(url: str | Path, folder: Path | str, *, lazy: bool = False) -> Repository:
-        """Clones a repository; goes on with a clone that was interrupted.
+        """Clones a repository, or resumes a clone that was interrupted.
 
         Args:
             url: as git takes it.
             folder: new, or empty.
-            lazy: no objects; they come when they are first needed.
+            lazy: fetch no objects; each comes when it is first needed.
 
         Raises:
             UsageError: the folder is in the way.
-            NotARepository: what is there is no niwfctl repository.
+            NotARepository: the remote is not a niwfctl repository.
             RemoteError: the remote cannot be reached, or git-lfs is missing.
         """
         from niwfctl.repository.clone import clone
@@ -50,8 +50,8 @@ class Exchange:
             Names of the capabilities in it.
 
         Raises:
-            UsageError: it is not the name of a file in a folder that is there, two of the
-                capabilities have one name, or the repository is a shallow clone.
+            UsageError: the file is not in an existing folder, two of the capabilities have the
+                same name, or the repository is a shallow clone.
             UnknownName: there is no such revision or capability.
             ObjectError: an object is missing or corrupt.
         """
@@ -63,7 +63,7 @@ class Exchange:
         """Checks a bundle's objects and merges its history.
 
         Raises:
-            FormatError: not a whole bundle, or of a newer version; nothing is merged.
+            FormatError: not a complete bundle, or of a newer version; nothing is merged.
             ObjectError: an object in it is corrupt; nothing is merged.
             Conflict, UsageError: as in `merge`.
         """
@@ -87,10 +87,13 @@ class Exchange:
 
         Args:
             folder: with adapter_config.json and adapter_model.safetensors.
-            data: what gives its region and its perplexity, as in `train`.
-            prompts: instead, text files with one prompt a line; nothing is measured then.
-            options: those that say how rows are read; the others are the adapter's own.
+            name: of the new capability.
+            data: determines its region and its perplexity, as in `train`.
+            prompts: instead of data, text files with one prompt a line; no perplexity is measured.
+            message: of the git commit.
+            options: only those about reading rows count; the others come from the adapter.
             routing: as in `commit`.
+            report: called when a stage begins.
 
         Raises:
             FormatError: the adapter cannot be imported here; the message says why.
@@ -125,8 +128,8 @@ class Exchange:
             name: `NAME` or `NAME@REV`.
             target: a folder that is new or empty, or, for `gguf-lora`, a new file.
             form: `peft` (a LoRA directory), `merged` (full weights) or `gguf-lora` (llama.cpp).
-            at: the prompt whose gates to take; by default those at the mean of its cell.
-            data: where to measure what freezing the gates costs.
+            at: the prompt whose gates to freeze; by default those at the mean of its cell.
+            data: to measure on what freezing the gates costs.
 
         Raises:
             UnknownName, UsageError, DataError, BackboneError, ObjectError, StorageError.

@@ -21,6 +21,7 @@ from niwfctl.backbone.load import read_config
 from niwfctl.errors import UsageError
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.region import Region
+from niwfctl.paths import existing_ancestor, require_new, require_new_file
 from niwfctl.records import Example
 from niwfctl.repository.backbone import pinned_source
 from niwfctl.repository.forms import (
@@ -33,9 +34,9 @@ from niwfctl.repository.forms import (
 from niwfctl.repository.gguf_lora import Layout, write_gguf_lora
 from niwfctl.repository.mixture import of_capability
 from niwfctl.repository.model import Model
-from niwfctl.repository.objects import require_new, require_new_file, storing
 from niwfctl.repository.regions import acting_everywhere, load_region
 from niwfctl.repository.same_field import usable
+from niwfctl.storage import storing
 from niwfctl.training.data import data_hash, read_examples
 
 if TYPE_CHECKING:
@@ -47,12 +48,12 @@ SIDECAR = "niwf.json"  # provenance, kept out of files that other tools read
 
 @dataclass(frozen=True)
 class Freezing:
-    """What it costs that gates no longer follow the prompt.
+    """What freezing the gates costs.
 
     Attributes:
-        live: perplexity with gates as the field gives them for each prompt.
+        live: perplexity with gates computed for each prompt.
         frozen: with the gates that were exported.
-        tokens: of the answers, which both are the mean of.
+        tokens: of the answers, over which both are averaged.
     """
 
     live: float
@@ -70,7 +71,7 @@ class Exported:
         rank: of the LoRA, zero-padded; None for merged weights.
         bytes: of all files.
         gates_at: `mean` of the region's cell, or `prompt`.
-        freezing: None where it was not measured.
+        freezing: None if it was not measured.
     """
 
     name: str
@@ -89,7 +90,7 @@ def export(
     prompt: str | None = None,
     data: Sequence[str] = (),
 ) -> Exported:
-    """Does what `Repository.export` says. Nothing appears at `target` before all is written."""
+    """Implements `Repository.export`; nothing appears at `target` before everything is written."""
     if form not in FORMATS:
         raise UsageError(f"--format {form!r} is unknown: choose {', '.join(FORMATS)}")
     capability = usable(repository, name)
@@ -131,11 +132,11 @@ class _Term:
 
 
 def _terms(repository: Repository, capability: Capability, z: Tensor | None) -> list[_Term]:
-    """What acts at z [dim]; None: each region at its own mean.
+    """The terms that act at z [dim]; None for each region at its own mean.
 
     Raises:
         ObjectError: an object is missing or corrupt.
-        UsageError: it has several regions, and no z says which one acts.
+        UsageError: it has several regions, and no z selects one.
     """
     if z is not None:
         mixture = of_capability(repository, capability)
@@ -153,7 +154,7 @@ def _sum(terms: Sequence[_Term]) -> FrozenSum:
 
 
 def _known_as(backbone: str) -> str:
-    """The backbone's name for other tools."""
+    """The backbone's name in other tools."""
     return UPSTREAM if backbone == EMBEDDED else backbone
 
 
@@ -197,9 +198,8 @@ def _provenance(
 
 @contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
-    """A scratch folder whose files are in `folder` at the end, or nowhere if anything fails."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    with TemporaryDirectory(dir=there, prefix=".niwf-") as scratch:
+    """A scratch folder whose files move to `folder` at the end, unless anything fails."""
+    with TemporaryDirectory(dir=existing_ancestor(folder), prefix=".niwf-") as scratch:
         yield Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         for file in Path(scratch).iterdir():

@@ -1,4 +1,4 @@
-"""The forms in which other tools take a capability with frozen gates: PEFT, GGUF, full weights."""
+"""The formats in which other tools read a capability with frozen gates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from niwfctl.field.frozen import FrozenSum
 from niwfctl.repository.adapters import CONFIG, ROOT, WEIGHTS
 from niwfctl.repository.model import Model
 
-# Ranks that PEFT, vLLM and llama.cpp all take; with alpha = rank no tool scales by anything.
+# Ranks that PEFT, vLLM and llama.cpp all accept; with alpha = rank, each scales by 1.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 Factors = dict[str, tuple[Tensor, Tensor]]
@@ -28,7 +28,7 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 
 
 def factors_of(change: FrozenSum) -> Factors:
-    """The factors of a change of weights, padded with zeros to one rank that every tool takes."""
+    """The factors of a change of weights, padded with zeros to one rank that every tool accepts."""
     found = {name: change.at(name) for name in change.names}
     true_rank = max(len(down) for down, _ in found.values())
     rank = next((known for known in RANKS if known >= true_rank), true_rank)
@@ -43,12 +43,12 @@ def rank_of(factors: Factors) -> int:
 def write_peft(folder: Path, factors: Factors, decoder: str, backbone: str) -> None:
     """A LoRA directory.
 
-    Every linear is named by its full path, since layers below the tap are not adapted, and what
-    the tools scale by is 1.
+    Every linear is named by its full path, since layers below the tap are not adapted; the scale
+    is 1.
 
     Args:
         decoder: path of the backbone's decoder.
-        backbone: what it was trained on, by name.
+        backbone: name of what it was trained on.
     """
     rank = rank_of(factors)
     tensors = {
@@ -72,19 +72,19 @@ def write_peft(folder: Path, factors: Factors, decoder: str, backbone: str) -> N
 
 
 def require_mergeable(model: Model) -> None:
-    """Asks that changes of weights can be added to the backbone's own.
+    """Requires that changes of weights can be added to the backbone's own.
 
     Raises:
         UsageError: it is quantized.
     """
     if getattr(model.backbone.model, "hf_quantizer", None) is not None:
         raise UsageError(
-            "a quantized backbone cannot be merged into: export `--format peft` instead"
+            "a quantized backbone's weights cannot be changed: export `--format peft` instead"
         )
 
 
 def write_merged(folder: Path, model: Model, change: FrozenSum) -> None:
-    """The backbone with the change added to its weights, in its own dtype; `model` is spent.
+    """The backbone with the change added to its weights, in its own dtype; consumes `model`.
 
     Raises:
         StorageError: the disk is full or read-only.
@@ -102,7 +102,7 @@ def write_merged(folder: Path, model: Model, change: FrozenSum) -> None:
         with quiet():
             backbone.model.save_pretrained(folder)
             backbone.tokenizer.save_pretrained(folder)
-        for file in folder.glob("*.safetensors"):  # which safetensors writes for its user alone
+        for file in folder.glob("*.safetensors"):  # which only their owner could read otherwise
             shutil.copymode(folder / "config.json", file)
-    except SafetensorError as error:  # its word for any error of the disk
+    except SafetensorError as error:  # safetensors raises this for any disk error
         raise StorageError(f"the merged weights cannot be written: {error}") from error

@@ -1,4 +1,4 @@
-"""A LoRA as llama.cpp takes it: one GGUF file, with the names and the row order of its models."""
+"""A LoRA for llama.cpp: one GGUF file, with the names and the row order of its models."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from transformers import PretrainedConfig
 from niwfctl.errors import BackboneError
 from niwfctl.repository.forms import Factors, rank_of
 
-_KEY = "niwf.provenance"  # llama.cpp passes over keys it does not know
-# By transformers' name: that of llama.cpp, and whether its models keep the rows of queries and
-# keys in another order, in which the two halves of a head that rotate together alternate.
+_KEY = "niwf.provenance"  # llama.cpp ignores keys it does not know
+# By transformers' name: llama.cpp's, and whether its models keep the rows of queries and keys in
+# another order, which interleaves the two halves of a head that rotate together.
 _ARCHITECTURES = {
     "llama": (gguf.MODEL_ARCH.LLAMA, True),
     "mistral": (gguf.MODEL_ARCH.LLAMA, True),
@@ -33,7 +33,7 @@ class Layout:
     Attributes:
         architecture: its name there.
         blocks: number of layers.
-        heads: number of heads by the linear whose rows have another order there.
+        heads: number of heads by linear, for linears whose rows have another order there.
     """
 
     architecture: gguf.MODEL_ARCH
@@ -45,11 +45,11 @@ class Layout:
         """The layout for a backbone.
 
         Raises:
-            BackboneError: an architecture whose layout is not known here.
+            BackboneError: the layout of its architecture is not known here.
         """
         if config.model_type not in _ARCHITECTURES:
             raise BackboneError(
-                f"a LoRA of {config.model_type} cannot be written as gguf-lora, only those of "
+                f"a LoRA of {config.model_type} cannot be written as gguf-lora, only one of "
                 f"{', '.join(_ARCHITECTURES)}: export `--format peft` and use llama.cpp's own "
                 "convert_lora_to_gguf.py"
             )
@@ -73,7 +73,7 @@ def write_gguf_lora(
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_name(name)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    # llama.cpp scales by alpha over the rank, which is then 1
+    # llama.cpp scales by alpha / rank, which is then 1
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank_of(factors)))
     writer.add_string(_KEY, provenance)
     names = gguf.get_tensor_name_map(layout.architecture, layout.blocks)
@@ -93,7 +93,7 @@ def write_gguf_lora(
 
 
 class _Array(np.ndarray):
-    """An array that fails to be written where the disk is full; numpy's own would lose its end."""
+    """An array whose writing fails if the disk is full; numpy's own would be silently truncated."""
 
     def tofile(self, file: IO[bytes]) -> None:
         file.write(self.data)

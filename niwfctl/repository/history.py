@@ -1,18 +1,18 @@
-"""History in capability terms, read by two git processes however long it is."""
+"""History in terms of capabilities, read by two git processes whatever its length."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from niwfctl.atlas import Capability, manifest_name
+from niwfctl.atlas import Capability, manifest_name, parse_range
 from niwfctl.errors import FormatError
 from niwfctl.git.git import Git
-from niwfctl.repository.objects import manifest_file
+from niwfctl.layout import MANIFESTS, manifest_file
 from niwfctl.several import Names, several
 
-_FORMAT = "%x00%H%x00%an%x00%ae%x00%aI%x00%D%x00%B%x00"  # NUL: all else a message may hold
-_OF_MERGES = "--diff-merges=first-parent"  # it decides as well which commits changed a path
+_FORMAT = "%x00%H%x00%an%x00%ae%x00%aI%x00%D%x00%B%x00"  # NUL: not in any message
+_OF_MERGES = "--diff-merges=first-parent"  # it also decides which commits changed a path
 _FIELDS = 7  # the last is what the commit changed
 
 
@@ -23,9 +23,9 @@ class Change:
     Attributes:
         kind: `added`, `changed` or `removed`.
         name: of the capability.
-        capability: as it is after the commit, or was before it where removed; None where its
-            manifest cannot be read, which may have been mended since.
-        problem: what is wrong with the manifest; empty where it can be read.
+        capability: as of the commit, or of its parent if removed; None if its manifest cannot be
+            read, which a later commit may have fixed.
+        problem: why the manifest cannot be read; empty if it can.
     """
 
     kind: str
@@ -69,11 +69,11 @@ class History:
         """Commits reachable from a revision, newest first.
 
         Args:
-            revision: or a range, `A..B` or `A...B`, as git has them.
-            limit: at most so many.
-            first_parent: leave out what merges brought in.
-            by_branch: each branch in one piece, whatever the dates, as a graph has it.
-            names: only commits that changed one of these capabilities, and what they did to them.
+            revision: or a range, `A..B` or `A...B`, as in git.
+            limit: of the number of commits.
+            first_parent: omit what merges brought in.
+            by_branch: keep each branch together whatever the dates, as a graph does.
+            names: only commits that changed one of these capabilities, with only those changes.
 
         Raises:
             UnknownName: there is no such revision.
@@ -113,16 +113,14 @@ class History:
 
     def _span(self, revision: str) -> str:
         """A revision or range by the ids of its commits."""
-        for dots in ("...", ".."):
-            first, found, last = revision.partition(dots)
-            if found:
-                ends = (self._git.resolve(end or "HEAD") for end in (first, last))
-                return dots.join(ends)
+        if found := parse_range(revision):
+            first, dots, last = found
+            return dots.join(map(self._git.resolve, (first, last)))
         return self._git.resolve(revision)
 
 
 def _paths(names: Names) -> list[str]:
-    """Arguments of `git log` that leave nothing but commits which changed some capabilities."""
+    """Arguments of `git log` that limit it to commits which changed some capabilities."""
     files = [f":(literal){manifest_file(name)}" for name in several(names)]
     return ["--", *files] if files else []
 
@@ -135,7 +133,7 @@ def _parse(
     changes = []
     for line in filter(None, raw.split("\n")):
         meta, path = line.split("\t", 1)
-        if path.startswith("capabilities/") and path.endswith(".json"):
+        if path.startswith(f"{MANIFESTS}/") and path.endswith(".json"):
             _, _, before, after, _ = meta.split()
             kind = "added" if _none(before) else "removed" if _none(after) else "changed"
             changes.append((kind, before if _none(after) else after, path))
@@ -143,7 +141,7 @@ def _parse(
 
 
 def _none(blob: str) -> bool:
-    """Whether it is git's name for no object."""
+    """Whether it is git's null id."""
     return not blob.strip("0")
 
 

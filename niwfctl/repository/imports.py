@@ -22,13 +22,13 @@ from niwfctl.backbone.sites import decoder_path
 from niwfctl.errors import FormatError, UsageError
 from niwfctl.field.generator import Generator
 from niwfctl.field.region import Region
-from niwfctl.repository.adapters import Adapter, read_adapter, read_config
+from niwfctl.repository.adapters import Adapter, AdapterConfig, read_adapter, read_config
 from niwfctl.repository.commit import RoutingOptions, commit_regions, seal
 from niwfctl.repository.model import Model
 from niwfctl.repository.names import require_free
-from niwfctl.repository.objects import storing
 from niwfctl.repository.runs import Rows, encoded, new_run
 from niwfctl.repository.underway import require_ready
+from niwfctl.storage import storing
 from niwfctl.training.data import data_hash, read_examples, read_prompts
 from niwfctl.training.loop import Progress
 from niwfctl.training.run import ImportedAdapter, TrainingOptions
@@ -44,7 +44,7 @@ class Imported:
     Attributes:
         commit: its id.
         adapter: what the record keeps of the LoRA.
-        base_differs: whether the LoRA names another backbone than the repository pins.
+        base_differs: whether the LoRA names a backbone other than the pinned one.
     """
 
     commit: str
@@ -64,7 +64,7 @@ def import_adapter(
     routing: RoutingOptions | None,
     report: Callable[[Progress], None],
 ) -> Imported:
-    """Does what `Repository.import_adapter` says. Nothing is stored before all is measured."""
+    """Implements `Repository.import_adapter`; stores nothing before everything is measured."""
     require_free(repository, name)
     message = f"Import {name}" if message is None else message
     if not message.strip():
@@ -78,40 +78,35 @@ def import_adapter(
     report(Progress("loading the backbone", 0, 0))
     model = Model(repository)
     adapter = read_adapter(folder, config, decoder_path(model.backbone.model), model.adapter.sites)
-    rank = adapter.basis.rank
-    shape = {"bases": 1, "rank": rank, "alpha": adapter.scale * rank}
-    options = (options or TrainingOptions()).model_copy(update=shape)
+    options = _of_adapter(adapter, options or TrainingOptions())
     rows = encoded(model, examples, options)
     report(Progress("reading coordinates", 0, 0))
     region = _region(model, adapter, rows, options)
     measured, probe = _measured(model, region, rows, options, report)
-    kept = ImportedAdapter(
-        digest=adapter.digest,
-        base_model=_public(config.base_model_name_or_path),
-        rounding=adapter.rounding,
-    )
-    run = new_run(
-        repository,
-        name,
-        sources,
-        data_hash(examples),
-        rows,
-        options,
-        origin="imported",
-        steps=0,
-        adapter=kept,
-        **measured,
-    )
+    details = {"origin": "imported", "steps": 0, "adapter": _kept(adapter, config), **measured}
+    run = new_run(repository, name, sources, data_hash(examples), rows, options, **details)
     with storing(), repository.writing():
         entry = seal(repository, run, region, probe)
         done = commit_regions(repository, [entry], message, routing or RoutingOptions())
     repository.git.tell_hook("post-commit")
     differs = _differs(config.base_model_name_or_path, repository.config.backbone.model)
-    return Imported(done.commit, done.capabilities[0], kept, differs)
+    return Imported(done.commit, done.capabilities[0], run.adapter, differs)
+
+
+def _of_adapter(adapter: Adapter, options: TrainingOptions) -> TrainingOptions:
+    """The options that say how rows are read, with the adapter's own shape."""
+    rank = adapter.basis.rank
+    return options.model_copy(update={"bases": 1, "rank": rank, "alpha": adapter.scale * rank})
+
+
+def _kept(adapter: Adapter, config: AdapterConfig) -> ImportedAdapter:
+    """What the record keeps of the LoRA."""
+    base = _public(config.base_model_name_or_path)
+    return ImportedAdapter(digest=adapter.digest, base_model=base, rounding=adapter.rounding)
 
 
 def _region(model: Model, adapter: Adapter, rows: Rows, options: TrainingOptions) -> Region:
-    """The region of prompts like the rows, whose gates are 1 wherever they lie."""
+    """The region of prompts like the rows, whose gates are 1 everywhere."""
     layers = model.adapter.layers
     return Region.seal(
         Generator.constant(model.adapter.coordinates.dim, len(layers), 1),
@@ -141,7 +136,7 @@ def _measured(
     options: TrainingOptions,
     report: Callable[[Progress], None],
 ) -> tuple[dict[str, object], Tensor]:
-    """What the record states of the outcome, and the sample of its witness."""
+    """The record's measurements, and the sample of its witness."""
     field = model.adapter
     scorer = Scorer(field, model.skip)
     answered = all(row.answer for row in rows.held_out)
@@ -159,18 +154,18 @@ def _measured(
     witness, sample = witnessed(field)
     if not (math.isfinite(own or 0.0) and sample.isfinite().all()):
         raise FormatError(
-            "with this adapter the backbone gives no finite numbers: it is made for another one"
+            "the backbone gives no finite numbers with this adapter: it was made for another one"
         )
     return {"base_perplexity": base, "perplexity": own, "witness": witness}, sample
 
 
 def _public(named: str | None) -> str | None:
-    """A backbone's name; where it lay on someone's disk is nobody's business."""
+    """A backbone's name; a local path is private, so only its last part."""
     return Path(named).name if named and Path(named).is_absolute() else named
 
 
 def _differs(named: str | None, pinned: str) -> bool:
-    """Whether an adapter names another backbone; a folder or owner before the name says little."""
+    """Whether an adapter names another backbone; a folder or owner before the name is ignored."""
     if named is None:
         return False
     known = [pinned, UPSTREAM] if pinned == EMBEDDED else [pinned]

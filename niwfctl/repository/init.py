@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+from niwfstore import Pointer
+from torch import Tensor
 
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.calibration import calibrate, default_dim, default_tap_layer
@@ -16,15 +20,11 @@ from niwfctl.config import FILE, BackboneConfig, Config, FieldConfig
 from niwfctl.errors import NotARepository, UsageError
 from niwfctl.git.git import Git
 from niwfctl.git.process import require_recent_git
+from niwfctl.layout import ATTRIBUTES, ATTRIBUTES_FILE, object_file
+from niwfctl.paths import require_folder
 from niwfctl.repository.backbone import fitting
 from niwfctl.repository.lfs import add_hook
-from niwfctl.repository.objects import (
-    ATTRIBUTES,
-    ATTRIBUTES_FILE,
-    object_file,
-    require_folder,
-    storing,
-)
+from niwfctl.storage import storing
 from niwfctl.tensors import as_bytes
 
 
@@ -37,11 +37,51 @@ def initialize(
     dim: int | None,
     progress: Callable[[int, int], None],
 ) -> Git:
-    """Does what `Repository.init` says; nothing is written before the model has been read."""
+    """Implements `Repository.init`; writes nothing before the model has been measured."""
     require_folder(path)
     require_recent_git()
     Git.require_identity(path)
     _refuse_loss(path)
+    measured = _measured(model, revision, quant, tap_layer, dim, progress)
+    git = Git.init(path)
+    from niwfctl.repository.repository import Repository
+
+    repository = Repository(git)
+    with storing(), repository.writing():
+        _refuse_loss(path)
+        pointer = repository.store.put_tensors(as_bytes(measured.tensors))
+        head, changes = git.head(), _files(path, measured, pointer)
+        commit = git.commit(changes, f"Begin a field on {model}", [head] if head else [])
+        git.sync(commit, changes)
+        git.advance(commit, head, "niwfctl init")
+        add_hook(git)
+    git.tell_hook("post-commit")
+    return git
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What a repository pins, as measured.
+
+    Attributes:
+        field: settings of `FieldConfig`, except for the object's id.
+        tensors: of that object.
+    """
+
+    backbone: BackboneConfig
+    field: dict[str, object]
+    tensors: dict[str, Tensor]
+
+
+def _measured(
+    model: str,
+    revision: str | None,
+    quant: str,
+    tap_layer: int | None,
+    dim: int | None,
+    progress: Callable[[int, int], None],
+) -> _Measured:
+    """Loads the backbone, fits its coordinate map and takes its witness."""
     source = resolve(model, revision)
     with fitting(quant):
         backbone = load(source, quant)
@@ -53,51 +93,34 @@ def initialize(
         require_supported(adapter)
         witness, sample = witnessed(adapter)
     adapter.detach()  # so that the backbone is freed when nothing refers to it
-    tensors = calibration.tensors() | {"probe": sample}
-
     by_name = model == EMBEDDED or source.revision
-    git = Git.init(path)
-    from niwfctl.repository.repository import Repository
+    pinned = BackboneConfig(
+        model=model if by_name else str(local_path(model).resolve()),
+        revision=source.revision,
+        identity=source.identity,
+        quant=backbone.quant,
+        decoder=None if decoder == "model" else decoder,
+        witness=witness,
+    )
+    field = {"tap_layer": tap_layer, "dim": dim, "skip_tokens": calibration.skip}
+    return _Measured(pinned, field, calibration.tensors() | {"probe": sample})
 
-    repository = Repository(git)
-    with storing(), repository.writing():
-        _refuse_loss(path)
-        pointer = repository.store.put_tensors(as_bytes(tensors))
-        config = Config(
-            backbone=BackboneConfig(
-                model=model if by_name else str(local_path(model).resolve()),
-                revision=source.revision,
-                identity=source.identity,
-                quant=backbone.quant,
-                decoder=None if decoder == "model" else decoder,
-                witness=witness,
-            ),
-            field=FieldConfig(
-                tap_layer=tap_layer,
-                dim=dim,
-                skip_tokens=calibration.skip,
-                skip_system=True,
-                coordinates=pointer.oid,
-            ),
-        )
-        head, attributes = git.head(), _committed(path, ATTRIBUTES_FILE) or b""
-        if ATTRIBUTES.encode() not in attributes:
-            attributes += b"\n" * (attributes[-1:] not in (b"", b"\n")) + ATTRIBUTES.encode()
-        changes = {
-            FILE: config.dump().encode(),
-            ATTRIBUTES_FILE: attributes,
-            object_file(pointer.oid): pointer.text().encode(),
-        }
-        commit = git.commit(changes, f"Begin a field on {model}", [head] if head else [])
-        git.sync(commit, changes)
-        git.advance(commit, head, "niwfctl init")
-        add_hook(git)
-    git.tell_hook("post-commit")
-    return git
+
+def _files(path: Path, measured: _Measured, pointer: Pointer) -> dict[str, bytes]:
+    """The files of the first commit, by path."""
+    field = FieldConfig(**measured.field, skip_system=True, coordinates=pointer.oid)
+    attributes = _committed(path, ATTRIBUTES_FILE) or b""
+    if ATTRIBUTES.encode() not in attributes:
+        attributes += b"\n" * (attributes[-1:] not in (b"", b"\n")) + ATTRIBUTES.encode()
+    return {
+        FILE: Config(backbone=measured.backbone, field=field).dump().encode(),
+        ATTRIBUTES_FILE: attributes,
+        object_file(pointer.oid): pointer.text().encode(),
+    }
 
 
 def _refuse_loss(path: Path) -> None:
-    """Asks for a folder without a field, and without files that git could not bring back."""
+    """Requires a folder without a field, and without files that git could not restore."""
     committed = {name: _committed(path, name) for name in (FILE, ATTRIBUTES_FILE)}
     if committed[FILE] is not None:
         raise UsageError(f"{path} is a niwfctl repository already: see `niwfctl status`")
@@ -108,7 +131,7 @@ def _refuse_loss(path: Path) -> None:
 
 
 def _committed(path: Path, name: str) -> bytes | None:
-    """A file at HEAD of the git repository in a folder, if there is one."""
+    """A file at HEAD of the git repository rooted in a folder, if there is one."""
     try:
         git = Git.open(path)
     except NotARepository:

@@ -1,4 +1,4 @@
-"""The verbs of a repository that look at all of it: diff, map, matrix, check, fsck; and gc."""
+"""The verbs of a repository that examine all of it: diff, map, matrix, check, fsck; and gc."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ if TYPE_CHECKING:
     from niwfctl.repository.diff import Changed, Compared
     from niwfctl.repository.map import Map
     from niwfctl.repository.matrix import Matrix
+    from niwfctl.repository.measure import Tell
     from niwfctl.repository.repository import Repository
     from niwfctl.repository.upkeep import Checked, Collected
     from niwfctl.repository.verify import Check
 
 
 class Inspection:
-    """What `Repository` says of itself. Long work tells `report` what is under way: its name, how
-    many of its rows are done, and of how many (0: it has no rows)."""
+    """What `Repository` tells about itself.
+
+    Long work tells `report` its name, how many of its rows are done, and how many there are (0 if
+    it has no rows).
+    """
 
     def diff(self: Repository, a: str | None = None, b: str | None = None) -> list[Changed]:
         """What differs between two revisions, by capability.
 
         Args:
-            a: a revision, or `A..B`, or `A...B` for what B changed since it left A; HEAD's parent
+            a: a revision, or `A..B`, or `A...B` for B since it branched off A; HEAD's parent
                 by default.
             b: a revision; HEAD by default.
 
@@ -61,8 +65,8 @@ class Inspection:
         """The plane in which the regions of HEAD lie; loads the backbone only to place prompts.
 
         Args:
-            prompts: what to place on it, each by itself.
-            data: examples whose prompts to place on it, by what they are to be called.
+            prompts: to place on it, each by itself.
+            data: examples whose prompts to place on it, by a name to show.
             progress: called with (prompts read, in all).
 
         Raises:
@@ -82,19 +86,19 @@ class Inspection:
         longest_answer: int = 256,
         batch_size: int = 8,
         again: bool = False,
-        report: Callable[[str, int, int], None] = lambda what, done, rows: None,
+        report: Tell = lambda what, done, rows: None,
     ) -> Matrix:
         """Measures every task at every commit of the first-parent history that changed the atlas.
 
         Args:
-            sources: data by capability; the data of its gate where none is given.
+            sources: data by capability; a capability without any uses the data of its gate.
             revisions: the last commit, or `FIRST..LAST`.
             auto: the owner of each prompt answers, instead of the capability of the task's name.
-            exact_match: measure that, too.
+            exact_match: also measure it.
             longest_answer: tokens to generate at most, for the exact match.
             batch_size: rows a forward pass.
             again: also measure what is remembered.
-            report: told what is under way.
+            report: told what is in progress.
 
         Raises:
             UnknownName, UsageError, DataError, BackboneError, ObjectError.
@@ -116,14 +120,14 @@ class Inspection:
     def check(
         self: Repository,
         against: str | None = None,
-        report: Callable[[str, int, int], None] = lambda what, done, rows: None,
+        report: Tell = lambda what, done, rows: None,
     ) -> list[Check]:
         """Verifies HEAD and measures the gates of its niwf.toml.
 
         Args:
             against: revision to compare with where a gate limits the regression; HEAD's parent by
                 default.
-            report: told what is under way.
+            report: told what is in progress.
 
         Raises:
             DataError, UnknownName, BackboneError, ObjectError.
@@ -146,7 +150,7 @@ class Inspection:
             dry_run: only say what would go.
 
         Raises:
-            Busy: a commit is under way for longer than one takes.
+            Busy: a commit has been in progress for too long.
         """
         from niwfctl.repository.upkeep import collect
 

@@ -1,4 +1,4 @@
-"""Asking git-lfs: for objects, and whether a remote has objects, without moving their bytes."""
+"""Asks git-lfs for objects, and whether a remote has them, without moving their bytes."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from niwfstore.atomic import write_atomic
 from niwfctl.errors import RemoteError
 from niwfctl.git.git import Git
 from niwfctl.git.process import blame_disk, progress
-from niwfctl.repository.objects import object_file
+from niwfctl.layout import OBJECTS, PRIVATE, object_file
 
 _ABSENT = re.compile(r"does not exist|remote missing object|\b404\b", re.IGNORECASE)
-_HOOK = b'#!/bin/sh\ngit lfs pre-push "$@"\n'  # one of those that `git lfs update` knows as its own
+_HOOK = b'#!/bin/sh\ngit lfs pre-push "$@"\n'  # one that `git lfs update` recognizes as its own
 _OID = re.compile(r"[0-9a-f]{64}")
 
 
 def require_lfs() -> None:
-    """Asks for git-lfs before anything is transferred.
+    """Requires git-lfs, before anything is transferred.
 
     Raises:
         RemoteError: it is not installed.
     """
     if not shutil.which("git-lfs"):
         raise RemoteError(
-            "git-lfs is not installed, and objects travel with it: https://git-lfs.com"
+            "git-lfs is not installed, and it transfers objects: get it from https://git-lfs.com"
         )
 
 
 def fetch_objects(git: Git, remote: str, oids: Sequence[str]) -> bool:
-    """Gets objects of one commit from a remote, with as few requests as git-lfs makes of them.
+    """Gets objects of one commit from a remote, in as few requests as git-lfs can.
 
     Returns:
-        Whether git-lfs got all that the remote was asked for.
+        Whether git-lfs got all of them.
 
     Raises:
         RemoteError: the remote cannot be reached, or git-lfs is missing.
@@ -60,24 +60,24 @@ def fetch_objects(git: Git, remote: str, oids: Sequence[str]) -> bool:
 def _commit_with(git: Git, paths: Sequence[str]) -> str:
     """A commit that has these files: HEAD, or else the last one that changed any of them."""
     head = git.head()
-    if head and git.files(head, "objects").keys() >= set(paths):
+    if head and git.files(head, OBJECTS).keys() >= set(paths):
         return head
     found = git.log("HEAD", "%H", "--all", "--diff-filter=AM", "--max-count=1", "--", *paths)
     return found or "HEAD"
 
 
 def absent(said: str) -> bool:
-    """Whether git-lfs says that a remote has not what it was asked for."""
+    """Whether git-lfs says that a remote lacks what it was asked for."""
     return _ABSENT.search(said) is not None
 
 
 def oids_in(said: str) -> set[str]:
-    """Ids of the objects that git-lfs speaks of."""
+    """Ids of the objects that git-lfs mentions."""
     return set(_OID.findall(said))
 
 
 def add_hook(git: Git) -> None:
-    """Lets plain `git push` carry objects as well, by git-lfs, unless there is a hook already.
+    """Makes plain `git push` also send objects, by git-lfs, unless there already is a hook.
 
     No filter is set: work trees hold pointers.
     """
@@ -87,7 +87,7 @@ def add_hook(git: Git) -> None:
 
 
 def held(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:
-    """Those of some objects that a remote has.
+    """The objects, of those given, that a remote has.
 
     Raises:
         RemoteError: the remote cannot be reached, or git-lfs is missing.
@@ -99,11 +99,10 @@ def held(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:
 
 
 def lacking(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:
-    """Objects that a remote does not have: at least one of them; none if it has all.
+    """Objects that a remote lacks: at least one of them, or none if it has all.
 
-    A remote that is a folder is looked into, and what it holds is hashed once. Any other is asked
-    by an upload for which there are no bytes here: git-lfs then fails for what the remote would
-    accept.
+    A remote that is a folder is read, and its objects are hashed once. Any other is probed by an
+    upload without local bytes: git-lfs then fails for each object that the remote would accept.
 
     Raises:
         RemoteError: the remote cannot be reached, or git-lfs is missing.
@@ -113,8 +112,8 @@ def lacking(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]
     if folder is not None:
         return _lacking_in(folder, git, remote, pointers)
     tree = git.make_tree(
-        # The empty line makes blobs that no commit has, or git-lfs would leave out what the
-        # remote's branches have already.
+        # The empty line makes blobs that no commit has; git-lfs would otherwise omit those that the
+        # remote's branches have.
         {pointer.oid: f"{pointer.text()}\n".encode() for pointer in pointers}
     )
     with tempfile.TemporaryDirectory() as nothing:
@@ -132,13 +131,13 @@ def _lacking_in(folder: Path, git: Git, remote: str, pointers: Sequence[Pointer]
     if place is None:
         raise RemoteError(_unreachable(remote, f"{folder} is not a git repository"))
     store = ObjectStore(
-        place / "lfs" / "objects", git.common / "niwf" / "cache" / "remote" / remote
+        place / "lfs" / "objects", git.common / PRIVATE / "cache" / "remote" / remote
     )
     return [pointer for pointer in pointers if not _whole(store, pointer)]
 
 
 def _common(git: Git, folder: Path) -> Path | None:
-    """Where the git repository of a folder has its objects; a `.git` that is a file leads there."""
+    """The common git folder of a repository at a folder; a `.git` file may point elsewhere."""
     for place in (folder / ".git", folder):
         done = _run(git, "--git-dir", str(place), "rev-parse", "--git-common-dir")
         if not done.returncode:
@@ -155,7 +154,7 @@ def _whole(store: ObjectStore, pointer: Pointer) -> bool:
 
 
 def _folder(git: Git, remote: str) -> Path | None:
-    """The folder that a remote is; None if it, or where its objects are said to be, is not one."""
+    """A remote's folder; None if the remote, or a place configured for its objects, is none."""
     elsewhere = rf"^(lfs\.(push)?url|remote\.{re.escape(remote)}\.lfs(push)?url)$"
     for source in ((), ("--file", ".lfsconfig")):
         if _run(git, "config", *source, "--get-regexp", elsewhere).stdout:
@@ -187,4 +186,4 @@ def _run(
 
 def _unreachable(remote: str, words: str) -> str:
     lines = [line.strip() for line in words.splitlines() if line.strip()]
-    return f"{remote} cannot be asked ({lines[0] if lines else 'git-lfs says no more'})"
+    return f"{remote} cannot be asked ({lines[0] if lines else 'git-lfs gives no reason'})"

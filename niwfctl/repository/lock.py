@@ -1,8 +1,8 @@
-"""Locks that name who holds them and do not outlive the process.
+"""Locks that name their holder and do not outlive its process.
 
-The kernel drops a lock with its process, so a kill leaves nothing to clean up. Some network file
-systems refuse such locks, or grant them to everyone. Nothing is lost there either: files are
-replaced atomically, and git compares a branch with what was read before it moves it.
+The kernel drops a lock when its process ends, so a kill leaves nothing to clean up. Some network
+file systems refuse such locks, or grant them to everyone. Nothing is lost there either: files are
+replaced atomically, and git moves a branch only from where it was read.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def lock(path: Path, purpose: str, patience: float = 0.0) -> Iterator[bool]:
     """Holds the lock at `path` for the block.
 
     Args:
-        purpose: what the block does, for others to read.
+        purpose: what the block does, for messages to others.
         patience: seconds to wait for another holder.
 
     Yields:
-        Whether it keeps others out: False where the file system knows no locks.
+        Whether it keeps others out: False if the file system has no locks.
 
     Raises:
-        Busy: another process holds it still; the message names it.
+        Busy: another process still holds it; the message names it.
     """
     make_dirs(path.parent)
     holder = path.with_suffix(".holder")
@@ -61,7 +61,7 @@ def lock(path: Path, purpose: str, patience: float = 0.0) -> Iterator[bool]:
 
 
 def _acquired(descriptor: int) -> bool:
-    """Whether the lock is ours now, or the file system knows none."""
+    """Whether the lock is now ours, or the file system has none."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

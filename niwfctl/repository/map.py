@@ -1,4 +1,4 @@
-"""The capability space on paper: where regions, anchors and prompts lie, and whose they are."""
+"""The capability space in a plane: where regions, anchors and prompts lie, and who owns them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from niwfctl.atlas import Atlas, Capability, RegionEntry, Takeover
 from niwfctl.field.projection import Ellipse, discriminant
 from niwfctl.field.routing import BASE, owners
 from niwfctl.records import Example, Message
-from niwfctl.repository.routing import Stake, base_cell, claim_of, stakes
+from niwfctl.repository.routing import RoutedRegion, base_cell, claim_of, routed_regions
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -41,7 +41,7 @@ class Area:
         label: the name, with the region's number where the capability has several.
         entry: what the manifest says of the region.
         routed: whether prompts are routed to it.
-        ellipse: where most of its cell lies.
+        ellipse: around most of its cell.
         anchors: the coordinates that it occupied in training.
     """
 
@@ -62,12 +62,12 @@ class Map:
     Attributes:
         commit: whose atlas it is.
         base: the base's own cell.
-        areas: the regions, those that are routed to first, in the order they were committed.
+        areas: the regions in the order of their commits, those that are routed to first.
         composed: capabilities that have no region of their own, only those of others.
-        takeovers: (index of a region, index of an earlier one of which it wins anchors, how many).
-        prompts: given ones, and where they fall.
+        takeovers: (index of a region, index of an earlier one whose anchors it wins, how many).
+        prompts: the given ones, and where they fall.
         data: where the prompts of given files fall, by file.
-        shown: share of the scatter of the cells' means that the plane keeps; None where they do
+        shown: share of the scatter of the cells' means that the plane keeps; None if they do
             not scatter.
     """
 
@@ -88,10 +88,10 @@ def chart(
     batch_size: int = 8,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Map:
-    """Draws up the map of HEAD's atlas; the backbone is loaded only if there are prompts.
+    """Computes the map of HEAD's atlas; loads the backbone only if there are prompts.
 
     Args:
-        prompts: what to place on it, each by itself.
+        prompts: to place on it, each by itself.
         data: examples whose prompts to place on it, by the file they come from.
         batch_size: prompts a forward pass.
         progress: called with (prompts read, in all).
@@ -103,19 +103,19 @@ def chart(
     """
     commit = repository.git.resolve("HEAD")
     atlas = repository.atlas(commit)
-    routed, base = stakes(repository, atlas), base_cell(repository)
-    claims = [stake.claim for stake in routed]
+    routed, base = routed_regions(repository, atlas), base_cell(repository)
+    claims = [region.claim for region in routed]
     there = [*routed, *_never_routed_to(repository, atlas, routed)]
-    plane = discriminant([base, *(stake.claim.cell for stake in there)])
+    plane = discriminant([base, *(region.claim.cell for region in there)])
 
     def points(z: Tensor) -> tuple[Point, ...]:
         found = zip(plane(z).tolist(), owners(z, base, claims).tolist(), strict=True)
         return tuple(Point(*at, None if index == BASE else index) for at, index in found)
 
-    def area(index: int, stake: Stake) -> Area:
-        label = _label(atlas[stake.name], stake.entry)
-        ellipse, anchors = plane.ellipse(stake.claim.cell), points(stake.claim.anchors)
-        return Area(stake.name, label, stake.entry, index < len(routed), ellipse, anchors)
+    def area(index: int, region: RoutedRegion) -> Area:
+        label = _label(atlas[region.name], region.entry)
+        ellipse, anchors = plane.ellipse(region.claim.cell), points(region.claim.anchors)
+        return Area(region.name, label, region.entry, index < len(routed), ellipse, anchors)
 
     spoken = [Example((Message("user", one),), "", "--prompt") for one in prompts]
     groups = [spoken, *(data or {}).values()]
@@ -129,22 +129,24 @@ def chart(
         base=plane.ellipse(base),
         areas=tuple(area(*one) for one in enumerate(there)),
         composed=tuple(atlas[name] for name in sorted(atlas.keys() - {one.name for one in there})),
-        takeovers=tuple(_takeovers([stake.entry for stake in there])),
+        takeovers=tuple(_takeovers([region.entry for region in there])),
         prompts=tuple(zip(prompts, own, strict=True)),
         data=dict(zip(data or {}, others, strict=True)),
         shown=plane.shown,
     )
 
 
-def _never_routed_to(repository: Repository, atlas: Atlas, routed: Sequence[Stake]) -> list[Stake]:
-    """Regions that no prompt is routed to, each once; the same one may have several names."""
-    drawn = {stake.entry.region.oid for stake in routed}
+def _never_routed_to(
+    repository: Repository, atlas: Atlas, routed: Sequence[RoutedRegion]
+) -> list[RoutedRegion]:
+    """Regions that no prompt is routed to, each once, even if it has several names."""
+    drawn = {region.entry.region.oid for region in routed}
     found = []
     for name, capability in sorted(atlas.items()):
         for entry in capability.regions:
             if entry.region.oid not in drawn:
                 drawn.add(entry.region.oid)
-                found.append(Stake(name, entry, claim_of(repository, entry)))
+                found.append(RoutedRegion(name, entry, claim_of(repository, entry)))
     return found
 
 

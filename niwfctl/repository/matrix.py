@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas
+from niwfctl.atlas import Atlas, parse_range
 from niwfctl.config import FILE
 from niwfctl.continual import Transfer, transfer
 from niwfctl.errors import FormatError, UnknownName, UsageError
@@ -35,10 +35,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be kept: a capability's data.
+    """What is not to be forgotten: a capability's data.
 
     Attributes:
-        learnt: index of the first row that has the capability; None if none has.
+        learnt: index of the first row with the capability; None if no row has it.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Row:
 
     Attributes:
         there: names of its capabilities.
-        figures: one a task.
+        figures: one per task.
     """
 
     commit: Commit
@@ -65,8 +65,8 @@ class Matrix:
     """All tasks at all commits, oldest first.
 
     Attributes:
-        base: figures of the bare backbone, one a task.
-        left_out: capabilities that have no data to measure on.
+        base: figures of the bare backbone, one per task.
+        left_out: capabilities without data to measure on.
     """
 
     tasks: tuple[Task, ...]
@@ -76,12 +76,12 @@ class Matrix:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What was measured: `perplexity`, and `exact_match` where asked."""
+        """What was measured: `perplexity`, and `exact_match` if asked."""
         asked = self.base[0].exact_match is not None
         return ("perplexity", "exact_match") if asked else ("perplexity",)
 
     def transfer(self, measure: str) -> Transfer:
-        """The measures of continual learning, of the scores of one measure."""
+        """The measures of continual learning, from the scores of one measure."""
         scores = [[one.score(measure) for one in row.figures] for row in self.rows]
         untrained = [one.score(measure) for one in self.base]
         return transfer(scores, [task.learnt for task in self.tasks], untrained)
@@ -100,19 +100,19 @@ def matrix(
 ) -> Matrix:
     """Measures every task at every commit of the first-parent history that changed the atlas.
 
-    A task is answered by the capability of its name, and by the base where there is none yet.
+    A task is answered by the capability of its name, or by the base where there is none yet.
 
     Args:
-        sources: data files by task; the data of a task's gate where none is given.
+        sources: data files by task; a task without any uses the data of its gate.
         revisions: the last commit, or `FIRST..LAST`; FIRST is the first row, changed or not.
         auto: the owner of each prompt answers instead, as that commit's atlas routes.
-        exact_match: measure that, too.
+        exact_match: also measure it.
         longest_answer: tokens to generate at most, for the exact match.
-        batch_size: rows a forward pass.
+        batch_size: rows per forward pass.
 
     Raises:
-        UnknownName: no such revision, or data for a task that no commit has (with `auto`, such
-            data are measured as well: the base's).
+        UnknownName: no such revision, or data for a task that no commit has (allowed with `auto`:
+            the base may own it).
         UsageError: no commit has a capability, or none has data, or FIRST is not before LAST.
         DataError: data that cannot be used.
     """
@@ -151,16 +151,16 @@ def _owner(revision: str, atlas: Atlas, name: str) -> Subject:
 
 def _commits(repository: Repository, revisions: str) -> list[Commit]:
     """The rows, oldest first."""
-    if "..." in revisions:
-        raise UsageError(f"--rev {revisions} is no line of commits: give A..B, from A to B")
-    first, dots, last = revisions.rpartition("..")
-    line = repository.history.log(last or "HEAD", first_parent=True)
+    first, dots, last = parse_range(revisions) or ("", "", revisions)
+    if dots == "...":
+        raise UsageError(f"--rev {revisions} is not a line of commits: give A..B, from A to B")
+    line = repository.history.log(last, first_parent=True)
     if dots:
-        start = repository.git.resolve(first or "HEAD")
+        start = repository.git.resolve(first)
         ids = [commit.id for commit in line]
         if start not in ids:
             raise UsageError(
-                f"{first or 'HEAD'} is not on the first-parent history of {last or 'HEAD'}: give "
+                f"{first} is not on the first-parent history of {last}: give "
                 "a commit that `niwfctl log` shows before it"
             )
         line = line[: ids.index(start) + 1]
@@ -175,7 +175,7 @@ def _commits(repository: Repository, revisions: str) -> list[Commit]:
 def _readable(repository: Repository, commit: Commit) -> bool:
     try:
         repository.atlas(commit.id)
-    except FormatError as error:  # it may have been mended since, and stays in the history
+    except FormatError as error:  # a later commit may have fixed it, but history keeps it
         logger.warning("%s is left out: %s", commit.id[:12], error)
         return False
     return True
@@ -209,6 +209,6 @@ def _tasks(
             left_out.append(name)
     if not tasks:
         raise UsageError(
-            f"there is nothing to measure on: give --data {left_out[0]}=FILE, or a gate in {FILE}"
+            f"there is no data to measure on: give --data {left_out[0]}=FILE, or a gate in {FILE}"
         )
     return tuple(tasks), tuple(left_out)

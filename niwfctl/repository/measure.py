@@ -18,7 +18,7 @@ import torch
 from niwfstore import write_atomic
 from pydantic import TypeAdapter
 
-from niwfctl.atlas import Atlas, Capability
+from niwfctl.atlas import BASE_NAME, Atlas, Capability
 from niwfctl.backbone.batch import batched
 from niwfctl.backbone.load import default_device
 from niwfctl.backbone.platform import current_platform
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 LONGEST_ANSWER = 256  # tokens
 BATCH_SIZE = 8  # rows
-_CODE = ("niwfctl", "transformers", "bitsandbytes")  # what figures depend on besides the platform
+_CODE = ("niwfctl", "transformers", "bitsandbytes")  # what results depend on besides the platform
 
-Report = Callable[[str, int, int], None]
-"""Told what is under way, and how many of its rows are done, of how many (0: it has no rows)."""
+Tell = Callable[[str, int, int], None]
+"""Told what is in progress, how many of its rows are done, and of how many (0: no rows)."""
 
 Figures = TypeVar("Figures")
 Done = Callable[[int], None]  # told how many rows are done
@@ -54,7 +54,7 @@ class Data:
         """Reads every source, in order.
 
         Raises:
-            DataError: a source cannot be read, or a record in it is no example.
+            DataError: a source cannot be read, or a record in it is not an example.
         """
         examples = read_examples(sources)
         return cls(tuple(examples), data_hash(examples))
@@ -66,8 +66,8 @@ class Subject:
 
     Attributes:
         target: `NAME` or `NAME@REV`; None for the base, AUTO for the router.
-        made_of: all that its answers are computed from, besides the backbone.
-        activate: makes it answer in a model.
+        made_of: everything its answers depend on, besides the backbone.
+        activate: makes it active in a model.
     """
 
     target: str | None
@@ -81,25 +81,26 @@ def base() -> Subject:
 
 
 def named(target: str, capability: Capability) -> Subject:
-    """A capability, which is what `NAME` or `NAME@REV` stands for."""
-    content = capability.unrouted.model_dump_json(exclude={"name"})  # named, it is not routed to
+    """A capability, given as `NAME` or `NAME@REV`."""
+    # given by name, it does not depend on routing
+    content = capability.unrouted.model_dump_json(exclude={"name"})
     return Subject(target, (content,), lambda model: model.use(target))
 
 
 def routed(revision: str, atlas: Atlas) -> Subject:
-    """Whichever capability of a revision's atlas owns the prompt, or the base (G3)."""
+    """The owner of each prompt in a revision's atlas, or the base (G3)."""
     made_of = (AUTO, *(atlas[name].dump() for name in sorted(atlas))) if atlas else ()
     return Subject(AUTO, made_of, lambda model: model.route(revision))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """How well data was answered.
+    """How well examples were answered.
 
     Attributes:
         perplexity: of the answers' tokens.
-        tokens: how many they are.
-        exact_match: share of the rows whose likeliest answer is the given one; None if not asked.
+        tokens: their number.
+        exact_match: share of rows whose likeliest answer is the expected one; None if not asked.
     """
 
     perplexity: float
@@ -107,32 +108,29 @@ class Measured:
     exact_match: float | None = None
 
     def score(self, measure: str) -> float:
-        """Of `perplexity`, of which less is better, −log (nats a token); of `exact_match` itself.
-
-        More is better for both.
-        """
+        """−log(perplexity) in nats per token, or the exact match: higher is better for both."""
         return -math.log(self.perplexity) if measure == "perplexity" else self.exact_match
 
 
 class Bench:
-    """Measures, remembers the figures, and loads the backbone only when it must.
+    """Measures and remembers the results; loads the backbone only when it must.
 
-    A figure is remembered under the hash of all that it depends on: the manifests of what
-    answered, the backbone, the coordinate map, the data, the versions and the platform. So what
-    has not changed is measured once however many commits have it, and an interruption loses no
-    more than the figure that was under way.
+    A result is remembered under the hash of all that it depends on: the manifests of what
+    answered, the backbone, the coordinate map, the data, the versions and the platform. So an
+    unchanged capability is measured once however many commits have it, and an interruption loses
+    only the result in progress.
     """
 
     def __init__(
         self,
         repository: Repository,
-        report: Report = lambda what, done, rows: None,
+        report: Tell = lambda what, done, rows: None,
         recall: bool = True,
     ) -> None:
         """
         Args:
-            report: told what is under way.
-            recall: take what is remembered; else all is measured again, and then remembered.
+            report: told what is in progress.
+            recall: use remembered results; if False, measure again and remember that.
         """
         self._repository, self._report, self._recall = repository, report, recall
         self._folder = repository.private / "cache" / "measured"
@@ -154,19 +152,19 @@ class Bench:
         longest_answer: int = LONGEST_ANSWER,
         batch_size: int = BATCH_SIZE,
     ) -> Measured:
-        """Perplexity, and exact match where asked.
+        """Perplexity, and exact match if asked.
 
         Args:
-            label: what to call this while it is under way; the subject's target by default.
+            label: its name while in progress; the subject's target by default.
             longest_answer: tokens to generate at most, for the exact match.
-            batch_size: rows a forward pass.
+            batch_size: rows per forward pass.
 
         Raises:
-            BackboneError: the backbone is missing, or not the pinned one.
+            BackboneError: the backbone is missing, or is not the pinned one.
             DataError, UsageError: an example is longer than the backbone can read.
             ObjectError: an object is missing or corrupt.
         """
-        question = _Question(subject, data, label or subject.target or "base")
+        question = _Question(subject, data, label or subject.target or BASE_NAME)
         score, match = partial(_score, batch_size), partial(_match, batch_size, longest_answer)
         scored = self._figures(_Scored, question, f"score {batch_size}", score)
         if not exact_match:
@@ -179,7 +177,7 @@ class Bench:
     ) -> Figures:
         file = self._file(question, how)
         if self._recall:
-            with suppress(OSError, ValueError):  # without its memory it measures again
+            with suppress(OSError, ValueError):  # an unreadable result is measured again
                 return TypeAdapter(kind).validate_json(file.read_bytes())
         if self._model is None:
             self._report("loading the backbone", 0, 0)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from niwfctl.atlas import Atlas, Capability, changes
 from niwfctl.config import FILE
 from niwfctl.errors import Conflict, UsageError
+from niwfctl.layout import ATTRIBUTES_FILE, OURS
 from niwfctl.repository.names import require_free
-from niwfctl.repository.objects import ATTRIBUTES_FILE, OURS, storing
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import changed_files, record
 from niwfctl.repository.same_field import require_same_field
 from niwfctl.repository.underway import require_ready
+from niwfctl.storage import storing
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -30,7 +31,7 @@ class Resolution:
 
     Attributes:
         side: `ours`, `theirs`, or None to refuse.
-        rename: (capability, new name for theirs); ours keeps its own. Without a capability, of the
+        rename: (capability, new name for theirs); ours keeps its name. None as capability means the
             only one that both changed.
     """
 
@@ -44,12 +45,12 @@ class Merged:
 
     Attributes:
         commit: where the branch is now.
-        kind: `up to date`, `fast-forward`, `merge`, or `settled` (HEAD, by that name or its
-            branch's, with itself: only routing).
-        added, changed, removed: names of capabilities, against our side before.
-        biases: routing biases in nats (before, after) that the merge had to set anew, by name, and
-            by `NAME/ID` of the region where there are several.
-        takeovers: which regions would have won more of an earlier one than they may.
+        kind: `up to date`, `fast-forward`, `merge`, or `settled` (HEAD or its branch was
+            merged with itself, which settles only routing).
+        added, changed, removed: names of capabilities, compared with our side before.
+        biases: routing biases in nats (before, after) that the merge had to change, by name, or by
+            `NAME/ID` where a capability has several regions.
+        takeovers: the regions that would have won more of an earlier one than allowed.
     """
 
     commit: str
@@ -64,7 +65,7 @@ class Merged:
 def merge(
     repository: Repository, revision: str, resolution: Resolution, message: str | None
 ) -> Merged:
-    """Does what `Repository.merge` says."""
+    """Implements `Repository.merge`."""
     require_ready(repository)
     with storing(), repository.writing(), repository.operations.recording(command_line()):
         merged = _merge(repository, revision, resolution, message or f"Merge {revision}")
@@ -84,7 +85,7 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
     if bases in ([ours], [theirs]):
         _renames(resolution, [], before, after)  # nothing was changed on both sides
     if bases == [theirs]:
-        own = revision in ("HEAD", git.branch())  # another of the same commit asks for nothing new
+        own = revision in ("HEAD", git.branch())  # another name of that commit asks for nothing
         return _settle(repository, ours) if own else Merged(ours, *_UP_TO_DATE)
     if bases == [ours]:
         git.move(ours, theirs, f"niwfctl merge {revision}: fast-forward")
@@ -98,7 +99,7 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
 
 
 def _settle(repository: Repository, head: str) -> Merged:
-    """Makes the routing lock hold where plain `git merge` brought two branches together."""
+    """Restores the routing lock where plain `git merge` joined two branches."""
     before = repository.atlas(head)
     after, routed = _routed(repository, before)
     if after == before:
@@ -109,7 +110,7 @@ def _settle(repository: Repository, head: str) -> Merged:
 
 
 def _routed(repository: Repository, union: Atlas) -> tuple[Atlas, dict]:
-    """The atlas with its routing settled, and what a report says of that."""
+    """The atlas with its routing settled, and the report's fields about that."""
     from niwfctl.repository.routing import audited, settled
 
     atlas = settled(repository, union)
@@ -119,7 +120,7 @@ def _routed(repository: Repository, union: Atlas) -> tuple[Atlas, dict]:
 
 
 def _biases(atlas: Atlas) -> dict[str, float]:
-    """The routing bias of every region, by the name of its capability; `NAME/ID` of several."""
+    """The routing bias of every region, by the name of its capability, or `NAME/ID`."""
     return {
         name if len(capability.regions) == 1 else f"{name}/{entry.id}": (
             entry.routing.bias if entry.routing else 0.0
@@ -136,18 +137,18 @@ def united(
     resolution: Resolution,
     revision: str = "BRANCH",
 ) -> Atlas:
-    """The three-way union: what one side changed is taken; what both changed needs a resolution.
+    """The three-way union: takes what one side changed; what both changed needs a resolution.
 
-    Without conflicts it is the same whichever side is ours.
+    Without conflicts, the result does not depend on which side is ours.
 
     Args:
-        bases: of the best common ancestors, one or more. Where branches were merged into each
-            other crosswise, a side has changed what differs from any of them.
+        bases: of the best common ancestors. After criss-cross merges there are several, and a side
+            has changed whatever differs from any of them.
         revision: what is merged, for messages.
 
     Raises:
         Conflict: both sides changed a capability, and nothing says which to take.
-        UsageError: a rename that is none.
+        UsageError: a rename does not apply.
     """
     atlas: Atlas = {}
     conflicts = []
@@ -181,7 +182,7 @@ def _renames(
     """New names for theirs, by capability.
 
     Raises:
-        UsageError: a name is taken or none, or there are not two capabilities to keep.
+        UsageError: a name is taken or invalid, or there are not two capabilities to keep.
     """
     renames: dict[str, str] = {}
     for name, new in resolution.rename:
@@ -211,7 +212,7 @@ def _commit(
 ) -> str:
     git = repository.git
     tree, paths = git.merge_tree(ours, theirs)
-    # Of histories with nothing in common nobody knows which side changed these: ours stay.
+    # In unrelated histories neither side is known to have changed these: ours stay.
     settings = () if related else (FILE, ATTRIBUTES_FILE)
     foreign = [path for path in paths if not path.startswith((*OURS, *settings))]
     if foreign:
@@ -219,7 +220,7 @@ def _commit(
             f"both sides changed {', '.join(foreign)}: merge these with `git merge`, then "
             "`niwfctl verify`"
         )
-    # What either side has goes, then what is taken comes: git may have kept what is not.
+    # Remove what either side has, then add what was taken: git may have kept what was not.
     files = changed_files(repository.atlas(ours), {}) | changed_files(repository.atlas(theirs), {})
     files |= changed_files({}, atlas)
     files |= {path: git.blob(ours, path) for path in paths if path in settings}

@@ -1,7 +1,7 @@
-"""What a capability is at z: how much of each region acts.
+"""What acts at z: how much of each region.
 
-A capability of one region, one of several, a composition, the routed union of all of them, and the
-rows of a mixed batch are all of this one kind.
+A capability of one region or of several, a composition, the routed union of an atlas, and the rows
+of a mixed batch are all mixtures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from niwfctl.atlas import Capability, RegionEntry
 from niwfctl.field.cell import Cell
 from niwfctl.field.routing import Claim, Claims, nearest
-from niwfctl.repository.routing import Stake, claims_among
+from niwfctl.repository.routing import RoutedRegion, claims_among
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -36,15 +36,15 @@ class Mixture:
 
     @property
     def whole(self) -> bool:
-        """Whether it is one region that acts everywhere as it is."""
+        """Whether it is one region that acts everywhere, unweighted."""
         return self.shares is _all_of_it
 
 
 def of_capability(repository: Repository, capability: Capability) -> Mixture:
     """A capability, given by name.
 
-    Where it has several regions, the one that owns the prompt among them acts; where none of their
-    cells holds it, the one that is nearest.
+    Of several regions, the one that owns the prompt among them acts; if no cell holds the prompt,
+    the nearest one.
 
     Raises:
         ObjectError: an object is missing or corrupt.
@@ -56,14 +56,14 @@ def of_capability(repository: Repository, capability: Capability) -> Mixture:
     return _of_regions(repository, capability.regions)
 
 
-def of_owners(stakes: Sequence[Stake], base: Cell) -> tuple[Mixture, Routes]:
+def of_owners(routed: Sequence[RoutedRegion], base: Cell) -> tuple[Mixture, Routes]:
     """The routed union: the region that owns a prompt acts, or none where the base does (G3)."""
-    routes = Routes([stake.name for stake in stakes], base, [stake.claim for stake in stakes])
-    return Mixture(tuple(stake.entry for stake in stakes), routes.shares), routes
+    routes = Routes([one.name for one in routed], base, [one.claim for one in routed])
+    return Mixture(tuple(one.entry for one in routed), routes.shares), routes
 
 
 def weighted(terms: Sequence[tuple[float | Tensor, Mixture]]) -> Mixture:
-    """Σ_i w_i m_i; a weight is a number, or float32 [batch, 1] for rows of their own."""
+    """Σ_i w_i m_i; a weight is a number, or float32 [batch, 1], one for each row."""
     entries = {e.objects: e for _, mixture in terms for e in mixture.entries}
     columns = {objects: index for index, objects in enumerate(entries)}
 
@@ -86,8 +86,8 @@ class Routes:
     """Who owns which prompts.
 
     Attributes:
-        claimants: names of the capabilities, one a claim; a name with several regions comes again.
-        names: owners of the prompts that were answered last; None for the base.
+        claimants: name of the capability for each claim; repeated if it has several regions.
+        names: owners of the last batch's prompts; None for the base.
     """
 
     def __init__(self, claimants: list[str], base: Cell, claims: Sequence[Claim]) -> None:

@@ -32,36 +32,36 @@ from niwfctl.repository.backbone import fitting, pinned_source
 from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
 from niwfctl.repository.regions import read_coordinates
 from niwfctl.repository.resident import ALIKE, RESIDENT, Resident
-from niwfctl.repository.routing import base_cell, stakes
+from niwfctl.repository.routing import base_cell, routed_regions
 from niwfctl.repository.same_field import usable
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 
-AUTO = "--auto"  # no capability can be called so
+AUTO = "--auto"  # which no capability can be called
 _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Model:
-    """A backbone in which one capability, or none, is active.
+    """A backbone with one active capability, or none.
 
-    The regions that were asked for last stay resident, so that going back to one is instant.
+    Recently used regions stay in memory, so that returning to one is instant.
 
     Attributes:
         adapter: the field inside the model, for those who call the model themselves.
         resident: the regions in memory.
-        routes: who owns what, once `route` was called, or `use_each` with AUTO.
+        routes: who owns what, after `route`, or `use_each` with AUTO.
     """
 
     def __init__(self, repository: Repository, resident: int = RESIDENT) -> None:
         """Loads the pinned backbone.
 
         Args:
-            resident: regions to keep in memory at most.
+            resident: most regions to keep in memory.
 
         Raises:
-            BackboneError: it is missing, or not the pinned one.
+            BackboneError: it is missing, or is not the pinned one.
             MemoryFull: it does not fit.
             ObjectError: the coordinate map is missing or corrupt.
         """
@@ -79,16 +79,16 @@ class Model:
         self.base_probe = stored["probe"]
         self.routes: Routes | None = None
         self._used: dict[str, Mixture] = {}
-        self._known: dict[str, weakref.ref[ActiveField | Blend]] = {}  # if resident still
+        self._known: dict[str, weakref.ref[ActiveField | Blend]] = {}  # if still resident
         self._mixtures: Recent[str, Mixture] = Recent(RESIDENT)
         self._routes: Recent[str, tuple[Mixture, Routes]] = Recent(ALIKE)
 
     def use(self, capability: str | None) -> None:
-        """Makes a capability active; one that is resident takes no more than a lookup.
+        """Makes a capability active; for a resident one, this is only a lookup.
 
         Args:
-            capability: `NAME` or `NAME@REV`, as committed when it is first used; None for the
-                bare backbone.
+            capability: `NAME` or `NAME@REV`, as committed at its first use; None for the bare
+                backbone.
 
         Raises:
             UnknownName: there is no such capability.
@@ -117,10 +117,10 @@ class Model:
         self.adapter.active = self.resident.acting(weighted(terms))
 
     def route(self, revision: str = "HEAD") -> Routes:
-        """Lets the owner of each prompt's coordinate answer it, as a revision's atlas has it (G3).
+        """Lets the owner of each prompt's coordinate answer it, by a revision's atlas (G3).
 
         Returns:
-            Who owns what; its `names` tell whose each prompt of the last batch was.
+            Who owns what; its `names` tell who owned each prompt of the last batch.
 
         Raises:
             ObjectError: an object is missing or corrupt.
@@ -131,10 +131,10 @@ class Model:
         return self.routes
 
     def bids(self, prompt: str) -> list[tuple[str | None, float | None]]:
-        """(capability, score) of all that may answer a prompt, the owner first, None the base.
+        """(capability, score) of all candidates for a prompt, the owner first; None for the base.
 
-        What is active stays so.
-        The score is log N(z; μ, Σ) − b; None where the cell does not hold z, and no bid is made.
+        The score is log N(z; μ, Σ) − b, or None if the cell does not hold z. What is active does
+        not change.
         """
         _, routes = self._routed("HEAD")
         found = routes.bids(self.coordinate(prompt)[None])[0].tolist()
@@ -145,9 +145,9 @@ class Model:
         ]
 
     def owners(self, examples: Sequence[Example], batch_size: int = 8) -> list[str | None]:
-        """The capability that owns each example's prompt, None where the base does.
+        """The capability that owns each example's prompt; None for the base.
 
-        What is active stays so.
+        What is active does not change.
 
         Raises:
             DataError: the template refuses a prompt, or it is longer than the backbone can read.
@@ -161,7 +161,7 @@ class Model:
         if capability == AUTO:
             mixture, self.routes = self._routed("HEAD")
             return mixture
-        if not _COMMIT.fullmatch(parse_target(capability)[1]):  # it may mean another tomorrow
+        if not _COMMIT.fullmatch(parse_target(capability)[1]):  # which may move
             return self._made(capability)
         return self._mixtures.get(capability, lambda: self._made(capability))
 
@@ -172,7 +172,9 @@ class Model:
         repository, commit = self._repository, self._repository.git.resolve(revision)
 
         def routed() -> tuple[Mixture, Routes]:
-            return of_owners(stakes(repository, repository.atlas(commit)), base_cell(repository))
+            return of_owners(
+                routed_regions(repository, repository.atlas(commit)), base_cell(repository)
+            )
 
         return self._routes.get(commit, routed)
 
@@ -185,7 +187,7 @@ class Model:
         seed: int | None = None,
         stream: Callable[[str], None] | None = None,
     ) -> str:
-        """Answers a prompt with what is active, in one pass over the prompt.
+        """Answers a prompt with what is active, reading the prompt once.
 
         Args:
             prompt: the user's words, or a conversation that ends with them.
@@ -220,20 +222,20 @@ class Model:
         """A conversation, to be answered.
 
         Raises:
-            UsageError: with its answer it may be longer than the backbone can read.
+            UsageError: with the longest answer, it exceeds what the backbone can read.
             DataError: the template refuses it.
         """
         tokens, skip = self.prompt(messages)
         if len(tokens) + options.max_new_tokens > self.longest:
             raise UsageError(
-                f"the prompt has {len(tokens)} tokens, and with --max-new-tokens "
-                f"{options.max_new_tokens} that is more than the {self.longest} this backbone can "
-                "read"
+                f"the prompt has {len(tokens)} tokens; with --max-new-tokens "
+                f"{options.max_new_tokens} that is more than the {self.longest} that this "
+                "backbone can read: shorten either"
             )
         return Request(self.backbone.tokenizer, tokens, skip, options)
 
     def prompt(self, messages: Sequence[Message]) -> tuple[list[int], int]:
-        """A conversation's tokens, and how many of them its coordinate leaves out.
+        """A conversation's tokens, and how many leading ones its coordinate leaves out.
 
         Raises:
             DataError: the template refuses it.
@@ -248,15 +250,15 @@ class Model:
         return system_skip(self.backbone.tokenizer, messages, tokens)
 
     def skipped(self, tokens: Sequence[int]) -> int:
-        """How many tokens of a plain text come before what its coordinate is read from.
+        """How many leading tokens of a plain text its coordinate leaves out.
 
-        Those of the template where it begins with them; else the first, which any text has.
+        The template's, if the text begins with them; otherwise just the first.
         """
         template = prompt_tokens(self.backbone.tokenizer, [Message("user", "?")])[: self.skip]
         return self.skip if list(tokens[: self.skip]) == template else 1
 
     def answer(self, requests: Sequence[Request]) -> None:
-        """Answers requests in one batch, each as if alone, with what is active."""
+        """Answers requests in one batch, each as if alone."""
         answer(self.backbone, self.adapter, requests)
 
     def coordinate(self, prompt: str) -> Tensor:
@@ -289,9 +291,9 @@ class Model:
         return found
 
     def read(self, rows: Sequence[list[int]], skips: Sequence[int] | None = None) -> Tensor:
-        """z of prompts as one batch, float32 [rows, dim]: what a whole pass reads, bit for bit.
+        """z of prompts as one batch, float32 [rows, dim], equal bit for bit to that of a full pass.
 
-        No layer from the tap layer on computes anything, whatever is active.
+        Nothing is computed from the tap layer on, whatever is active.
 
         Args:
             skips: leading tokens to leave out of each; by default the template's own.
@@ -306,7 +308,7 @@ class Model:
         batch_size: int = 8,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Score:
-        """Perplexity on the answers' tokens, with what is active.
+        """Perplexity of the answers' tokens, with what is active.
 
         Args:
             progress: called with (examples done, in all).
@@ -333,7 +335,7 @@ class Model:
         return rows
 
     def encoded(self, example: Example) -> Tokens:
-        """An example as tokens, however many.
+        """An example as tokens, of any length.
 
         Raises:
             DataError: the template refuses it.
@@ -342,7 +344,7 @@ class Model:
         return replace(row, skip=self._system_skip(example.messages, row.prompt))
 
     def expected(self, examples: Sequence[Example]) -> list[str]:
-        """What `answers` would be if each were what its example says, template and all.
+        """What `answers` would return if each answer were the example's, template and all.
 
         Raises:
             DataError: as `encode`.
@@ -368,6 +370,6 @@ class Model:
         for example, row in zip(examples, rows, strict=True):
             if len(row) > self.longest:
                 raise DataError(
-                    f"{example.origin} has {len(row)} tokens, and the backbone reads "
+                    f"{example.origin} has {len(row)} tokens, but the backbone reads at most "
                     f"{self.longest}: shorten it"
                 )

@@ -1,4 +1,4 @@
-"""The operation log: what niwfctl did here, and how to take it back."""
+"""The operation log: what niwfctl did here, and how to undo it."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Operation:
     Attributes:
         branch: full name of the branch that moved, or `HEAD` when detached.
         before, after: commits it moved between; None before the first commit.
-        removed: trainings that were put aside, to be found in the operation's folder.
+        removed: trainings that were put aside, in the operation's folder.
         added: trainings that were made.
-        active_before, active_after: the active capability, as `Repository.active` has it; None
-            both in logs from before it was noted.
+        active_before, active_after: the active capability, as in `Repository.active`; both None
+            in older logs, which did not record it.
     """
 
     id: str
@@ -69,8 +69,8 @@ class Operations:
         self._repository = repository
         self._folder = repository.private / "operations"
 
-    def list(self) -> list[Operation]:
-        """All that is remembered, oldest first.
+    def entries(self) -> list[Operation]:
+        """All remembered operations, oldest first.
 
         Raises:
             FormatError: the log is damaged, or of a newer version.
@@ -82,14 +82,14 @@ class Operations:
         except (ValueError, TypeError) as error:
             raise FormatError(
                 f"{self._file} is not an operation log that this version can read: use the version "
-                "that wrote it, or remove it, and with it what `undo` knows"
+                "that wrote it, or remove it, after which `undo` knows nothing"
             ) from error
 
     @contextmanager
     def recording(self, command: str) -> Iterator[Operation]:
-        """A block whose changes are one operation, logged if there are any, also if it fails.
+        """A block whose changes form one operation; any changes are logged, even if it fails.
 
-        Trainings are put aside with `set_aside`, or noted in `added`.
+        Trainings are put aside with `set_aside`, or listed in `added`.
         """
         operation = self._begin(command)
         try:
@@ -98,15 +98,15 @@ class Operations:
             operation.after = self._repository.git.head()
             operation.active_after = self._repository.active
             if not operation.empty:
-                # A full disk must not make what is done look undone; only `undo` is lost.
+                # A full disk must not make finished work look failed; only `undo` is lost.
                 with suppress(OSError), self._locked():
                     self._append(operation)
 
     @contextmanager
-    def training(self, name: str) -> Iterator[None]:
-        """A block that saves a training's first checkpoint; one of that name is kept for `undo`.
+    def recording_training(self, name: str) -> Iterator[None]:
+        """A block that saves a training's first checkpoint; a previous one is kept for `undo`.
 
-        No branch moves, so this takes no lock that a commit holds for long.
+        No branch moves, so this does not take the commit lock.
         """
         with self._locked():
             operation = self._begin(command_line())
@@ -121,53 +121,52 @@ class Operations:
                 self._append(operation)
 
     def set_aside(self, operation: Operation, name: str) -> None:
-        """Moves a training out of the way, to where `undo` finds it, as far as the disk allows."""
+        """Moves a training to where `undo` finds it, if the disk allows."""
         source = self._repository.trainings.root / name
-        target = self.put_aside(operation) / name
+        target = self.folder_of(operation) / name
         with suppress(OSError):
             target.parent.mkdir(parents=True, exist_ok=True)
             source.replace(target)
             operation.removed.append(name)
 
     def undo(self) -> Operation:
-        """Takes back the last operation; done twice, it takes back the taking back.
+        """Undoes the last operation; done twice, it redoes it.
 
         Raises:
-            NiwfError: there is nothing to take back.
-            UsageError: the repository has moved on by other means, or git is in the middle of
-                something.
-            Busy: another process is committing, or trains what would be taken back.
+            NiwfError: there is nothing to undo.
+            UsageError: the repository was changed by other means, or a git command is unfinished.
+            Busy: another process is committing, or trains what would be undone.
         """
         with ExitStack() as locks:
             locks.enter_context(self._repository.writing())
-            done = self.list()
+            done = self.entries()
             if not done:
                 raise NiwfError("there is nothing to undo: no operation is remembered here")
             last = done[-1]
             require_ended(self._repository)
-            if last.added:  # they may be under way
-                locks.enter_context(self._repository.trainings.training())
+            if last.added:  # they may be in progress
+                locks.enter_context(self._repository.trainings.locked())
             self._check(last)
             operation = locks.enter_context(self.recording(_taking_back(last.command)))
             self._reverse(last, operation)
         return last
 
     def older(self, than: datetime) -> list[Operation]:
-        """Operations from before a time."""
-        return [entry for entry in self.list() if datetime.fromisoformat(entry.time) < than]
+        """Operations before a time."""
+        return [entry for entry in self.entries() if datetime.fromisoformat(entry.time) < than]
 
     def forget(self, older_than: datetime) -> None:
-        """Drops operations, and trainings they put aside, from before a time."""
+        """Drops operations before a time, and the trainings they put aside."""
         with self._locked():
             dropped = self.older(older_than)
-            kept = [entry for entry in self.list() if entry not in dropped]
+            kept = [entry for entry in self.entries() if entry not in dropped]
             self._write(kept)
             for folder in self._folder.iterdir():
                 if folder.is_dir() and folder.name not in {entry.id for entry in kept}:
                     shutil.rmtree(folder, ignore_errors=True)
 
-    def put_aside(self, operation: Operation) -> Path:
-        """Where the trainings are that an operation put aside, if it did."""
+    def folder_of(self, operation: Operation) -> Path:
+        """Where an operation puts trainings aside."""
         return self._folder / operation.id
 
     @property
@@ -175,11 +174,11 @@ class Operations:
         return self._folder / "log.json"
 
     def _reverse(self, last: Operation, operation: Operation) -> None:
-        """Takes back `last`, in steps that each leave every training somewhere to be found.
+        """Undoes `last`, in steps that each leave every training in some known place.
 
-        Any step may have been done already, by an undo that was killed before it was logged. The
-        branch moves last but for trainings that lie elsewhere as well by then, so whoever does not
-        go on has either state, without a loss.
+        Any step may already be done, by an undo that was killed before it was logged. After the
+        branch moves, only trainings are removed that have a copy elsewhere, so an interruption
+        leaves one state or the other, and loses nothing.
         """
         git, trainings = self._repository.git, self._repository.trainings
         operation.id = _id_of_undoing(last)
@@ -211,7 +210,7 @@ class Operations:
             operation.active_before = last.active_after
 
     def _keep(self, last: Operation, operation: Operation, name: str) -> bool:
-        """Gives a training that is taken back a second place; False if the disk lets it not."""
+        """Copies a training that is undone to a second place; False if the disk refuses."""
         checkpoint = self._repository.trainings.checkpoint(name)
         aside = self._aside(operation, name)
         if aside.is_file() and name in last.removed and self._is_back(last, name):
@@ -224,11 +223,11 @@ class Operations:
         return aside.is_file()
 
     def _aside(self, operation: Operation, name: str) -> Path:
-        """Where the checkpoint of a training is that an operation put aside."""
-        return self.put_aside(operation) / name / self._repository.trainings.checkpoint(name).name
+        """Where an operation puts the checkpoint of a training aside."""
+        return self.folder_of(operation) / name / self._repository.trainings.checkpoint(name).name
 
     def _is_back(self, last: Operation, name: str) -> bool:
-        """Whether a training is the one that an operation put aside."""
+        """Whether a training equals the one that an operation put aside."""
         checkpoint, aside = self._repository.trainings.checkpoint(name), self._aside(last, name)
         there = checkpoint.is_file() and aside.is_file()
         return there and filecmp.cmp(checkpoint, aside, shallow=False)
@@ -237,17 +236,17 @@ class Operations:
         git = self._repository.git
         branch = git.branch()
         here = f"refs/heads/{branch}" if branch else "HEAD"
-        # At `before` it is where an undo moved it that was killed since, and goes on now.
+        # It is at `before` if a previous undo was killed after moving it; this one resumes that.
         there = here == last.branch and git.head() in (last.before, last.after)
         if last.before != last.after and not there:
             raise UsageError(
-                f"{last.command!r} cannot be undone: {last.branch} has moved on since, or is not "
+                f"{last.command!r} cannot be undone: {last.branch} has moved on, or is not "
                 "checked out; go back with `niwfctl rollback --to`"
             )
         if last.before is None and last.after is not None:
             raise UsageError("the first commit cannot be undone: remove the repository instead")
         for name in last.removed:
-            if not (self.put_aside(last) / name).is_dir():
+            if not (self.folder_of(last) / name).is_dir():
                 raise UsageError(
                     f"{last.command!r} cannot be undone: the training of {name!r} that it put "
                     "aside was cleaned away"
@@ -274,20 +273,20 @@ class Operations:
     def _append(self, operation: Operation) -> None:
         operations = [*self._known(operation), operation][-REMEMBERED:]
         self._write(operations)
-        for entry in operations[:-1]:  # only the last can be taken back
+        for entry in operations[:-1]:  # only the last can be undone
             if entry.removed:
-                shutil.rmtree(self.put_aside(entry), ignore_errors=True)
+                shutil.rmtree(self.folder_of(entry), ignore_errors=True)
 
     def _known(self, operation: Operation) -> list[Operation]:
-        """What the log holds; one that cannot be read makes way, as `operation` is done already."""
+        """The logged operations; an unreadable log is moved away, as `operation` is done."""
         try:
-            return self.list()
+            return self.entries()
         except FormatError:
             aside = self._file.with_name(f"unreadable-{operation.id}.json")
             self._file.replace(aside)
             logger.warning(
-                "%s is no operation log that this version can read and is put aside as %s: `undo` "
-                "knows nothing from before",
+                "%s is not an operation log that this version can read and is put aside as %s: "
+                "`undo` knows nothing from before",
                 self._file,
                 aside.name,
             )
@@ -299,9 +298,9 @@ class Operations:
 
 
 def _share(source: Path, target: Path) -> None:
-    """Gives a file a second name, at once and in the place of what has that name.
+    """Gives a file a second name, atomically replacing any file of that name.
 
-    Where the file system has no links, it is a copy.
+    On a file system without links, it makes a copy.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists() and target.samefile(source):
@@ -318,12 +317,12 @@ def _share(source: Path, target: Path) -> None:
 
 
 def _id_of_undoing(last: Operation) -> str:
-    """The id of the operation that takes back `last`: the same however often it is begun."""
+    """The id of the operation that undoes `last`: the same however often it is started."""
     return hashlib.sha256(f"undo {last.id}".encode()).hexdigest()[: len(last.id)]
 
 
 def _taking_back(command: str) -> str:
-    """What it is called to undo an operation: of an undo, to redo what it took back."""
+    """The name of undoing an operation; undoing an undo is a redo."""
     redone = command.removeprefix("undo of ")
     return (
         f"redo of {redone}" if redone != command else f"undo of {command.removeprefix('redo of ')}"

@@ -9,12 +9,12 @@ from niwfstore import Pointer
 
 from niwfctl.atlas import Atlas, ObjectRef
 from niwfctl.errors import GitError
-from niwfctl.repository.objects import manifest_file, object_file
+from niwfctl.layout import manifest_file, object_file
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
-ATTEMPTS = 50  # when someone else moves the branch meanwhile
+ATTEMPTS = 50  # while others move the branch
 
 
 def record(
@@ -23,13 +23,13 @@ def record(
     message: str,
     others: Sequence[str] = (),
 ) -> str:
-    """Commits what `change` makes of HEAD's atlas. The objects must be in the store already.
+    """Commits what `change` makes of HEAD's atlas. The objects must already be in the store.
 
-    Order: git objects, work tree and index, branch. A kill in between leaves HEAD as it was, and
-    at most staged files that the next try writes again.
+    Order: git objects, work tree and index, branch. A kill in between leaves HEAD unchanged, and
+    at most staged files that the next attempt rewrites.
 
     Args:
-        change: from the atlas of HEAD to the new one; called again if HEAD has moved.
+        change: makes the new atlas from HEAD's; called again if HEAD has moved.
         others: further parents, for a merge.
 
     Returns:
@@ -55,7 +55,7 @@ def record(
 
 
 def changed_files(before: Atlas, after: Atlas) -> dict[str, bytes | None]:
-    """Manifests and pointers that differ, by path; None for those to remove."""
+    """Content of manifests and pointers that differ, by path; None for those to remove."""
     files: dict[str, bytes | None] = {}
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):

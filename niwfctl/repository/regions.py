@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 _CELL = {"mean", "factor", "radius"}
 _REGION = {"anchors.occupied", "probe", *(f"cell.{key}" for key in _CELL)}
-# What torch and Python raise where tensors have other shapes, and names other forms, than expected.
+# What torch and Python raise where shapes or names are not as expected.
 _SHAPELESS = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _COORDINATES = {"map.mean", "map.projection", "probe", *(f"base.{key}" for key in _CELL)}
 
 
 def pins(bases: Sequence[ObjectRef], scale: float, layers: Sequence[int]) -> dict[str, Tensor]:
-    """What a region's object says of how its bases act, so that no manifest can say otherwise.
+    """How a region's bases act, sealed in its object so that no manifest can say otherwise.
 
     Returns:
         `pinned.bases` uint8 [bases, 32], their sha256; `pinned.scale` float64 scalar;
@@ -50,10 +50,10 @@ def load_region(
     """A committed region, frozen, its bases on `device`; the generator computes on it too.
 
     Args:
-        sites: the backbone's, which its bases must be made for; None where they are not known.
+        sites: the backbone's, which its bases must fit; None if they are not known.
 
     Raises:
-        ObjectError: an object is missing or corrupt, or not what the manifest takes it for.
+        ObjectError: an object is missing or corrupt, or does not fit its manifest.
     """
     repository.remotes.gather(ref.oid for ref in entry.objects)
     bases = tuple(load_basis(repository, ref, device) for ref in entry.bases)
@@ -73,10 +73,10 @@ def acting_everywhere(capability: Capability, instead: str) -> list[tuple[float,
     """The weighted regions of a capability that act whatever the prompt.
 
     Args:
-        instead: what to do where there are none such, for the message.
+        instead: what to do otherwise, for the message.
 
     Raises:
-        UsageError: it, or a part of it, has several regions, of which the owner of a prompt acts.
+        UsageError: it or a part of it has several regions, of which one acts for each prompt.
     """
     sums = [(part.weight, part.regions) for part in capability.parts] or [(1.0, capability.regions)]
     if any(len(regions) > 1 for _, regions in sums):
@@ -98,12 +98,12 @@ def load_basis(repository: Repository, ref: ObjectRef, device: torch.device | st
 
 
 def read_region(repository: Repository, entry: RegionEntry) -> dict[str, Tensor]:
-    """Tensors of a region's own object, without those of its bases.
+    """Tensors of a region's own object, without its bases'.
 
     Raises:
-        ObjectError: it is missing or corrupt, no region of this coordinate map, or one that the
-            manifest says other things of than were sealed; objects of before that was sealed say
-            nothing of it.
+        ObjectError: it is missing or corrupt, not a region of this coordinate map, or its bases,
+            scale or layers differ from the manifest's (objects older than these pins are not
+            checked).
     """
     tensors = read_object(repository, entry.region)
     sealed = {key: value for key, value in tensors.items() if key.startswith("pinned.")}
@@ -122,14 +122,14 @@ def read_coordinates(repository: Repository) -> dict[str, Tensor]:
     """Tensors of the object that `init` made: `map.*`, the base's cell `base.*`, and `probe`.
 
     Raises:
-        ObjectError: it is missing or corrupt, or something else.
+        ObjectError: it is missing or corrupt, or not a coordinate map.
     """
     field = repository.config.field
     tensors = read_tensors(repository.object_path(field.coordinates))
     if not (tensors.keys() >= _COORDINATES and _is_map(tensors, field.dim)):
         raise ObjectError(
-            f"object {field.coordinates} is no coordinate map of {field.dim} dimensions, as {FILE} "
-            f"has it: {restoring(FILE)}"
+            f"object {field.coordinates} is not a coordinate map of {field.dim} dimensions, as "
+            f"{FILE} states: {restoring(FILE)}"
         )
     return tensors
 
@@ -144,7 +144,7 @@ def read_object(repository: Repository, ref: ObjectRef) -> dict[str, Tensor]:
 
 
 def _is_region(tensors: Mapping[str, Tensor], dim: int) -> bool:
-    """Whether the tensors that routing reads are those of a region of so many dimensions."""
+    """Whether the tensors that routing reads are those of a region of `dim` dimensions."""
     if not tensors.keys() >= _REGION:
         return False
     occupied, fresh = tensors["anchors.occupied"], tensors.get("anchors.fresh")
@@ -178,7 +178,7 @@ def _is_cell(tensors: Mapping[str, Tensor], prefix: str, dim: int) -> bool:
 
 
 def _fits_together(region: Region, sites: Sequence[Site] | None) -> bool:
-    """Whether the objects that a manifest names are a region and its bases, of these sites."""
+    """Whether a manifest's objects are a region and its bases, for these sites."""
     generator, dim = region.generator, region.cell.dim
     gates = (len(region.layers), len(region.bases))
     if sites is None:
@@ -197,7 +197,7 @@ def _fits_together(region: Region, sites: Sequence[Site] | None) -> bool:
 
 
 def _finite(*tensors: Tensor) -> bool:
-    # a sum tells it in a third of the time that asking every value takes
+    # summing takes a third of the time of testing every value
     return all(bool(tensor.sum().isfinite()) for tensor in tensors)
 
 
@@ -207,6 +207,6 @@ def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 def _misfit(entry: RegionEntry) -> ObjectError:
     return ObjectError(
-        f"the objects of region {entry.id} do not belong together or not to this backbone: they "
-        "or its manifest were changed by hand; bring it back with `niwfctl rollback`"
+        f"the objects of region {entry.id} do not fit each other or this backbone: they or its "
+        "manifest were changed by hand; restore it with `niwfctl rollback`"
     )

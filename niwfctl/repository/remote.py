@@ -1,4 +1,4 @@
-"""remote, push, fetch, pull: git and git-lfs move the bytes, in the order that loses nothing."""
+"""remote, push, fetch, pull: git and git-lfs move the bytes, in an order that loses nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from niwfctl.repository.lfs import (
     oids_in,
     require_lfs,
 )
-from niwfctl.repository.objects import pointed, read_pointers
+from niwfctl.repository.pointers import pointed, read_pointers
 from niwfctl.several import Names, several
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REQUESTED = 1000  # objects that one git-lfs is asked for, whose command line has an end
+REQUESTED = 1000  # objects per call of git-lfs, whose command line is limited
 _BEHIND = re.compile(r"^ ! \[rejected\] .*\((fetch first|non-fast-forward)\)", re.M)
 _MOVED = re.compile(r"^ ! \[rejected\] +(\S+) .*\(would clobber existing tag\)", re.M)
 
@@ -43,7 +43,7 @@ class Remotes:
         self._git = repository.git
 
     def urls(self) -> dict[str, str]:
-        """Where each remote is, by its name."""
+        """URL of each remote, by name."""
         names = self._git.plain("remote").split()
         return {name: self._git.plain("remote", "get-url", "--", name) for name in names}
 
@@ -51,7 +51,7 @@ class Remotes:
         """Adds a remote; nothing is fetched.
 
         Raises:
-            UsageError: git refuses the name, or has it already.
+            UsageError: git refuses the name, or it is taken.
         """
         self._git.plain("remote", "add", "--", name, url)
 
@@ -65,17 +65,17 @@ class Remotes:
         self._git.plain("remote", "remove", "--", name)
 
     def rename(self, old: str, new: str) -> None:
-        """Renames a remote, and its branches as they are known here.
+        """Renames a remote, and its tracking branches here.
 
         Raises:
             UnknownName: there is none of that name; the message lists what there is.
-            UsageError: git refuses the new name, or has it already.
+            UsageError: git refuses the new name, or it is taken.
         """
         self.require(old)
         self._git.plain("remote", "rename", "--", old, new)
 
     def set_url(self, name: str, url: str) -> None:
-        """Says that a remote is elsewhere now; nothing is fetched.
+        """Changes a remote's URL; nothing is fetched.
 
         Raises:
             UnknownName: there is none of that name; the message lists what there is.
@@ -86,20 +86,19 @@ class Remotes:
     def push(self, remote: str, refs: Names = (), tags: bool = False) -> int:
         """Pushes refs, the current branch by default; returns how many objects went before them.
 
-        With `tags`, all tags beside the refs that are named, as git has it: so without any, only
-        those.
+        With `tags`, also pushes all tags, or only those if no refs are given, as git does.
 
-        Objects travel first, each hashed before it leaves, and the remote must say that it has
-        them: so it never holds a pointer without its object. What it lacks of commits that it has,
-        since it lost it or plain git pushed them, goes as well if these refs hold it. Before
-        anything travels, the pre-push hook and the remote are asked whether they would take the
-        refs.
+        Objects are sent first, each hashed beforehand, and the remote must confirm that it has
+        them: so it never holds a pointer without its object. Objects that the remote lacks of
+        commits it already has, because it lost them or plain git pushed the commits, are also sent
+        if these refs hold them. Before anything is sent, the pre-push hook and the remote are asked
+        whether they would accept the refs.
 
         Raises:
             UnknownName: there is no such remote or ref.
             UsageError: there are no tags, or HEAD is detached.
             ObjectError: an object is missing or corrupt here; nothing is pushed.
-            RemoteError: the remote cannot be reached, refuses, or has not what it was sent.
+            RemoteError: the remote cannot be reached, refuses, or lacks what it was sent.
         """
         self.require(remote)
         refs = several(refs)
@@ -113,13 +112,13 @@ class Remotes:
         self.gather(oids)
         for oid in oids:
             self._repository.object_path(oid)
-        no = f"{remote} or the pre-push hook says no", "nothing was sent"
+        no = f"{remote} or the pre-push hook refused", "nothing was sent"
         asked = ("push", "--dry-run", "--quiet", "--", remote, *refs)
-        self._run(*asked, refusal=no, env={"GIT_LFS_SKIP_PUSH": "1"})  # objects go below
+        self._run(*asked, refusal=no, env={"GIT_LFS_SKIP_PUSH": "1"})  # objects are sent below
         if oids:
             cut = (
-                f"{remote} has not got all objects",
-                "no branch was pushed, and the same command goes on where it stopped",
+                f"{remote} did not receive all objects",
+                "no branch was pushed; run the same command to resume",
             )
             listed = "".join(f"{oid}\n" for oid in oids)
             sent = ("lfs", "push", "--object-id", "--stdin", "--", remote)
@@ -127,10 +126,10 @@ class Remotes:
             self._prove(remote, oids)
         self._git.await_locks()
         no = (
-            f"{remote} has not taken {', '.join(refs)}",
-            "mend what it says and push again; objects that it has are not sent again",
+            f"{remote} did not accept {', '.join(refs)}",
+            "fix what it reports and push again; objects that it has are not sent again",
         )
-        # The hook has been asked.
+        # The hook was asked above.
         self._run("push", "--no-verify", "--set-upstream", "--", remote, *refs, refusal=no)
         return len(oids)
 
@@ -139,12 +138,12 @@ class Remotes:
     ) -> None:
         """Fetches refs, then the objects of HEAD and of the remote's branches.
 
-        A tag that is another commit here than on the remote stays as it is, with a warning.
+        A tag that differs here from the remote's is kept, with a warning.
 
         Args:
-            everything: the objects of all history.
-            lazy: no objects; they come when a command first needs them.
-            prune: forget branches of the remote that it has no more.
+            everything: fetch the objects of all history.
+            lazy: fetch no objects; each comes when a command first needs it.
+            prune: forget branches that the remote no longer has.
 
         Raises:
             UnknownName: there is no such remote.
@@ -154,7 +153,7 @@ class Remotes:
         if not lazy:
             require_lfs()
         self._git.await_locks()
-        if prune:  # first, since a branch a/b cannot come where there is an a
+        if prune:  # first, since a branch a/b cannot be stored beside a branch a
             no = f"{remote} cannot be asked for its branches", "nothing was fetched"
             self._run("remote", "prune", "--", remote, refusal=no)
         self._fetch_refs(remote)
@@ -162,25 +161,25 @@ class Remotes:
             self._fetch_objects(remote, everything)
 
     def _fetch_refs(self, remote: str) -> None:
-        no = f"not everything has come from {remote}", "nothing is lost"
+        no = f"not everything was fetched from {remote}", "nothing is lost; run it again"
         said = transfer(self._git.worktree, "fetch", "--tags", "--", remote)
         moved = _MOVED.findall(said or "")
         if not moved:
             self._require_done(said, no)
             return
         logger.warning(
-            "%s has other tags called %s than are here, and those here stay: to have the others "
-            "in their place, run `git fetch --tags --force %s`",
+            "%s has other tags called %s than this repository, which keeps its own: to replace "
+            "them, run `git fetch --tags --force %s`",
             remote,
             ", ".join(moved),
             remote,
         )
-        # All else has come by now, unless git met more than the tags: this shows which.
+        # Everything else was fetched, unless more than the tags failed: this reports what.
         self._run("fetch", "--no-tags", "--", remote, refusal=no)
 
     def _fetch_objects(self, remote: str, everything: bool) -> None:
         listed = self._git.plain("for-each-ref", "--format=%(refname)", f"refs/remotes/{remote}")
-        # HEAD may be at a tag, which none of the branches has.
+        # HEAD may be at a tag that is on none of the branches.
         revisions = ["HEAD", *(ref for ref in listed.split() if not ref.endswith("/HEAD"))]
         what = ("--all", "--", remote) if everything else ("--", remote, *revisions)
         said = transfer(self._git.worktree, "lfs", "fetch", *what)
@@ -189,8 +188,8 @@ class Remotes:
         oids = oids_in(said)
         if not (oids and absent(said)):
             raise RemoteError(
-                f"not all objects have come from {remote} (see above): nothing is lost, and the "
-                "same command goes on where it stopped"
+                f"not all objects were fetched from {remote} (see above): nothing is lost; run "
+                "the same command to resume"
             )
         names = {
             name
@@ -199,9 +198,9 @@ class Remotes:
             if any(ref.oid in oids for ref in capability.objects)
         }
         raise RemoteError(
-            f"{remote} has not all objects of {', '.join(sorted(names)) or 'its history'} (see "
-            "above): what it has is here; whoever has the others brings them there with `niwfctl "
-            "push`, and then the same command goes on where it stopped"
+            f"{remote} lacks objects of {', '.join(sorted(names)) or 'its history'} (see above): "
+            "those it has were fetched; someone who has the rest must run `niwfctl push`, then "
+            "rerun this command"
         )
 
     def pull(self, remote: str, lazy: bool = False) -> Merged:
@@ -217,7 +216,7 @@ class Remotes:
         """Gets one object from the first remote that has it.
 
         Returns:
-            None if it is here now; else why not, as a clause.
+            None on success; else why it failed, as a clause.
         """
         store = self._repository.store
         served, otherwise = self._first(
@@ -226,9 +225,9 @@ class Remotes:
         return None if served else otherwise
 
     def gather(self, oids: Iterable[str]) -> None:
-        """Gets those of some objects that are not here, all at once rather than one by one.
+        """Gets those of the objects that are not here, all at once rather than one by one.
 
-        It is no error if some cannot be had: who needs one of them asks for it, and is told why.
+        Failing to get one is no error here: whatever needs it asks again and is told why.
         """
         store = self._repository.store
         missing = [oid for oid in oids if oid not in store]
@@ -237,7 +236,7 @@ class Remotes:
             self._first(partial(fetch_objects, self._git, oids=asked))
 
     def holders(self, pointers: Sequence[Pointer]) -> tuple[dict[Pointer, str], str]:
-        """The first remote that has each object; and why none has the others, as a clause."""
+        """The first remote that has each object, and why none has the others, as a clause."""
         holder: dict[Pointer, str] = {}
 
         def serves(remote: str) -> bool:
@@ -249,7 +248,7 @@ class Remotes:
         return holder, otherwise
 
     def _first(self, serves: Callable[[str], bool]) -> tuple[str | None, str]:
-        """The first remote that serves, or None; and why none does, as a clause."""
+        """The first remote that serves, or None, and why none does, as a clause."""
         remotes = self._git.plain("remote").split()
         troubles = []
         for remote in remotes:
@@ -259,9 +258,9 @@ class Remotes:
             except RemoteError as error:
                 troubles.append(str(error))
         if not remotes:
-            return None, "there is no remote that could have it"
+            return None, "there is no remote to fetch it from"
         asked = (
-            f"no remote has it (asked {', '.join(remotes)}): whoever has it brings it there with "
+            f"no remote has it (asked {', '.join(remotes)}): someone who has it must run "
             f"`git lfs push --all {remotes[0]}`"
         )
         return None, "; ".join(dict.fromkeys(troubles)) or asked
@@ -271,12 +270,12 @@ class Remotes:
         missing = lacking(self._git, remote, [Pointer(oid, store.size(oid)) for oid in oids])
         if missing:
             raise RemoteError(
-                f"{remote} took object {missing[0].oid} and has it not: no branch was pushed; look "
-                "at the remote's storage and push again"
+                f"{remote} accepted object {missing[0].oid} but does not have it: no branch was "
+                "pushed; check the remote's storage and push again"
             )
 
     def _outgoing(self, remote: str, refs: list[str]) -> list[str]:
-        """Objects of commits that the remote has not, whatever was known of it before."""
+        """Objects of commits that the remote lacks, by its current refs."""
         command = ("git", "ls-remote", "--heads", "--tags", "--", remote)
         where = self._git.worktree
         listed = subprocess.run(command, cwd=where, stdout=subprocess.PIPE, text=True, check=False)
@@ -287,11 +286,11 @@ class Remotes:
         return list(dict.fromkeys(found.values()))
 
     def _lost(self, remote: str, refs: list[str], outgoing: list[str]) -> list[str]:
-        """Objects of the refs' newest commits that the remote should have had, and has not."""
+        """Objects of the refs' newest commits that the remote should have, but lacks."""
         oids = pointed(self._git, "--no-walk", *refs)
         known = (blob for blob, oid in oids.items() if oid not in outgoing)
         found = read_pointers(self._git, known).values()
-        # What is no pointer was changed by hand, which `verify` and `fsck` tell.
+        # Anything else was changed by hand, which `verify` and `fsck` report.
         pointers = [one for one in found if isinstance(one, Pointer)]
         there = set(held(self._git, remote, pointers))
         lost = [pointer.oid for pointer in pointers if pointer not in there]
@@ -301,7 +300,7 @@ class Remotes:
         return [oid for oid in lost if oid in self._repository.store]
 
     def require(self, remote: str) -> None:
-        """Asks that a remote is known.
+        """Requires that a remote is known.
 
         Raises:
             UnknownName: it is not; the message lists what there is.
@@ -322,7 +321,7 @@ class Remotes:
     def _branch(self) -> str:
         branch = self._git.branch()
         if branch is None:
-            raise UsageError("HEAD is detached: say which branch, or check one out")
+            raise UsageError("HEAD is detached: name a branch, or check one out")
         return branch
 
     def _run(
@@ -332,11 +331,11 @@ class Remotes:
         given: str = "",
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """Runs a transfer; if it fails, the refusal says what that means, and how things are."""
+        """Runs a transfer; if it fails, `refusal` says what failed and what that leaves."""
         self._require_done(transfer(self._git.worktree, *command, given=given, env=env), refusal)
 
     def _require_done(self, said: str | None, refusal: tuple[str, str]) -> None:
-        """Asks that a transfer is done, of which `said` is what `transfer` returned."""
+        """Raises if a transfer failed; `said` is what `transfer` returned."""
         if said is None:
             return
         what, then = refusal

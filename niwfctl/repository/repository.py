@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from niwfstore import ObjectStore
 
-from niwfctl.atlas import Atlas, Capability, RegionEntry, parse_target
+from niwfctl.atlas import Atlas, Capability, RegionEntry, get_capability, parse_target
 from niwfctl.config import FILE, Config
-from niwfctl.errors import NotARepository, UnknownName
+from niwfctl.errors import NotARepository
 from niwfctl.git.git import Git
 from niwfctl.git.refs import Branches, Tags
+from niwfctl.layout import MANIFESTS, OBJECTS, PRIVATE
 from niwfctl.repository.checkout import active, checkout, names_capability
 from niwfctl.repository.exchange import Exchange
 from niwfctl.repository.history import History
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from niwfctl.training.loop import Progress
     from niwfctl.training.run import Run, TrainingOptions
 
-MANIFESTS = "capabilities"
 COMMIT_PATIENCE = 60.0  # seconds to wait for another commit
 
 
@@ -49,7 +49,7 @@ class Repository(Exchange, Inspection):
 
     def __init__(self, git: Git) -> None:
         self.git = git
-        self.private = git.common / "niwf"
+        self.private = git.common / PRIVATE
         self.store = ObjectStore(git.common / "lfs" / "objects", self.private / "cache")
         self.trainings = Trainings(self.private / "training")
         self.history = History(git)
@@ -77,7 +77,7 @@ class Repository(Exchange, Inspection):
         """Makes a repository: pins the backbone, fits the coordinate map, commits both.
 
         Args:
-            path: folder; an existing git repository is joined.
+            path: folder; may be an existing git repository.
             model: `smollm2`, a folder with safetensors, a GGUF file, or a hub id.
             revision: of a hub model.
             quant: `nf4` or `none`.
@@ -86,7 +86,7 @@ class Repository(Exchange, Inspection):
             progress: called with (calibration prompts done, in all).
 
         Raises:
-            UsageError: it is a niwfctl repository already, or an option is out of range.
+            UsageError: it already is a niwfctl repository, or an option is out of range.
             BackboneError: the backbone is missing or not supported.
             GitError: git knows no identity.
         """
@@ -96,11 +96,11 @@ class Repository(Exchange, Inspection):
 
     @classmethod
     def open(cls, path: Path | str = ".") -> Repository:
-        """The repository that `path` lies in.
+        """The repository that contains `path`.
 
         Raises:
             NotARepository: there is none.
-            FormatError: it is of a newer format.
+            FormatError: its format is newer than this version.
         """
         repository = cls(Git.open(Path(path)))
         _ = repository.config
@@ -113,7 +113,7 @@ class Repository(Exchange, Inspection):
 
     @property
     def config(self) -> Config:
-        """niwf.toml as HEAD has it now."""
+        """niwf.toml of the current HEAD."""
         stamp = self.git.head_stamp()
         if self._config is None or self._config[0] != stamp:
             self._config = stamp, self._read_config()
@@ -143,7 +143,7 @@ class Repository(Exchange, Inspection):
         return self._atlases[commit]
 
     def _parsed(self, files: Sequence[tuple[str, str]]) -> list[Capability]:
-        """The manifests of these paths and blobs; commits share most of theirs."""
+        """The manifests at these paths, with these blobs; most are shared between commits."""
         new = [file for file in files if file not in self._manifests]
         contents = self.git.blobs(blob for _, blob in new)
         for path, blob in new:
@@ -151,17 +151,13 @@ class Repository(Exchange, Inspection):
         return [self._manifests[file] for file in files]
 
     def capability(self, target: str) -> Capability:
-        """The capability that `NAME` or `NAME@REV` says.
+        """The capability that `NAME` or `NAME@REV` names.
 
         Raises:
             UnknownName: there is no such capability or revision; the message lists what there is.
         """
         name, revision = parse_target(target)
-        atlas = self.atlas(revision)
-        if name not in atlas:
-            there = ", ".join(sorted(atlas)) or "none yet"
-            raise UnknownName(f"no capability is called {name!r} at {revision}: there are {there}")
-        return atlas[name]
+        return get_capability(self.atlas(revision), name, revision)
 
     @property
     def active(self) -> str | None:
@@ -173,14 +169,14 @@ class Repository(Exchange, Inspection):
 
         Args:
             target: `NAME`, `NAME@REV`, a revision, or None for the bare backbone.
-            branch: to make at the target, a revision then and HEAD by default, and to move to.
+            branch: to create at the target (a revision, HEAD by default) and to check out.
 
         Returns:
             What is active or checked out now, in one line.
 
         Raises:
-            UnknownName: nothing is called so.
-            UsageError: both a capability and a branch or tag are called so, or git refuses.
+            UnknownName: nothing has that name.
+            UsageError: both a capability and a branch or tag have that name, or git refuses.
         """
         return checkout(self, target, branch)
 
@@ -209,10 +205,10 @@ class Repository(Exchange, Inspection):
             name: of the capability.
             data: a file or hub dataset id, or several.
             options: how to train.
-            resume: go on with the interrupted training of that name, with its own options; of
-                those that are given, `batch_size`, `grad_accum` and `gradient_checkpointing` count,
-                where a step keeps its rows.
-            restart: throw away an uncommitted training of that name first.
+            resume: continue the interrupted training of that name with its own options; of those
+                given, only `batch_size`, `grad_accum` and `gradient_checkpointing` count, and a
+                step must keep its rows.
+            restart: first discard an uncommitted training of that name.
             report: called after every step.
             stop: asked after every step; True saves and ends.
 
@@ -229,13 +225,13 @@ class Repository(Exchange, Inspection):
         """Seals finished trainings into immutable objects and commits them.
 
         Args:
-            names: which trainings; all finished ones where none is named, as with `()`.
+            names: of trainings; all finished ones if empty.
             message: of the git commit.
-            routing: how they share coordinate space with the capabilities that are there.
+            routing: how they share coordinate space with existing capabilities.
 
         Raises:
             UsageError: the message is empty.
-            NiwfError: nothing is trained, or it is not finished.
+            NiwfError: no training is finished.
             UnknownName: nothing is trained under a name.
             Shadowed: earlier capabilities own too much of what it was trained on.
             GitError: git knows no identity.
@@ -257,7 +253,7 @@ class Repository(Exchange, Inspection):
 
         Raises:
             Conflict: both sides changed a capability, and nothing says which to take.
-            UsageError: another backbone or coordinate map, or local changes would be lost.
+            UsageError: backbones or coordinate maps differ, or local changes would be lost.
         """
         from niwfctl.repository.merge import Resolution, merge
 
@@ -271,23 +267,23 @@ class Repository(Exchange, Inspection):
         Args:
             name: of the capability; None for the whole atlas.
             to: revision; by default the one before the capability became what it is.
-            dry_run: only say what would be.
+            dry_run: only report what would change.
 
         Raises:
-            UnknownName, UsageError: there is nothing such to bring back.
+            UnknownName, UsageError: there is nothing to bring back.
         """
         from niwfctl.repository.rewrite import rollback
 
         return rollback(self, name, to, dry_run)
 
     def remove(self, names: Names, message: str | None = None) -> str:
-        """Commits an atlas without capabilities; history keeps them. Returns the commit's id."""
+        """Commits the removal of capabilities; history keeps them. Returns the commit's id."""
         from niwfctl.repository.rewrite import remove
 
         return remove(self, several(names), message)
 
     def rename(self, old: str, new: str, message: str | None = None) -> str:
-        """Commits an atlas in which a capability has another name. Returns the commit's id."""
+        """Commits a new name of a capability. Returns the commit's id."""
         from niwfctl.repository.rewrite import rename
 
         return rename(self, old, new, message)
@@ -299,11 +295,11 @@ class Repository(Exchange, Inspection):
         recipe: Recipe | None = None,
         message: str | None = None,
     ) -> Composed:
-        """Commits a capability that is made of others, without retraining.
+        """Commits a capability made of others, without retraining.
 
         Args:
             sources: `NAME` or `NAME@REV` each.
-            name: of the new capability; routing never chooses it.
+            name: of the new capability, which routing never chooses.
             recipe: weights and method; by default the exact sum, each at weight 1.
             message: of the git commit.
 
@@ -324,7 +320,7 @@ class Repository(Exchange, Inspection):
 
         Raises:
             UnknownName: there is no such capability.
-            BackboneError: the backbone is missing, or not the pinned one.
+            BackboneError: the backbone is missing, or is not the pinned one.
             ObjectError: an object is missing or corrupt.
         """
         from niwfctl.repository.model import Model
@@ -337,11 +333,11 @@ class Repository(Exchange, Inspection):
         return model
 
     def verify(self, names: Names = (), revision: str = "HEAD", deep: bool = False) -> Report:
-        """Proves that committed capabilities are what they were.
+        """Checks that committed capabilities are unchanged.
 
         Args:
-            names: which; all of the revision by default.
-            revision: where to look.
+            names: of capabilities; all of the revision by default.
+            revision: whose capabilities to check.
             deep: also load the backbone and compare logits.
 
         Raises:
@@ -361,12 +357,12 @@ class Repository(Exchange, Inspection):
 
     def changes(self) -> list[str]:
         """Files of niwfctl in the work tree that differ from HEAD, as `git status --short`."""
-        return self.git.changes(FILE, MANIFESTS, "objects")
+        return self.git.changes(FILE, MANIFESTS, OBJECTS)
 
     def object_path(self, oid: str, size: int | None = None) -> Path:
-        """Path of an object whose bytes are what its name says.
+        """Path of an object whose bytes match its name.
 
-        One that is missing is fetched if a remote has it; a corrupt one is first put aside.
+        A missing one is fetched if a remote has it; a corrupt one is first put aside.
 
         Raises:
             ObjectError: it is missing or corrupt.
@@ -378,7 +374,7 @@ class Repository(Exchange, Inspection):
         """Holds the lock under which commits are made; a thread may nest it.
 
         Yields:
-            Whether it keeps others out, which some network file systems do not let it.
+            Whether it keeps others out: False on file systems without locks.
 
         Raises:
             Busy: another process or thread holds it for longer than a commit takes.

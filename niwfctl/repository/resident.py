@@ -1,4 +1,4 @@
-"""The regions that a model keeps in memory, and what they make of it."""
+"""The regions that a model keeps in memory."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 RESIDENT = 64  # regions that stay in memory
-ALIKE = 4  # atlases, and sets of regions that acted together in one batch, kept for the next
+ALIKE = 4  # sets of regions that acted together, and atlases, kept for the next batch
 Made = TypeVar("Made")
 
 
 class Resident:
-    """Regions, ready to act: those that were asked for last."""
+    """The most recently used regions, ready to act."""
 
     def __init__(self, repository: Repository, adapter: FieldAdapter, most: int = RESIDENT) -> None:
         """
         Args:
             repository: whose regions they are.
-            adapter: in which they are to act.
-            most: regions to keep.
+            adapter: in which they act.
+            most: how many regions to keep.
         """
         self._repository, self._adapter = repository, adapter
         self._fields: Recent[tuple[ObjectRef, ...], ActiveField] = Recent(most)
         self._joined: Recent[tuple[ObjectRef, ...], Factors] = Recent(ALIKE)
 
     def acting(self, mixture: Mixture) -> ActiveField | Blend | None:
-        """What makes the adapter act as a mixture says."""
+        """What to make active for a mixture."""
         if mixture is BARE:
             return None
         if mixture.whole:
@@ -62,12 +62,12 @@ class Resident:
         return self._fields.get(entry.objects, lambda: self._with_room(load))
 
     def drop_idle(self) -> None:
-        """Frees the memory of those that act nowhere."""
+        """Frees the memory of those that are not in use."""
         self._joined.drop_idle()
         self._fields.drop_idle()
 
     def _factors(self, entries: Sequence[RegionEntry]) -> Factors:
-        """Of several regions, for one pass."""
+        """The joint factors of several regions, for one pass."""
 
         def join() -> Factors:
             parts = [self.field(entry).factors for entry in entries]
@@ -77,11 +77,11 @@ class Resident:
         return self._joined.get(objects, lambda: self._with_room(join))
 
     def _with_room(self, make: Callable[[], Made]) -> Made:
-        """What is made; where memory is full, with nothing beside it that is idle."""
+        """Makes something; if memory is full, tries again after freeing what is idle."""
         try:
             return make()
         except (MemoryError, RuntimeError) as error:
             if not of_memory(error):
                 raise
-        self.drop_idle()  # not above, where the error still holds what was being made
+        self.drop_idle()  # not in the handler, where the error still holds the failed attempt
         return make()

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from niwfctl.atlas import Atlas, Capability, get_capability
 from niwfctl.config import FILE
 from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
+from niwfctl.layout import manifest_file
 from niwfctl.repository.checkout import activate, active
 from niwfctl.repository.names import require_file_name, require_free
-from niwfctl.repository.objects import manifest_file
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import require_same_field
@@ -31,7 +31,7 @@ class Rollback:
 
     Attributes:
         commit: its id; None where nothing was committed.
-        source: id of the commit that has what is brought back.
+        source: id of the commit that it takes things from.
         before: the atlas as it was.
         after: the atlas as it is, or would be.
     """
@@ -43,7 +43,7 @@ class Rollback:
 
 
 def remove(repository: Repository, names: Sequence[str], message: str | None) -> str:
-    """A commit without some capabilities; objects that others use stay in the tree.
+    """Commits the removal of capabilities; objects that others use stay in the tree.
 
     Returns:
         Id of the commit.
@@ -53,7 +53,7 @@ def remove(repository: Repository, names: Sequence[str], message: str | None) ->
         UsageError: no name is given.
     """
     if not names:
-        raise UsageError("say what to remove: the name of a capability, or of several")
+        raise UsageError("say what to remove: name one or more capabilities")
 
     def without(atlas: Atlas) -> Atlas:
         for name in names:
@@ -64,20 +64,20 @@ def remove(repository: Repository, names: Sequence[str], message: str | None) ->
     message = message or f"Remove {', '.join(names)}"
     commit = _recorded(repository, without, message, dict.fromkeys(names))
     if was in names:
-        logger.warning("%s was active: the bare backbone is now", was)
+        logger.warning("%s was active: now the bare backbone is", was)
     _tell_gates(repository, names)
     return commit
 
 
 def rename(repository: Repository, old: str, new: str, message: str | None) -> str:
-    """A commit in which a capability has another name.
+    """Commits a new name of a capability.
 
     Returns:
         Id of the commit.
 
     Raises:
         UnknownName: there is no such capability.
-        UsageError: the new name is taken, or no name.
+        UsageError: the new name is taken or invalid.
     """
 
     def renamed(atlas: Atlas) -> Atlas:
@@ -92,11 +92,11 @@ def rename(repository: Repository, old: str, new: str, message: str | None) -> s
 
 
 def _tell_gates(repository: Repository, gone: Sequence[str]) -> None:
-    """Warns of gates that no capability has any more: niwf.toml is the user's, comments and all."""
+    """Warns of gates without a capability; does not edit niwf.toml, which is the user's."""
     for name in gone:
         if name in repository.config.gates:
             logger.warning(
-                "%s still sets [gates.%s], which `niwfctl check` fails on: change it there",
+                "%s still sets [gates.%s], on which `niwfctl check` fails: change it there",
                 FILE,
                 name,
             )
@@ -105,20 +105,20 @@ def _tell_gates(repository: Repository, gone: Sequence[str]) -> None:
 def rollback(
     repository: Repository, name: str | None, revision: str | None, dry_run: bool
 ) -> Rollback:
-    """A commit in which a capability, or the whole atlas, is as it was.
+    """Commits a capability, or the whole atlas, as it was.
 
-    Among the others a capability is routed to as a merge would have it: the whole atlas comes back
-    with its biases, one capability with those that the routing lock needs now.
+    The whole atlas comes back with its biases; a single capability gets those that the routing lock
+    needs now, as after a merge.
 
     Args:
         name: of the capability; None for the whole atlas.
-        revision: where to take it from; by default the one before it became what it is.
+        revision: to take it from; by default the one before it became what it is.
         dry_run: commit nothing.
 
     Raises:
         UnknownName: there is no such revision, or no such capability there.
-        UsageError: it is so already, or was on another backbone or coordinate map, or a capability
-            is here whose name differs from its in case only.
+        UsageError: nothing would change, it was on another backbone or coordinate map, or its name
+            differs from an existing capability's only in case.
     """
     if name is None and revision is None:
         raise UsageError("say what to bring back: a capability, `--to REV`, or both")
@@ -136,17 +136,17 @@ def rollback(
         require_file_name(name, before)
     after = brought_back(dict(before))
     if after == before:
-        raise UsageError(f"{name or 'everything'} is as it was at {source[:12]} already")
+        raise UsageError(f"{name or 'everything'} is already as it was at {source[:12]}")
     message = f"Roll back {name or 'everything'} to {source[:12]}"
     commit = None if dry_run else _recorded(repository, brought_back, message)
     return Rollback(commit, source, before, after)
 
 
 def version_before(repository: Repository, name: str) -> str:
-    """The commit that has a capability as it was before it became what HEAD has.
+    """The newest commit with an earlier version of a capability than HEAD's.
 
-    Of a merge's parents, the first that has the capability is where it comes from: so neither a
-    branch that was merged since, nor its dates, bring back what was replaced before it.
+    At a merge, it follows the first parent that has the capability: so a branch merged since,
+    whatever its dates, does not bring back what was replaced before.
 
     Raises:
         UnknownName: there is no earlier version of it.
@@ -172,10 +172,10 @@ def version_before(repository: Repository, name: str) -> str:
 
 
 def _version(content: bytes, file: str) -> Capability | None:
-    """A capability as a manifest has it, apart from its routing; None if it cannot be read."""
+    """A manifest's capability, without its routing; None if it cannot be read."""
     try:
         return Capability.parse(content, file).unrouted
-    except FormatError:  # of a commit that was mended since, so there is no version to go back to
+    except FormatError:  # a later commit fixed it, so this is no version to return to
         return None
 
 
@@ -184,7 +184,7 @@ def _settled(repository: Repository, atlas: Atlas) -> Atlas:
 
     try:
         return settled(repository, atlas)
-    except ObjectError as error:  # of another capability, which must not stand in the way
+    except ObjectError as error:  # of another capability, which must not prevent this
         logger.warning("%s; then settle the routing with `niwfctl merge HEAD`", error)
         return atlas
 
@@ -198,7 +198,7 @@ def _recorded(
     """Commits a changed atlas as one operation; returns the commit's id.
 
     Args:
-        successors: by capabilities that go, what is active from then on if they were.
+        successors: by removed capability, what becomes active if it was.
     """
     require_ready(repository)
     with repository.writing(), repository.operations.recording(command_line()):

@@ -1,7 +1,7 @@
 """The routing lock (G3): how the regions of an atlas share coordinate space.
 
-It is a function of the regions and their terms alone. So a merge gives one outcome, whichever side
-it is made from and in whatever order branches are merged.
+It is a function of the regions and their terms alone, so a merge gives the same result from either
+side and in any order of branches.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from niwfctl.atlas import (
+    BASE_NAME,
     Atlas,
     Capability,
     RegionEntry,
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Stake:
-    """A region that takes part in routing."""
+class RoutedRegion:
+    """A region that takes part in routing, under a capability's name."""
 
     name: str
     entry: RegionEntry
@@ -51,12 +52,12 @@ class Stake:
 
 @dataclass(frozen=True)
 class Excess:
-    """A region that wins more of an earlier one's anchors than it may.
+    """A region that wins more of an earlier one's anchors than allowed.
 
     Attributes:
         later, earlier: names of their capabilities.
         won: how many anchors it wins.
-        anchors: of how many.
+        anchors: out of how many.
         allowed: share of them that it may win.
     """
 
@@ -75,19 +76,19 @@ class Excess:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was counted of the routing lock.
+    """What an audit of the routing lock found.
 
     Attributes:
         excesses: where it does not hold.
-        most: name of the capability of which later regions together win the largest share of a
-            region's anchors, and that share; None where no region comes after another.
+        most: the capability with the region that loses the largest share of its anchors to all
+            later ones together, and that share; None if no region comes after another.
     """
 
     excesses: tuple[Excess, ...]
     most: tuple[str, float] | None
 
 
-def stakes(repository: Repository, atlas: Atlas) -> list[Stake]:
+def routed_regions(repository: Repository, atlas: Atlas) -> list[RoutedRegion]:
     """All regions that are routed to, earliest first.
 
     Raises:
@@ -106,20 +107,20 @@ def stakes(repository: Repository, atlas: Atlas) -> list[Stake]:
             general=entry.terms.general and entry.id not in superseded,
             disputed=_anchors(claims, {one.region: one.disputed for one in counts}),
         )
-        found.append(Stake(name, entry, claim))
+        found.append(RoutedRegion(name, entry, claim))
     return found
 
 
 def base_cell(repository: Repository) -> Cell:
-    """The base's own cell, of the calibration prompts."""
+    """The base's own cell, fitted to the calibration prompts."""
     return Cell.from_tensors(_base(repository))
 
 
 def claim_of(repository: Repository, entry: RegionEntry) -> Claim:
-    """What a region claims of coordinate space, with the bias and margin its manifest states.
+    """A region's claim to coordinate space, with the bias and margin of its manifest.
 
     Raises:
-        ObjectError: its object is missing or corrupt, or no region.
+        ObjectError: its object is missing, corrupt or not a region.
     """
     tensors = read_region(repository, entry)
     cell = Cell.from_tensors(under(tensors, "cell"))
@@ -129,9 +130,9 @@ def claim_of(repository: Repository, entry: RegionEntry) -> Claim:
 
 
 def claims_among(repository: Repository, entries: Sequence[RegionEntry]) -> list[Claim]:
-    """Claims of the regions of one capability, each held back against earlier ones of these alone.
+    """Claims of one capability's regions, each limited only by the earlier ones among them.
 
-    Their biases are a function of these regions and their terms: no commit, merge or removal of
+    Their biases depend only on these regions and their terms, so no commit, merge or removal of
     another capability changes which of them acts.
 
     Raises:
@@ -154,11 +155,11 @@ def settled(repository: Repository, atlas: Atlas, only: Sequence[str] | None = N
         only: names of the capabilities to set; all by default.
     """
     base, done, routings = _base(repository), [], {}
-    for stake in stakes(repository, atlas):
-        if only is None or stake.name in only:
-            stake = _settle(stake, done, base)
-            routings[stake.name, stake.entry.id] = stake.entry.routing
-        done.append(stake)
+    for routed in routed_regions(repository, atlas):
+        if only is None or routed.name in only:
+            routed = _settle(routed, done, base)
+            routings[routed.name, routed.entry.id] = routed.entry.routing
+        done.append(routed)
     return {
         name: _with(capability, routings) if only is None or name in only else capability
         for name, capability in atlas.items()
@@ -166,45 +167,45 @@ def settled(repository: Repository, atlas: Atlas, only: Sequence[str] | None = N
 
 
 def require_light(atlas: Atlas, names: Sequence[str], max_shadow: float) -> None:
-    """Refuses capabilities of whose newest region earlier ones own too much.
+    """Refuses capabilities if earlier ones own too much of their newest region.
 
     Raises:
         Shadowed: the message names the owners and the ways out.
     """
     whose = owner_names(atlas)
     for name in names:
-        entry = atlas[name].regions[-1]  # an extension keeps earlier ones, which were let in
+        entry = atlas[name].regions[-1]  # an extension keeps earlier ones, which were accepted
         if entry.routing is None:
             continue
         shadow: dict[str, float] = {}
         for owner, share in entry.routing.shadow.items():
-            if owner not in ("base", *entry.terms.supersedes):
+            if owner not in (BASE_NAME, *entry.terms.supersedes):
                 shadow[whose[owner]] = shadow.get(whose[owner], 0.0) + share
         if sum(shadow.values()) > max_shadow:
             raise Shadowed(name, shadow, max_shadow)
 
 
 def audited(repository: Repository, atlas: Atlas) -> Audit:
-    """Counts takeover anew from cells and anchors: figures in manifests are not trusted.
+    """Counts takeover again from cells and anchors, without trusting the figures in manifests.
 
     Raises:
         ObjectError: an object is missing or corrupt.
     """
     base, found, earlier = _base(repository), [], []
     lost: dict[int, Tensor] = {}
-    for stake in stakes(repository, atlas):
-        terms = stake.entry.terms
+    for routed in routed_regions(repository, atlas):
+        terms = routed.entry.terms
         for index, other in enumerate(earlier):
             if other.entry.id not in terms.supersedes:
-                hits = won(stake.claim, other.claim)
+                hits = won(routed.claim, other.claim)
                 count = (int(hits.sum()), len(hits))
-                found.append(Excess(stake.name, other.name, *count, terms.max_takeover))
+                found.append(Excess(routed.name, other.name, *count, terms.max_takeover))
                 lost[index] = hits | lost.get(index, False)
-        of_base = _of_base(stake.claim, base)
+        of_base = _of_base(routed.claim, base)
         if of_base and not terms.general:
             count = (of_base.won, of_base.anchors)
-            found.append(Excess(stake.name, "the base", *count, terms.max_base_takeover))
-        earlier.append(stake)
+            found.append(Excess(routed.name, "the base", *count, terms.max_base_takeover))
+        earlier.append(routed)
     shares = {index: float(hits.double().mean()) for index, hits in lost.items()}
     worst = max(shares, key=shares.__getitem__, default=None)
     return Audit(
@@ -224,18 +225,20 @@ def _routed(atlas: Atlas) -> list[tuple[str, RegionEntry]]:
 
 
 def _place(entry: RegionEntry) -> tuple[int, str]:
-    """Where a region comes in the order of commits; the same on both sides of a merge."""
+    """A region's place in the order of commits; the same on both sides of a merge."""
     return entry.terms.order if entry.terms else -1, entry.region.oid
 
 
-def _settle(stake: Stake, earlier: Sequence[Stake], base: dict[str, Tensor]) -> Stake:
-    terms, cell = stake.entry.terms, stake.claim.cell
+def _settle(
+    routed: RoutedRegion, earlier: Sequence[RoutedRegion], base: dict[str, Tensor]
+) -> RoutedRegion:
+    terms, cell = routed.entry.terms, routed.claim.cell
     margin = 0.0
     if "anchors" in base and not terms.general:
         margin = needed_margin(cell, base["anchors"], base["scores"], terms.max_base_takeover)
     protected = [one for one in earlier if one.entry.id not in terms.supersedes]
     claim, which = locked(
-        replace(stake.claim, margin=margin), [one.claim for one in protected], terms.max_takeover
+        replace(routed.claim, margin=margin), [one.claim for one in protected], terms.max_takeover
     )
     disputed = {one.entry.id: found for one, found in zip(protected, which, strict=True)}
     counts = (
@@ -250,7 +253,7 @@ def _settle(stake: Stake, earlier: Sequence[Stake], base: dict[str, Tensor]) -> 
         ceded=claim.ceded_share(),
         shadow=_shadow(claim, earlier, Cell.from_tensors(base)),
     )
-    return Stake(stake.name, stake.entry.model_copy(update={"routing": routing}), claim)
+    return RoutedRegion(routed.name, routed.entry.model_copy(update={"routing": routing}), claim)
 
 
 def _takeover(region: str, hits: Tensor, disputed: tuple[int, ...] = ()) -> Takeover:
@@ -260,18 +263,18 @@ def _takeover(region: str, hits: Tensor, disputed: tuple[int, ...] = ()) -> Take
 
 
 def _of_base(claim: Claim, base: dict[str, Tensor]) -> Takeover | None:
-    """What a claim wins of the base's anchors; None where the map was made without them."""
+    """What a claim wins of the base's anchors; None if the map has none."""
     if "anchors" not in base:
         return None
     leads = claim.cell.log_density(base["anchors"]) - base["scores"]
-    return _takeover("base", leads > claim.margin)
+    return _takeover(BASE_NAME, leads > claim.margin)
 
 
-def _shadow(claim: Claim, earlier: Sequence[Stake], base: Cell) -> dict[str, float]:
-    """Shares of a claim's anchors that others own, by region id, or `base`."""
+def _shadow(claim: Claim, earlier: Sequence[RoutedRegion], base: Cell) -> dict[str, float]:
+    """Shares of a claim's anchors that others own, by region id or `base`."""
     owned = shadowed(claim, [one.claim for one in earlier], base)
     return {
-        "base" if index == BASE else earlier[index].entry.id: float(
+        BASE_NAME if index == BASE else earlier[index].entry.id: float(
             (owned == index).double().mean()
         )
         for index in torch.unique(owned).tolist()
@@ -280,7 +283,7 @@ def _shadow(claim: Claim, earlier: Sequence[Stake], base: Cell) -> dict[str, flo
 
 
 def _anchors(claims: Mapping[str, Claim], which: Mapping[str, Sequence[int]]) -> Tensor | None:
-    """Anchors of claims by region id; None where there are none, or their region is gone."""
+    """The chosen anchors of claims, by region id; None if none is left."""
     found = [
         claims[id].anchors[[index for index in chosen if index < len(claims[id].anchors)]]
         for id, chosen in which.items()
@@ -290,7 +293,7 @@ def _anchors(claims: Mapping[str, Claim], which: Mapping[str, Sequence[int]]) ->
 
 
 def _base(repository: Repository) -> dict[str, Tensor]:
-    """The base's cell and, where the map was made with them, its anchors and their scores."""
+    """The base's cell and, if the map has them, its anchors and their scores."""
     return under(read_coordinates(repository), "base")
 
 

@@ -1,4 +1,4 @@
-"""What a training and an import begin with: their rows as tokens, and the record of the run."""
+"""What a training or an import starts with: its rows as tokens, and the record of the run."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Rows:
     """Examples as tokens.
 
     Attributes:
-        training: what a region is trained on, or fitted to.
-        held_out: what it is measured on.
-        skipped: how many were left out, as longer than allowed.
+        training: to train or fit a region on.
+        held_out: to measure it on.
+        skipped: how many were left out for being too long.
     """
 
     training: list[Tokens]
@@ -37,10 +37,10 @@ class Rows:
 
 
 def encoded(model: Model, examples: Sequence[Example], options: TrainingOptions) -> Rows:
-    """Splits examples and makes tokens of them.
+    """Splits examples and encodes them.
 
     Raises:
-        DataError: there are too few, or one is too long and `skip_long` is not set.
+        DataError: there are too few, or one is too long without `skip_long`.
     """
     training, held_out = split(examples, options.val_split, options.seed)
     limit = min(options.max_length, model.longest)
@@ -62,7 +62,7 @@ def new_run(
     """The record of a run that begins now.
 
     Args:
-        details: what else the record states.
+        details: further fields of the record.
     """
     config = repository.config
     return Run(
@@ -88,7 +88,7 @@ def _encode(model: Model, examples: Sequence[Example], limit: int, skip_long: bo
     rows = [model.encoded(example) for example in examples]
     longest, example = max(zip(map(len, rows), examples, strict=True), key=lambda pair: pair[0])
     if longest > limit and not skip_long:
-        reads = f"{example.origin} has {longest} tokens with its prompt, and "
+        reads = f"{example.origin} has {longest} tokens with its prompt, but "
         if longest > model.longest:
             raise DataError(
                 f"{reads}the backbone reads {model.longest}: leave longer rows out with --skip-long"

@@ -1,4 +1,4 @@
-"""Capabilities act on the field they were trained in, and on no other."""
+"""Capabilities act only on the field they were trained in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def usable(repository: Repository, target: str) -> Capability:
-    """The capability that `NAME` or `NAME@REV` says, if it can act here.
+    """The capability that `NAME` or `NAME@REV` names, if it can act here.
 
     Raises:
         UnknownName: there is no such capability or revision.
@@ -26,14 +26,14 @@ def usable(repository: Repository, target: str) -> Capability:
 
 
 def require_same_field(repository: Repository, commit: str, revision: str) -> None:
-    """Asks that a commit has HEAD's backbone, coordinate map and tap layer.
+    """Requires that a commit has HEAD's backbone, coordinate map and tap layer.
 
     Args:
         commit: its id.
         revision: what the user calls it.
 
     Raises:
-        UsageError: it has not, or is no revision of niwfctl's.
+        UsageError: one of them differs, or it is not a niwfctl revision.
     """
     content = repository.git.blob(commit, FILE)
     if content is None:
@@ -42,19 +42,19 @@ def require_same_field(repository: Repository, commit: str, revision: str) -> No
     identity = there.backbone.identity
     if identity != here.backbone.identity and not _pinned_otherwise(repository, identity):
         raise UsageError(
-            f"{revision} stands on another backbone ({there.backbone.model}, "
+            f"{revision} has another backbone ({there.backbone.model}, "
             f"{identity[:19]}) than this branch ({here.backbone.identity[:19]}): "
-            "capabilities of one do nothing sensible on the other"
+            "capabilities of one do not work on the other"
         )
     if there.field != here.field or there.backbone.quant != here.backbone.quant:
         raise UsageError(
             f"{revision} has another coordinate map, tap layer or quantization than this branch: "
-            "begin both from one `niwfctl init`"
+            "start both from one `niwfctl init`"
         )
 
 
 def _pinned_otherwise(repository: Repository, identity: str) -> bool:
-    """Whether an identity is of the backbone that is pinned here, as another version had it."""
+    """Whether an identity is the pinned backbone's, as other versions computed it."""
     from niwfctl.repository.backbone import identities, pinned_source
 
     try:

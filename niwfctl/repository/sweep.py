@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from niwfctl.records import Example
     from niwfctl.repository.repository import Repository
 
-COMMON = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # weights tried for all parts alike, first
-STEPS = (0.1, 0.05)  # by which single weights are then moved, as long as that helps
+COMMON = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # equal weights of all parts, tried first
+STEPS = (0.1, 0.05)  # by which single weights are then moved while that helps
 ROWS = 48  # of each part's data
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one choice of weights gives.
+    """The result of one choice of weights.
 
     Attributes:
-        weights: one a part.
+        weights: one per part.
         perplexities: of each part's data in the composition.
         retentions: perplexity of the part alone over that in the composition.
     """
@@ -36,7 +36,7 @@ class Point:
 
     @property
     def worst(self) -> float:
-        """The retention of the part that keeps least."""
+        """The lowest retention of a part."""
         return min(self.retentions)
 
 
@@ -46,12 +46,12 @@ def sweep(
     data: Mapping[str, Sequence[Example]],
     report: Callable[[Point], None] = lambda point: None,
 ) -> list[Point]:
-    """Searches the weights of a linear composition for the best worst retention.
+    """Searches the weights of a linear composition that maximize the worst retention.
 
     Args:
         sources: the parts, `NAME` or `NAME@REV`.
-        data: validation examples of each part; ROWS of each are used.
-        report: called with every point, as it is measured.
+        data: validation examples of each part, of which ROWS are used.
+        report: called with every point as it is measured.
 
     Returns:
         All points measured, the best first.
@@ -61,7 +61,7 @@ def sweep(
     """
     for source in sources:
         if source not in data:
-            raise UsageError(f"--sweep needs data of {source!r}: give `--data {source}=FILE`")
+            raise UsageError(f"--sweep needs data for {source!r}: give `--data {source}=FILE`")
     parts = [usable(repository, source) for source in sources]  # before the long loading
     model = repository.load(None)
     mixtures = [of_capability(repository, part) for part in parts]

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from niwfctl.atlas import ObjectRef, RegionEntry, check_name, get_capability
+from niwfctl.atlas import AUTO_NAME, ObjectRef, RegionEntry, check_name, get_capability
 from niwfctl.backbone.load import default_device
 from niwfctl.backbone.recompute import recompute_layers
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.errors import DataError, UsageError
 from niwfctl.field.region import Region
+from niwfctl.repository.measure import Data
 from niwfctl.repository.model import Model
 from niwfctl.repository.names import require_file_name
 from niwfctl.repository.regions import load_basis, load_region
 from niwfctl.repository.runs import Rows, encoded, new_run
 from niwfctl.training import checkpoint
-from niwfctl.training.data import data_hash, read_examples
 from niwfctl.training.loop import SAVE_SECONDS, Progress, Trainer
 from niwfctl.training.processes import Processes, leads
 from niwfctl.training.reuse import related
@@ -28,8 +28,6 @@ from niwfctl.training.run import Reused, Run, TrainingOptions
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
-
-AUTOMATIC = "auto"  # in place of the names of capabilities to reuse
 
 
 def train(
@@ -43,86 +41,125 @@ def train(
     stop: Callable[[], bool],
     save_seconds: float = SAVE_SECONDS,
 ) -> Run:
-    """Does what `Repository.train` says."""
+    """Implements `Repository.train`."""
     check_name(name)
     processes = Processes()
-    with repository.trainings.training() if leads() else nullcontext():
+    with repository.trainings.locked() if leads() else nullcontext():
         previous = _previous(repository, name, options, resume, restart)
         if previous:
             previous.options = previous.options.sparing(options or TrainingOptions())
             sources, options = previous.sources, previous.options
         options = _defaults(options or TrainingOptions())
-        processes.share(range(options.rows_a_step))  # refuses too many before the long loading
-        examples = read_examples(sources)
-        digest = data_hash(examples)
-        if previous and digest != previous.data_hash:
-            raise DataError(
-                f"the data of {name!r} is no longer what its training began with: put it back, or "
-                f"begin anew with `niwfctl train {name} --restart --data …`"
-            )
+        processes.share(range(options.rows_a_step))  # refuses too many before the slow loading
+        data = _data(name, sources, previous)
         report(Progress(f"loading the backbone onto {default_device()}", 0, 0))
         model = Model(repository)
-        rows = encoded(model, examples, options)
-        if previous and previous.rows != len(rows.training):
-            raise DataError(
-                f"the training of {name!r} was begun by a version that held out other rows: begin "
-                f"anew with `niwfctl train {name} --restart --data …`"
-            )
-        run = previous or new_run(
-            repository, name, sources, digest, rows, options, steps=_steps(options, rows)
-        )
-        if not previous:
-            if AUTOMATIC in options.reuse:
-                report(Progress("choosing bases", 0, 0))
-            run.reused = _reused(repository, model, run, rows)
+        rows = _rows(name, model, data, options, previous)
+        run = previous or _new(repository, model, name, sources, data, rows, options, report)
         run = processes.agreed(run)
-        bases = [load_basis(repository, ObjectRef.of(one), model.device) for one in run.reused]
-        trainer = Trainer(
-            model.adapter, model.skip, run, rows.training, rows.held_out, bases, processes
-        )
-        path = repository.trainings.checkpoint(name)
+        trainer = _trainer(repository, model, run, rows, processes)
         if previous:
-            _, tensors = checkpoint.load(path)
+            _, tensors = checkpoint.load(repository.trainings.checkpoint(name))
             trainer.restore(tensors)
-        recorded = False
-
-        def save(run: Run, tensors: dict[str, Tensor]) -> None:
-            nonlocal recorded
-            if not leads():
-                return
-            with nullcontext() if recorded else repository.operations.training(name):
-                checkpoint.save(path, run, tensors)
-            recorded = True
-
         try:
+            save = _Saver(repository, name).save
             trainer.fit(report, save, lambda: processes.any(stop()), save_seconds)
         finally:
             model.adapter.detach()  # so that the backbone is freed when nothing refers to it
         return run
 
 
+class _Saver:
+    """Saves the checkpoints of one training; its first one is an operation of the log."""
+
+    def __init__(self, repository: Repository, name: str) -> None:
+        self._repository, self._name = repository, name
+        self._recorded = False
+
+    def save(self, run: Run, tensors: dict[str, Tensor]) -> None:
+        """Saves a checkpoint, in the one process that writes."""
+        if not leads():
+            return
+        operations, name = self._repository.operations, self._name
+        with nullcontext() if self._recorded else operations.recording_training(name):
+            checkpoint.save(self._repository.trainings.checkpoint(name), run, tensors)
+        self._recorded = True
+
+
+def _data(name: str, sources: list[str], previous: Run | None) -> Data:
+    """The examples to train on, which a resumed training must have begun with."""
+    data = Data.read(sources)
+    if previous and data.hash != previous.data_hash:
+        raise DataError(
+            f"the data of {name!r} has changed since its training began: restore it, or start over "
+            f"with `niwfctl train {name} --restart --data …`"
+        )
+    return data
+
+
+def _rows(
+    name: str, model: Model, data: Data, options: TrainingOptions, previous: Run | None
+) -> Rows:
+    """The examples as tokens, split as a resumed training split them."""
+    rows = encoded(model, data.examples, options)
+    if previous and previous.rows != len(rows.training):
+        raise DataError(
+            f"the training of {name!r} was begun by a version that held out other rows: start over "
+            f"with `niwfctl train {name} --restart --data …`"
+        )
+    return rows
+
+
+def _new(
+    repository: Repository,
+    model: Model,
+    name: str,
+    sources: list[str],
+    data: Data,
+    rows: Rows,
+    options: TrainingOptions,
+    report: Callable[[Progress], None],
+) -> Run:
+    """The record of a training that begins now."""
+    run = new_run(repository, name, sources, data.hash, rows, options, steps=_steps(options, rows))
+    if AUTO_NAME in options.reuse:
+        report(Progress("choosing bases", 0, 0))
+    run.reused = _reused(repository, model, run, rows)
+    return run
+
+
+def _trainer(
+    repository: Repository, model: Model, run: Run, rows: Rows, processes: Processes
+) -> Trainer:
+    reused = map(ObjectRef.of, run.reused)
+    bases = [load_basis(repository, ref, model.device) for ref in reused]
+    return Trainer(model.adapter, model.skip, run, rows.training, rows.held_out, bases, processes)
+
+
 def _previous(
     repository: Repository, name: str, options: TrainingOptions | None, resume: bool, restart: bool
 ) -> Run | None:
-    """The run to go on with; refuses what would lose or repeat work."""
+    """The run to resume, if any; refuses what would lose or repeat work."""
     if not resume:
         _require_place(repository, name, options or TrainingOptions())
     if restart and not resume:
-        return None  # not even read: it may be damaged
+        return None  # not even read, since it may be damaged
     found = repository.trainings.get(name)
     if found and repository.committed(found):
-        found = None  # a kill just after the commit has left it behind
+        found = None  # left behind by a kill just after the commit
     if resume:
         if found is None:
             raise UsageError(f"there is no training of {name!r} to resume: start it with --data")
         if found.finished:
-            raise UsageError(f"the training of {name!r} is finished: `niwfctl commit {name}`")
+            raise UsageError(
+                f"the training of {name!r} is finished: commit it with `niwfctl commit {name}`"
+            )
         return found
     if found:
-        way = "commit it" if found.finished else f"go on with `niwfctl train {name} --resume`"
+        way = "commit it" if found.finished else f"resume it with `niwfctl train {name} --resume`"
         raise UsageError(
             f"{name!r} has an uncommitted training at step {found.step} of {found.steps}: {way}, "
-            "or throw it away with --restart"
+            "or discard it with --restart"
         )
     return None
 
@@ -130,7 +167,7 @@ def _previous(
 def _require_place(repository: Repository, name: str, options: TrainingOptions) -> None:
     atlas, mode = repository.atlas(), options.mode
     for other in options.reuse:
-        if other != AUTOMATIC:
+        if other != AUTO_NAME:
             get_capability(atlas, other)
     if mode == "new" and name in atlas:
         raise UsageError(
@@ -141,13 +178,13 @@ def _require_place(repository: Repository, name: str, options: TrainingOptions) 
         require_file_name(name, atlas)
     if mode != "new" and get_capability(atlas, name).parts:
         raise UsageError(
-            f"{name!r} is a composition and has no region of its own to {mode}: train what it is "
-            "composed of"
+            f"{name!r} is a composition and has no region of its own to {mode}: train one of its "
+            "parts"
         )
 
 
 def _defaults(options: TrainingOptions) -> TrainingOptions:
-    """One basis is enough beside reused ones, unless the user says otherwise."""
+    """One new basis is enough beside reused ones, unless the user asks for more."""
     reusing = options.reuse or options.mode == "extend"
     if reusing and "bases" not in options.model_fields_set:
         return options.model_copy(update={"bases": 1})
@@ -161,11 +198,11 @@ def _steps(options: TrainingOptions, rows: Rows) -> int:
 def _reused(repository: Repository, model: Model, run: Run, rows: Rows) -> tuple[Reused, ...]:
     """The sealed bases that a new training gates, each once."""
     options, atlas = run.options, repository.atlas()
-    named = [name for name in options.reuse if name != AUTOMATIC]
+    named = [name for name in options.reuse if name != AUTO_NAME]
     if options.mode == "extend":
         named.append(run.name)
     chosen = [(name, entry) for name in named for entry in get_capability(atlas, name).all_regions]
-    if AUTOMATIC in options.reuse:
+    if AUTO_NAME in options.reuse:
         chosen += _related(repository, model, rows, options)
     found = {
         ref.oid: Reused(of=name, oid=ref.oid, size=ref.size, scale=_scale_of(entry, ref))
@@ -176,7 +213,7 @@ def _reused(repository: Repository, model: Model, run: Run, rows: Rows) -> tuple
 
 
 def _scale_of(entry: RegionEntry, basis: ObjectRef) -> float:
-    """The α/r that a basis of a region was sealed under: another's, where it was reused itself."""
+    """The α/r that a region's basis was sealed with; for a reused one, by its own training."""
     reused = {one.oid: one.scale for one in entry.run.reused}
     return reused.get(basis.oid, entry.scale)
 
@@ -193,7 +230,7 @@ def _related(
     def region_of(id: str) -> Region:
         return load_region(repository, candidates[id][1], model.device, model.adapter.sites)
 
-    if options.gradient_checkpointing:  # which the trainer, too, asks for, but later
+    if options.gradient_checkpointing:  # as the trainer does, but later
         recompute_layers(model.adapter)
     scorer = Scorer(model.adapter, model.skip)
     chosen = related(scorer, rows.training, list(candidates), region_of, options.batch_size)

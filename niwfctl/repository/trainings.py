@@ -1,4 +1,4 @@
-"""Uncommitted trainings: one folder a name, outside the work tree."""
+"""Uncommitted trainings: one folder per name, outside the work tree."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class Trainings:
         return sorted(self.root.glob("*/checkpoint.safetensors"))
 
     def runs(self) -> list[Run]:
-        """All trainings that can be read, by name; a warning tells of each that cannot."""
+        """All trainings that can be read, by name; warns of each that cannot."""
         found = []
         for path in self.checkpoints():
             try:
                 found.append(read_run(path))
-            except FileNotFoundError:  # it was committed or undone meanwhile
+            except FileNotFoundError:  # committed or undone in the meantime
                 continue
             except (FormatError, OSError) as error:
                 logger.warning("the training of %r is left out: %s", path.parent.name, error)
         return found
 
     @contextmanager
-    def training(self) -> Iterator[None]:
-        """Holds the lock under which training runs: one at a time on a machine's one model.
+    def locked(self) -> Iterator[None]:
+        """Holds the lock under which training runs: one at a time in a repository.
 
         Raises:
             Busy: another process is training here.

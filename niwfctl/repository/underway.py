@@ -1,4 +1,4 @@
-"""What git was left in the middle of: a merge, a rebase and such, waiting for whoever began it."""
+"""Git commands that have begun and not ended: a merge, a rebase and such."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from niwfctl.errors import UsageError
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
-_SIGNS = {  # in the git folder of a work tree; while a rebase picks, it has the sign of that, too
+_SIGNS = {  # in a work tree's git folder; during a rebase, CHERRY_PICK_HEAD may exist too
     "rebase-apply/applying": "am",
     "rebase-apply": "rebase",
     "rebase-merge": "rebase",
@@ -21,7 +21,7 @@ _SIGNS = {  # in the git folder of a work tree; while a rebase picks, it has the
 
 
 def under_way(folder: Path) -> str | None:
-    """Which command of git has begun and not ended in a work tree, if any.
+    """The git command that has begun and not ended in a work tree, if any.
 
     Args:
         folder: the git folder of the work tree.
@@ -30,27 +30,27 @@ def under_way(folder: Path) -> str | None:
 
 
 def way_out(command: str) -> str:
-    """How to end what is under way, as a clause."""
+    """How to end such a command, as a clause."""
     ended = f"finish it with git, or `git {command} --abort`"
     return f"{ended}, then `niwfctl merge BRANCH`" if command == "merge" else ended
 
 
 def require_ready(repository: Repository) -> None:
-    """Asks that a commit can be made, before any work for it.
+    """Requires that a commit can be made; call this before any work for it.
 
     Raises:
         GitError: git does not know who commits.
-        UsageError: git is in the middle of something, which a commit would end as if it were done.
+        UsageError: a git command is unfinished, and a commit would conclude it.
     """
     repository.git.require_identity(repository.path)
     require_ended(repository)
 
 
 def require_ended(repository: Repository) -> None:
-    """Asks that HEAD can move.
+    """Requires that HEAD can move.
 
     Raises:
-        UsageError: git is in the middle of something.
+        UsageError: a git command is unfinished.
     """
     command = under_way(repository.git.folder)
     if command:

@@ -1,4 +1,4 @@
-"""gc and fsck: what can be let go, and whether all that must be there is whole."""
+"""gc and fsck: removes what nothing needs, and checks the rest."""
 
 from __future__ import annotations
 
@@ -15,14 +15,9 @@ from typing import TYPE_CHECKING
 from niwfstore import MissingObject, Pointer
 
 from niwfctl.errors import FormatError, GitError, ObjectError, UsageError
-from niwfctl.repository.objects import (
-    QUARANTINE,
-    object_file,
-    obtain,
-    pointed,
-    pointer_problem,
-    read_pointers,
-)
+from niwfctl.layout import OBJECTS, QUARANTINE, object_file
+from niwfctl.repository.objects import obtain
+from niwfctl.repository.pointers import pointed, pointer_problem, read_pointers
 from niwfctl.training.run import read_run
 
 if TYPE_CHECKING:
@@ -30,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LONGEST_COMMIT = 1.0  # days for which a commit could be under way
+LONGEST_COMMIT = 1.0  # days for which a commit could be in progress
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class Collected:
 
     Attributes:
         objects: (id, bytes) of each.
-        scratch: bytes that killed commands had left, and of trainings that only `undo` could reach.
+        scratch: bytes left by killed commands, and of trainings that only `undo` could reach.
         operations: how many operations can no longer be undone.
     """
 
@@ -55,7 +50,7 @@ class Collected:
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is wrong: its name, and what is wrong with it."""
+    """A problem, and where it is."""
 
     subject: str
     problem: str
@@ -66,9 +61,9 @@ class Checked:
     """What fsck found.
 
     Attributes:
-        objects: how many are here, and were hashed.
+        objects: how many are here and were hashed.
         damage: what is wrong.
-        elsewhere: (id, remote) of each object that is not here, and that a remote has.
+        elsewhere: (id, remote) of each object that is not here but at a remote.
     """
 
     objects: int
@@ -78,40 +73,40 @@ class Checked:
 
 def reachable(repository: Repository) -> set[str]:
     """Ids of the objects that a ref, reflog, stash, work tree, index or training holds."""
-    reused = _reused(repository)  # first: a training that is committed meanwhile has pointers then
+    reused = _reused(repository)  # first: a training committed in the meantime then has pointers
     return {*reused, *_pointer_blobs(repository).values(), *_lying_about(repository)}
 
 
 def _lying_about(repository: Repository) -> Iterator[str]:
-    """Ids of the objects with a pointer in a work tree, whether git knows of it or not."""
+    """Ids of the objects with a pointer in a work tree, tracked by git or not."""
     for place in repository.git.work_trees():
-        for path in place.glob("objects/*.safetensors"):
+        for path in place.glob(f"{OBJECTS}/*.safetensors"):
             yield path.stem
 
 
 def _reused(repository: Repository) -> Iterator[str]:
-    """Ids of the bases that trainings which are not committed read, also those `undo` may bring.
+    """Ids of the bases that uncommitted trainings read, including those that `undo` may restore.
 
     Raises:
-        FormatError: one cannot be read, but may well by another version.
+        FormatError: a training cannot be read, though another version might read it.
     """
     runs = []
     for path in repository.trainings.checkpoints():
         try:
-            with suppress(FileNotFoundError):  # it was committed or undone meanwhile
+            with suppress(FileNotFoundError):  # committed or undone in the meantime
                 runs.append(read_run(path))
         except FormatError as error:
             raise FormatError(
-                f"nothing is removed as long as a training may need it that cannot be read: {error}"
+                f"nothing was removed, since a training that cannot be read may need it: {error}"
             ) from error
     for path in repository.private.glob("operations/*/*/checkpoint.safetensors"):
-        with suppress(FormatError, FileNotFoundError):  # nor could it be committed
+        with suppress(FormatError, FileNotFoundError):  # it could not be committed either
             runs.append(read_run(path))
     return (one.oid for run in runs for one in run.reused)
 
 
 def _pointer_blobs(repository: Repository, *options: str, damaged: bool = False) -> dict[str, str]:
-    """Object id by blob of its pointer, of all that git can reach."""
+    """Object id by blob of its pointer, for everything that git can reach."""
     reached = (*options, "--all", "--reflog", "--indexed-objects", "HEAD")
     return pointed(repository.git, *reached, damaged=damaged)
 
@@ -119,30 +114,30 @@ def _pointer_blobs(repository: Repository, *options: str, damaged: bool = False)
 def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collected:
     """Removes objects that nothing can reach and that are older than `keep_days`.
 
-    A commit under way holds the lock. Where the file system knows no locks, only age tells what
-    such a commit has stored, so what is younger than a day stays. So do scratch folders anywhere:
-    some are of commands that need no lock.
+    A commit in progress holds the lock. On a file system without locks, only age shows what such a
+    commit may have stored, so anything younger than a day stays. So do scratch folders everywhere,
+    since some belong to commands that take no lock.
 
     Raises:
-        FormatError: a training cannot be read, so nobody knows what it needs; nothing is removed.
+        FormatError: a training cannot be read, so what it needs is unknown; nothing is removed.
     """
     with repository.writing() as alone:
         if not alone and keep_days < LONGEST_COMMIT:
-            logger.warning("this file system knows no locks: what is younger than a day stays")
+            logger.warning("this file system has no locks: anything younger than a day is kept")
             keep_days = LONGEST_COMMIT
         kept = reachable(repository)
         oldest = time.time() - keep_days * 86400
         store = repository.store
         others = (oid for oid in store if oid not in kept)
-        unreachable = [oid for oid in others if not store.path(oid).is_symlink()]  # who knows whose
+        unreachable = [oid for oid in others if not store.path(oid).is_symlink()]  # not ours
         gone = [oid for oid in unreachable if store.path(oid).stat().st_mtime <= oldest]
         objects = tuple((oid, store.size(oid)) for oid in gone)
         unused = min(oldest, time.time() - LONGEST_COMMIT * 86400)
         scratch = _old(repository.private / "tmp", unused)
         before = datetime.fromtimestamp(oldest, UTC)
         forgotten = repository.operations.older(before)
-        put_aside = [repository.operations.put_aside(operation) for operation in forgotten]
-        left = sum(_size(folder) for folder in (*scratch, *put_aside))
+        aside = [repository.operations.folder_of(operation) for operation in forgotten]
+        left = sum(_size(folder) for folder in (*scratch, *aside))
         found = Collected(objects, left, len(forgotten))
         if dry_run:
             return found
@@ -150,7 +145,7 @@ def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collecte
             store.remove(oid)
         store.clean_temporary(keep_days * 86400)
         for path in _old(repository.private / QUARANTINE, oldest):
-            if path.is_dir() and not path.is_symlink():  # it lay where an object belongs
+            if path.is_dir() and not path.is_symlink():  # it was in an object's place
                 shutil.rmtree(path)
             else:
                 path.unlink()
@@ -161,10 +156,10 @@ def collect(repository: Repository, keep_days: float, dry_run: bool) -> Collecte
 
 
 def _old(folder: Path, oldest: float) -> list[Path]:
-    """What lies in a folder and was not changed since a time."""
+    """Entries of a folder that have not changed since a time."""
     found = []
     for path in folder.glob("*"):
-        with suppress(FileNotFoundError):  # whoever made it may remove it
+        with suppress(FileNotFoundError):  # its owner may remove it
             if path.lstat().st_mtime <= oldest:
                 found.append(path)
     return found
@@ -183,7 +178,7 @@ def check_all(repository: Repository) -> Checked:
         damage.append(Damage("git", str(error)))
     try:
         blobs = _pointer_blobs(repository, "--missing=allow-any", damaged=True)
-    except UsageError as error:  # git cannot go on at a damaged commit or folder
+    except UsageError as error:  # git stops at a damaged commit or folder
         return Checked(0, (*damage, Damage("git", str(error))))
     pointers = read_pointers(repository.git, blobs)
     whole = dict.fromkeys(found for found in pointers.values() if isinstance(found, Pointer))
@@ -204,7 +199,7 @@ def check_all(repository: Repository) -> Checked:
 def _checked_objects(
     repository: Repository, pointers: Iterable[Pointer]
 ) -> tuple[dict[Pointer, str], list[Damage]]:
-    """Which remote has each object that is not here, and what is wrong with the others."""
+    """Which remote has each object that is not here, and the damage of the others."""
     absent, damage = [], []
     for pointer in pointers:
         if pointer.oid not in repository.store:
@@ -225,10 +220,10 @@ def _checked_objects(
 def _commit_damage(
     repository: Repository, commit: str, pointers: Mapping[str, Pointer | Exception]
 ) -> Iterator[Damage]:
-    """Whether every object of a commit has its pointer there."""
+    """The damage of a commit whose objects lack their pointers."""
     try:
         atlas = repository.atlas(commit)
-        files = repository.git.files(commit, "objects")
+        files = repository.git.files(commit, OBJECTS)
     except (FormatError, GitError) as error:
         yield Damage(commit[:12], str(error))
         return

@@ -1,4 +1,4 @@
-"""Proving that committed capabilities are what they were."""
+"""Checks that committed capabilities are unchanged."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import Atlas, Capability, RegionEntry
+from niwfctl.atlas import Atlas, Capability, RegionEntry, get_capability
 from niwfctl.backbone.load import outline
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, logits_platform, probe
 from niwfctl.backbone.sites import find_sites
-from niwfctl.errors import NiwfError, ObjectError, UnknownName
+from niwfctl.errors import NiwfError, ObjectError
 from niwfctl.field.basis import Site
 from niwfctl.git.signature import Signature, signature, tag_signature
+from niwfctl.layout import OBJECTS, object_file
 from niwfctl.records import Witness
 from niwfctl.repository.backbone import pinned_source
 from niwfctl.repository.model import Model
-from niwfctl.repository.objects import object_file, obtain, pointer_problem, read_pointers
+from niwfctl.repository.objects import obtain
+from niwfctl.repository.pointers import pointer_problem, read_pointers
 from niwfctl.repository.regions import load_region, read_coordinates, read_region
 from niwfctl.repository.routing import audited
 
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 GATE_TOLERANCE = 1e-5  # of gates in (0, 2), recomputed on another platform
-# Of logits on another platform, as `Probe.deviation` has it. On SmolLM2 other kernels make at most
-# 0.05, a basis that lacks at least 0.10, another capability 0.19 (docs/guarantees.md).
+# Of logits on another platform, by `Probe.deviation`. On SmolLM2, other kernels cause at most 0.05,
+# a missing basis at least 0.10, another capability 0.19 (docs/guarantees.md).
 LOGIT_TOLERANCE = 0.08
 
 
@@ -40,9 +42,10 @@ class Check:
 
     Attributes:
         subject: `backbone`, `coordinates`, `commit`, `tag`, `atlas`, or the name of a capability.
-        check: `identity`, `objects`, `signature`, `anchors`, `routing` or `logits`.
-        ok: whether it holds.
-        detail: what was compared, or what does not hold.
+        check: `identity`, `objects`, `signature`, `anchors`, `routing` or `logits`; in `niwfctl
+            check` also `gate`, `perplexity`, `exact match` or `regression`.
+        ok: whether it passed.
+        detail: what was compared, or why it failed.
     """
 
     subject: str
@@ -61,25 +64,22 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether all hold."""
+        """Whether all passed."""
         return all(check.ok for check in self.checks)
 
 
 def verify(repository: Repository, names: list[str], revision: str, deep: bool) -> Report:
-    """Does what `Repository.verify` says."""
+    """Implements `Repository.verify`."""
     commit = repository.git.resolve(revision)
     atlas = repository.atlas(commit)
-    for name in names:
-        if name not in atlas:
-            raise UnknownName(f"no capability is called {name!r} at {revision}")
-    chosen = [atlas[name] for name in names or sorted(atlas)]
+    chosen = [get_capability(atlas, name, revision) for name in names or sorted(atlas)]
     signed = signature(repository.git, commit)
     hashed = cache(partial(_problem, repository))  # bases are shared
     backbone, sites = _backbone(repository)
     checks = [backbone, _coordinates(repository, hashed), _signed("commit", signed)]
     if of_tag := tag_signature(repository.git, revision):
         checks.append(_signed("tag", of_tag))
-    files = repository.git.files(commit, "objects")
+    files = repository.git.files(commit, OBJECTS)
     needed = {object_file(ref.oid) for capability in chosen for ref in capability.objects}
     blobs = (blob for path, blob in files.items() if path in needed)
     pointers = read_pointers(repository.git, blobs)
@@ -104,7 +104,7 @@ def _signed(subject: str, found: Signature) -> Check:
 
 
 def _backbone(repository: Repository) -> tuple[Check, list[Site] | None]:
-    """Whether it is the pinned one, and its linears, which all bases must fit."""
+    """Checks the backbone's identity; also returns its linears, which all bases must fit."""
     pinned = repository.config.backbone
     try:
         source = pinned_source(repository)
@@ -167,7 +167,7 @@ def _anchors(
         return Check(name, "anchors", False, str(error))
     for ref, basis in zip(entry.bases, region.bases, strict=True):
         if not basis.is_finite():
-            problem = f"object {ref.oid[:12]} holds a value that is not a finite number"
+            problem = f"object {ref.oid[:12]} holds a value that is not finite"
             return Check(name, "anchors", False, problem)
     here = current_platform(torch.device("cpu"))
     same = same_platform(here, entry.sealed_on)

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from niwfctl.atlas import get_capability
+from niwfctl.atlas import AUTO_NAME, BASE_NAME, get_capability
 from niwfctl.backbone.generation import AnswerOptions, Request
 from niwfctl.errors import NiwfError, UnknownName, of_memory
 from niwfctl.repository.model import AUTO, Model
@@ -19,7 +19,6 @@ from niwfctl.repository.repository import Repository
 from niwfctl.serve.errors import OURS, ApiError, as_api_error
 from niwfctl.serve.protocol import AnyRequest, ChatRequest
 
-BASE_MODEL, AUTO_MODEL = "base", "auto"
 LONGEST_NAME = 1000  # of a model; git resolves it, and command lines are limited
 
 logger = logging.getLogger(__name__)
@@ -110,7 +109,7 @@ class Engine:
 
     def names(self) -> list[str]:
         """Models to ask for: HEAD's capabilities, the base, and `auto`."""
-        return list(dict.fromkeys([*sorted(self._repository.atlas()), BASE_MODEL, AUTO_MODEL]))
+        return list(dict.fromkeys([*sorted(self._repository.atlas()), BASE_NAME, AUTO_NAME]))
 
     def resolve(self, name: str) -> str | None:
         """The capability a model's name means right now, as `Model.use_each` takes it.
@@ -118,8 +117,8 @@ class Engine:
         Raises:
             UnknownName: there is no such capability or revision.
         """
-        if name in (BASE_MODEL, AUTO_MODEL):
-            return AUTO if name == AUTO_MODEL else None
+        if name in (BASE_NAME, AUTO_NAME):
+            return AUTO if name == AUTO_NAME else None
         if not name.isprintable() or len(name) > LONGEST_NAME:
             raise UnknownName(f"no model is called {reprlib.repr(name)}: see /v1/models")
         plain, at, revision = name.partition("@")
@@ -284,7 +283,7 @@ class Engine:
     def _pass_on(self, job: Job, place: int, text: str) -> None:
         model = job.model
         if job.capability == AUTO:
-            model = self._model.routes.names[place] or BASE_MODEL
+            model = self._model.routes.names[place] or BASE_NAME
         self._tell(job, Piece(text, model, job.row.ended))
 
     def _tell(self, job: Job, event: Piece | Exception) -> None:

@@ -120,7 +120,7 @@ def test_data_that_has_changed_when_training_goes_on(
     with pytest.raises(TrainingInterrupted):
         fresh.train("plum", [file], QUICK, stop=lambda: True)
     write_data(file, word="pear")
-    refused(fresh, ["train", "plum", "--resume"], 5, "no longer")
+    refused(fresh, ["train", "plum", "--resume"], 5, "has changed since")
     file.unlink()
     refused(fresh, ["train", "plum", "--resume"], 5, "does not exist")
 

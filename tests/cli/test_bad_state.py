@@ -14,9 +14,10 @@ import pytest
 from typer.testing import Result
 
 from niwfctl.errors import StorageError
+from niwfctl.layout import manifest_file
 from niwfctl.repository import Repository
 from niwfctl.repository import repository as repository_module
-from niwfctl.repository.objects import manifest_file, storing
+from niwfctl.storage import storing
 from niwfctl.training import checkpoint
 
 Command = Callable[..., Result]
@@ -139,8 +140,8 @@ def test_a_manifest_that_has_sealed_bases_act_otherwise_is_found(
     forged = capability.model_copy(update={"regions": entries})
     record(committed, lambda atlas: atlas | {"apple": forged}, "Forge")
     (failed,) = failed_checks(niwfctl, committed)
-    assert failed["check"] == "anchors" and "do not belong together" in failed["detail"]
-    refused(committed, ["export", "apple", "out"], 8, "do not belong together")
+    assert failed["check"] == "anchors" and "do not fit each other" in failed["detail"]
+    refused(committed, ["export", "apple", "out"], 8, "do not fit each other")
 
 
 @pytest.mark.parametrize("file", ["niwf.toml", manifest_file("apple")])
@@ -299,7 +300,7 @@ def test_a_training_that_cannot_be_read_stands_in_the_way_of_no_other(
     (told,) = caplog.messages
     assert str(path) in told and "niwfctl train plum --restart" in told
     refused(trained, ["commit", "plum", "-m", "x"], 11, path, "--restart")
-    refused(trained, ["gc"], 11, "nothing is removed", path, f"remove {path.parent}")
+    refused(trained, ["gc"], 11, "nothing was removed", path, f"remove {path.parent}")
     assert niwfctl("-C", trained.path, "commit", "-m", "x").exit_code == 0
     assert "apple" in trained.atlas()
     shutil.rmtree(path.parent)
@@ -328,6 +329,6 @@ def test_an_operation_log_that_cannot_be_read_is_named_and_fails_no_commit(
     (told,) = caplog.messages
     (aside,) = log.parent.glob("unreadable-*.json")
     assert aside.name in told and aside.read_bytes() == damaged
-    assert [one.command for one in trained.operations.list()]
+    assert [one.command for one in trained.operations.entries()]
     assert niwfctl("-C", trained.path, "undo").exit_code == 0
     assert [run.name for run in trained.uncommitted()] == ["apple"]

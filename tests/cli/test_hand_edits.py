@@ -12,8 +12,8 @@ from niwfstore import Pointer
 from typer.testing import Result
 
 from niwfctl.cli.show import show_capability
+from niwfctl.layout import object_file
 from niwfctl.repository import Repository
-from niwfctl.repository.objects import object_file
 
 Command = Callable[..., Result]
 Refused = Callable[..., None]
@@ -251,7 +251,7 @@ def test_a_coordinate_map_that_is_none_is_refused(
     for command in (["run", "x"], ["route", "x"]):
         refused(committed, command, 8, other, "niwf.toml", "git checkout")
     result = niwfctl("-C", committed.path, "verify")
-    assert result.exit_code == 1 and "is no coordinate map" in result.stdout
+    assert result.exit_code == 1 and "is not a coordinate map" in result.stdout
 
 
 def test_a_wrong_manifest_is_brought_back_as_the_message_says(
@@ -281,7 +281,7 @@ def pointer_of(repository: Repository) -> Path:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("nonsense", "not a Git LFS pointer"), (None, "is missing"), ("5", "something else")],
+    [("nonsense", "not a Git LFS pointer"), (None, "is missing"), ("5", "does not point to")],
     ids=["nonsense", "removed", "another size"],
 )
 def test_a_pointer_edited_by_hand_is_found_by_verify(

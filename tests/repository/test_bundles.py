@@ -109,7 +109,7 @@ def test_a_bundle_that_lacks_any_object_of_its_capabilities_is_refused(
     for ref in committed.capability("apple").objects:
         bundle.write_bytes(whole)
         rewritten(bundle, lambda name, content, oid=ref.oid: oid not in name and (name, content))
-        with pytest.raises(FormatError, match=f"{ref.oid} is neither in it nor here"):
+        with pytest.raises(FormatError, match=f"{ref.oid} is neither in the bundle nor here"):
             apply(fresh, bundle)
         assert (fresh.git.plain("for-each-ref"), list(fresh.store)) == before
 
@@ -190,7 +190,7 @@ def test_a_bundle_holds_plain_files_only(fresh: Repository, bundle: Path, kind: 
         info = tarfile.TarInfo(f"objects/{'0' * 64}")
         info.type, info.linkname = kind, "/etc/passwd"
         archive.addfile(info)
-    with pytest.raises(FormatError, match="has no place"):
+    with pytest.raises(FormatError, match="does not belong"):
         apply(fresh, bundle)
 
 
@@ -267,7 +267,7 @@ def test_a_shallow_clone_makes_no_bundle_and_says_what_it_lacks(
 
 def test_a_truncated_bundle_is_refused(fresh: Repository, bundle: Path) -> None:
     bundle.write_bytes(bundle.read_bytes()[:-20_000])
-    with pytest.raises(FormatError, match="not a whole niwfctl bundle"):
+    with pytest.raises(FormatError, match="not a complete niwfctl bundle"):
         apply(fresh, bundle)
 
 

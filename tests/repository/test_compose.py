@@ -18,9 +18,9 @@ from niwfctl.field.compress import best_rank, truncated
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.region import Region
 from niwfctl.repository import Repository
+from niwfctl.repository.approximation import approximated_region
 from niwfctl.repository.commit import RoutingOptions
 from niwfctl.repository.compose import Recipe
-from niwfctl.repository.merging import merged_region
 from niwfctl.repository.model import Model
 from niwfctl.repository.regions import load_region
 from niwfctl.repository.sweep import sweep
@@ -139,8 +139,8 @@ def test_a_rank_above_the_largest_is_refused_where_linears_have_it(recipe: Recip
         return [(1.0, make_region(seed, rank=300, width=width)) for seed in (0, 1)]
 
     with pytest.raises(UsageError, match=r"--rank 1024.*--method linear"):
-        merged_region(terms(1100), recipe)
-    region, _ = merged_region(terms(6), recipe)
+        approximated_region(terms(1100), recipe)
+    region, _ = approximated_region(terms(6), recipe)
     assert region.bases[0].rank == 6
 
 
@@ -180,7 +180,7 @@ def test_a_sweep_finds_weights_no_worse_than_any_it_tried(pair: Repository, data
         (["apple", "plum"], Recipe(method="mean"), UsageError, "linear, routed, svd"),
         (["apple", "plum"], Recipe(rank=4), UsageError, "--method svd"),
         (["apple", "plum"], Recipe((1.0, 2.0), "routed"), UsageError, "--weights"),
-        (["apple", "plum"], Recipe(density=0.3), UsageError, "--density goes with ties"),
+        (["apple", "plum"], Recipe(density=0.3), UsageError, "--density applies to ties"),
         (["apple", "plum"], Recipe(method="svd", density=0.3), UsageError, "svd keeps all"),
         (["apple", "plum"], Recipe(method="ties", seed=10**20), UsageError, "--seed 10000"),
     ],
@@ -202,9 +202,9 @@ def test_a_sum_cannot_be_an_owner_among_others(pair: Repository) -> None:
         pair.compose(["half", "plum"], "both", Recipe(method="routed"))
 
 
-def test_weights_that_multiply_beyond_all_numbers_are_refused(pair: Repository) -> None:
+def test_weights_whose_product_overflows_are_refused(pair: Repository) -> None:
     pair.compose(["apple"], "huge", Recipe((1e200,)))
-    with pytest.raises(UsageError, match="beyond all numbers"):
+    with pytest.raises(UsageError, match="overflows: use a smaller weight"):
         pair.compose(["huge"], "beyond", Recipe((1e200,)))
     assert sorted(pair.atlas()) == ["apple", "huge", "plum"]
 

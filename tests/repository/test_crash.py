@@ -17,7 +17,8 @@ import pytest
 from faults import KILLED, add_trainings, ended, intact, run_git, settled, start
 
 from niwfctl.errors import GitError, NiwfError, StorageError, UsageError
-from niwfctl.repository import Repository, reflocks
+from niwfctl.git import reflocks
+from niwfctl.repository import Repository
 from niwfctl.training import checkpoint
 
 NAMES = {"apple", "plum", "pear"}
@@ -143,7 +144,7 @@ def taken_back_fruit(repository: Repository) -> None:
 def trained_anew(repository: Repository) -> None:
     path = repository.trainings.checkpoint("plum")
     run, tensors = checkpoint.load(path)
-    with repository.operations.training("plum"):
+    with repository.operations.recording_training("plum"):
         checkpoint.save(path, run, {key: value + 1 for key, value in tensors.items()})
 
 
@@ -167,7 +168,7 @@ def test_a_kill_at_any_step_of_an_undo_loses_no_training_and_another_undo_goes_o
         assert code in (0, KILLED)
         repository = Repository.open(path)
         assert state(repository) in (done, state(undone)), moment
-        if len(repository.operations.list()) == len(ready.operations.list()):
+        if len(repository.operations.entries()) == len(ready.operations.entries()):
             repository.operations.undo()
         assert state(repository) == state(undone), moment
         assert intact(path).changes() == []

@@ -133,7 +133,7 @@ def test_an_architecture_whose_layout_is_not_known_is_refused() -> None:
 def test_a_file_that_is_there_is_left_alone(committed: Repository, tmp_path: Path) -> None:
     file = tmp_path / "mine.gguf"
     file.write_text("keep")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         committed.export("apple", file, "gguf-lora")
     with pytest.raises(UsageError, match="a folder is needed"):
         committed.export("apple", file / "apple.gguf", "gguf-lora")

@@ -8,8 +8,8 @@ from conftest import crowd
 from faults import run_git
 
 from niwfctl.errors import GitError, NotARepository
+from niwfctl.layout import manifest_file, object_file
 from niwfctl.repository import Repository
-from niwfctl.repository.objects import manifest_file, object_file
 from niwfctl.repository.upkeep import check_all, collect
 
 Add = Callable[..., str]

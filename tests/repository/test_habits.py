@@ -117,7 +117,7 @@ def test_a_branch_is_renamed(niwfctl: Command, two: Repository) -> None:
     two.branches.make("side")
     niwfctl("-C", two.path, "branch", "-m", "side", "other")
     niwfctl("-C", two.path, "branch", "-m", "trunk")
-    assert [ref.name for ref in two.branches.list()] == ["other", "trunk"]
+    assert [ref.name for ref in two.branches.entries()] == ["other", "trunk"]
     assert two.git.branch() == "trunk" and set(two.atlas()) == {"x", "y"}
     for arguments, code, words in (
         (("-m",), 2, "--move: say which branch"),

@@ -140,7 +140,7 @@ def test_a_conflict_is_settled_by_keeping_both(conflicting: Repository, name: st
 @pytest.mark.parametrize(
     ("renames", "words"),
     [
-        ([("x", "first")], "'first' is a capability already"),
+        ([("x", "first")], "'first' is already a capability"),
         ([("x", "y"), ("x", "y")], "'y' is taken"),
         ([("x", "../y")], "cannot name"),
         ([("first", "y")], "'first' was not changed on both sides"),
@@ -291,7 +291,7 @@ def test_undo_takes_back_each_operation_and_undoing_the_undo_repeats_it(
     repository: Repository,
 ) -> None:
     add(repository, "x")
-    assert repository.operations.list()[-1].removed == ["x"]
+    assert repository.operations.entries()[-1].removed == ["x"]
     repository.operations.undo()
     assert not repository.atlas() and [run.name for run in repository.uncommitted()] == ["x"]
     repository.operations.undo()

@@ -15,7 +15,8 @@ import pytest
 from faults import KILLED, add_trainings, ended, intact, run_git, start
 
 from niwfctl.errors import Busy
-from niwfctl.repository import Repository, reflocks
+from niwfctl.git import reflocks
+from niwfctl.repository import Repository
 from niwfctl.repository.compose import Recipe
 from niwfctl.repository.lock import lock
 from niwfctl.repository.upkeep import check_all, collect

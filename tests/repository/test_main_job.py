@@ -125,7 +125,7 @@ def test_a_training_goes_on_only_with_the_rows_that_it_began_with(
     save(file, run, tensors)
     lines = data.read_text()
     data.write_text(lines + lines)
-    with pytest.raises(DataError, match="'apple' is no longer what its training began with"):
+    with pytest.raises(DataError, match="'apple' has changed since its training began"):
         fresh.train("apple", resume=True)
     data.write_text(lines)
     assert fresh.train("apple", resume=True).finished

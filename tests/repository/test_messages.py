@@ -51,7 +51,7 @@ def test_a_message_that_a_hook_refuses_or_empties_is_not_committed(
 ) -> None:
     hook(committed, name, script)
     head = committed.git.head()
-    with pytest.raises(GitError, match=words or "without a message"):
+    with pytest.raises(GitError, match=words or "emptied the commit message"):
         committed.remove("apple", "Drop")
     assert committed.git.head() == head and committed.changes() == []
     assert not list(Path(committed.private / "tmp").iterdir())

@@ -74,7 +74,7 @@ def test_a_session_on_an_older_git_asks_the_hooks_and_merges(
     assert branches.git.plain("status", "--porcelain") == "" and branches.verify().ok
     assert not collect(branches, 0, dry_run=True).objects
     hook.write_text("#!/bin/sh\necho not today >&2; exit 1\n")
-    with pytest.raises(GitError, match="the pre-commit hook says no: not today"):
+    with pytest.raises(GitError, match="the pre-commit hook refused: not today"):
         branches.remove("more")
 
 

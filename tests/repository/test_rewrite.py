@@ -97,7 +97,7 @@ def test_the_version_before_a_merge_took_theirs_is_ours(two: Repository) -> None
 def test_nothing_is_brought_back_beside_a_name_that_differs_in_case_only(two: Repository) -> None:
     two.rename("x", "pear")
     two.rename("y", "X")
-    with pytest.raises(UsageError, match="in case only"):
+    with pytest.raises(UsageError, match="only in case"):
         two.rollback("x", to="HEAD~2")
 
 
@@ -278,7 +278,7 @@ def test_any_operation_is_undone_and_its_undoing_undone(
         two.operations.undo()
         assert two.git.head() == done and two.atlas() == atlas and two.changes() == []
         assert [run.name for run in two.uncommitted()] == trainings
-    *_, undone, redone = [one.command for one in two.operations.list()]
+    *_, undone, redone = [one.command for one in two.operations.entries()]
     assert undone == f"undo of {redone.removeprefix('redo of ')}" != redone
     assert (two.path / "note.txt").read_text() == "mine\n"
     assert two.verify().ok
@@ -312,25 +312,25 @@ def test_a_training_that_went_on_is_taken_back_to_where_it_had_stopped(
     trained.operations.undo()
     assert trained.trainings.checkpoint("plum").read_bytes() == before
     assert trained.train("plum", resume=True).finished
-    assert [len(one.removed) for one in trained.operations.list()] == [0, 0, 1, 1, 1]
+    assert [len(one.removed) for one in trained.operations.entries()] == [0, 0, 1, 1, 1]
 
 
 def test_a_training_that_fails_is_no_operation_and_costs_none(
     trained: Repository, data: Path
 ) -> None:
-    before, done = trained.trainings.checkpoint("apple").read_bytes(), trained.operations.list()
+    before, done = trained.trainings.checkpoint("apple").read_bytes(), trained.operations.entries()
     hopeless = QUICK.model_copy(update={"lr": 1e30})
     with pytest.raises(TrainingError):
         trained.train("apple", [data], hopeless, restart=True)
     assert trained.trainings.checkpoint("apple").read_bytes() == before
-    assert trained.operations.list() == done
+    assert trained.operations.entries() == done
 
 
 def test_a_training_under_way_cannot_be_undone(trained: Repository, data: Path) -> None:
     refusals = []
 
     def stop() -> bool:
-        if trained.operations.list()[-1].added == ["plum"]:
+        if trained.operations.entries()[-1].added == ["plum"]:
             with pytest.raises(Busy, match="training lock"):
                 Repository.open(trained.path).operations.undo()
             refusals.append(True)
@@ -346,7 +346,7 @@ def test_what_gc_forgets_can_no_longer_be_undone_and_takes_no_room(
     trained: Repository, data: Path
 ) -> None:
     trained.train("apple", [data], QUICK, restart=True)
-    aside = trained.operations.put_aside(trained.operations.list()[-1])
+    aside = trained.operations.folder_of(trained.operations.entries()[-1])
     room = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
     would, done = (collect(trained, 0.0, dry_run) for dry_run in (True, False))
     assert would == done and done.operations > 0 and done.size == room > 0
@@ -391,7 +391,7 @@ def test_every_change_asks_the_pre_commit_hook_with_what_it_would_commit(
     head = two.git.head()
     for work in (removing, renaming, rolling_back, committing, merging):
         asked.unlink(missing_ok=True)
-        with pytest.raises(GitError, match="pre-commit hook says no"):
+        with pytest.raises(GitError, match="pre-commit hook refused"):
             work(two, add)
         assert "capabilities/" in asked.read_text(), work
         assert two.git.head() == head and two.changes() == []

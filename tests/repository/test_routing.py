@@ -17,12 +17,12 @@ from niwfctl.backbone.batch import pad, prompt_mask
 from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.errors import Shadowed
 from niwfctl.field.routing import owners, upper_bound, won
+from niwfctl.layout import manifest_file
 from niwfctl.records import Message
 from niwfctl.repository import Repository
 from niwfctl.repository.commit import RoutingOptions
 from niwfctl.repository.model import Model
-from niwfctl.repository.objects import manifest_file
-from niwfctl.repository.routing import base_cell, stakes
+from niwfctl.repository.routing import base_cell, routed_regions
 from niwfctl.training.checkpoint import load, save
 from niwfctl.training.data import read_examples
 
@@ -97,7 +97,7 @@ def test_at_no_takeover_odd_anchors_keep_their_neighbourhoods_and_shut_nobody_ou
     assert count.won == 0 and len(count.disputed) == 1
     assert count.bound == upper_bound(1, count.anchors)  # of other prompts it may win such ones
     assert entry.routing.bias == 0 and entry.routing.shadow == {}
-    broad, new = (stake.claim for stake in stakes(repository, repository.atlas()))
+    broad, new = (routed.claim for routed in routed_regions(repository, repository.atlas()))
     odd = broad.anchors[list(count.disputed)]
     base = base_cell(repository)
     assert owners(odd, base, [broad, new]).tolist() != [1]
@@ -116,8 +116,8 @@ def test_a_removed_owner_leaves_no_neighbourhoods_behind(crowd: Crowd) -> None:
     crowd("broad", 5.0, odd=(1, 9.0))
     repository = crowd("new", 9.0, max_takeover=0)
     repository.remove("broad")
-    (stake,) = stakes(repository, repository.atlas())
-    assert stake.claim.disputed is None and repository.verify().ok
+    (routed,) = routed_regions(repository, repository.atlas())
+    assert routed.claim.disputed is None and repository.verify().ok
 
 
 def test_a_newcomer_is_held_against_older_regions_however_many_were_removed(crowd: Crowd) -> None:
@@ -126,7 +126,10 @@ def test_a_newcomer_is_held_against_older_regions_however_many_were_removed(crow
     for name in ("first", "second"):
         repository.remove(name)
     crowd("new", 5.1, accept_shadow=True)
-    assert [stake.name for stake in stakes(repository, repository.atlas())] == ["old", "new"]
+    assert [routed.name for routed in routed_regions(repository, repository.atlas())] == [
+        "old",
+        "new",
+    ]
     (entry,) = repository.capability("new").regions
     (count,) = entry.routing.takeover
     assert entry.routing.bias > 0 and count.won <= 0.02 * count.anchors
@@ -159,14 +162,14 @@ def test_a_general_capability_answers_for_the_base_and_leaves_others_theirs(crow
     assert "base" not in general.routing.shadow
     later = crowd("later", -5.0)
     crowd("broader", 0.2, general=True)
-    claims = {stake.name: stake.claim for stake in stakes(later, later.atlas())}
+    claims = {routed.name: routed.claim for routed in routed_regions(later, later.atlas())}
     assert {name for name, one in claims.items() if one.general} == {"broad", "broader"}
     base = base_cell(later)
     for name in (*names, "later"):
         anchors, index = claims[name].anchors, list(claims).index(name)
         assert (owners(anchors, base, list(claims.values())) == index).double().mean() > 0.9, name
     crowd("broadest", 0.2, general=True, supersede=("broad", "broader"))
-    general = {s.name for s in stakes(later, later.atlas()) if s.claim.general}
+    general = {s.name for s in routed_regions(later, later.atlas()) if s.claim.general}
     assert general == {"broadest"} and later.verify().ok
 
 
@@ -269,7 +272,7 @@ def test_verify_tells_what_all_later_regions_win_together(crowd: Crowd) -> None:
     assert "together" not in check.detail
     for name in "ab":
         crowd(name, 0.2, max_takeover=0.2, accept_shadow=True)
-    first, *later = stakes(repository, repository.atlas())
+    first, *later = routed_regions(repository, repository.atlas())
     hits = torch.stack([won(one.claim, first.claim) for one in later])
     share = hits.any(0).double().mean().item()
     assert hits.double().mean(1).max() < share

@@ -122,7 +122,7 @@ def test_a_clone_that_fails_leaves_nothing(tmp_path: Path, niwfctl: Callable[...
     git(tmp_path / "other", "commit", "-q", "--allow-empty", "-m", "Something else")
     for url in ("empty", "other"):
         result = niwfctl("-C", tmp_path, "clone", url, "copy")
-        assert result.exit_code == 3 and f"{url} is no niwfctl repository" in result.stderr
+        assert result.exit_code == 3 and f"{url} is not a niwfctl repository" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "other"]
 
 
@@ -165,7 +165,7 @@ def test_a_clone_takes_the_only_branch_where_the_remote_names_another(
     assert repository.git.branch() == "main" and repository.verify().ok
     assert repository.remotes.pull("origin").kind == "up to date"
     git(remote, "branch", "side", "main")
-    with pytest.raises(UsageError, match="has main, side, and its HEAD is none of them"):
+    with pytest.raises(UsageError, match="has main, side, but its HEAD is none of them"):
         clone(str(remote), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -193,7 +193,7 @@ def test_nothing_is_sent_where_the_pre_push_hook_says_no_and_it_is_asked_once(
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(f"#!/bin/sh\necho $1 >> {asked}\ncat >> {asked}\n[ -e {tmp_path}/yes ]\n")
     hook.chmod(0o755)
-    with pytest.raises(RemoteError, match=r"hook says no .*nothing was sent"):
+    with pytest.raises(RemoteError, match=r"hook refused .*nothing was sent"):
         shared.remotes.push("origin", [])
     assert asked.read_text().split()[:3] == ["origin", "refs/heads/main", shared.git.head()]
     assert not git(remote, "for-each-ref") and not (remote / "lfs").exists()
@@ -255,7 +255,7 @@ def test_nothing_but_objects_is_pushed_until_the_remote_shows_that_it_has_them(
     size = there.stat().st_size
     there.unlink()  # it may be a link to ours
     there.write_bytes(bytes(size))  # git-lfs looks at the size only
-    with pytest.raises(RemoteError, match=f"origin took object {entry.region.oid}"):
+    with pytest.raises(RemoteError, match=f"origin accepted object {entry.region.oid}"):
         shared.remotes.push("origin", [])
     assert not git(remote, "for-each-ref")
 
@@ -332,7 +332,7 @@ def test_a_missing_object_is_told_with_who_has_it(shared: Repository, remote: Pa
     with pytest.raises(ObjectError, match="origin cannot be asked"):
         shared.load("apple")
     git(shared.path, "remote", "remove", "origin")
-    with pytest.raises(ObjectError, match="there is no remote that could have it"):
+    with pytest.raises(ObjectError, match="there is no remote to fetch it from"):
         shared.load("apple")
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from niwfctl.cli.drawing.layout import BASE
+from niwfctl.atlas import BASE_NAME
 from niwfctl.cli.output import number
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def legend(chart: Map) -> str:
 
 def owner(chart: Map, index: int | None) -> str:
     """What an owner is called."""
-    return BASE if index is None else chart.areas[index].label
+    return BASE_NAME if index is None else chart.areas[index].label
 
 
 def facts(chart: Map, index: int) -> dict[str, str]:
@@ -69,7 +69,7 @@ def tally(chart: Map, points: Sequence[Point], own: int | None = -1) -> str:
 def says(chart: Map, index: int | None) -> str:
     """A cell's name, then the facts about it, a line each."""
     if index is None:
-        return f"{BASE}\nits own cell, of general prompts\nalso answers outside all cells"
+        return f"{BASE_NAME}\nits own cell, of general prompts\nalso answers outside all cells"
     lines = (f"{heading}: {value}" for heading, value in facts(chart, index).items())
     return "\n".join([chart.areas[index].label, *lines])
 
@@ -93,7 +93,7 @@ def one_line(text: str, longest: int) -> str:
 def _shadow(chart: Map, area: Area) -> str:
     if not area.routed or area.entry.routing is None:
         return "never routed to"
-    names = {BASE: BASE} | {one.entry.id: one.label for one in chart.areas}
+    names = {BASE_NAME: BASE_NAME} | {one.entry.id: one.label for one in chart.areas}
     shadow = area.entry.routing.shadow
     parts = ", ".join(f"{names.get(key, key)} {share:.1%}" for key, share in shadow.items())
     return f"{sum(shadow.values()):.1%} ({parts})" if shadow else "none"

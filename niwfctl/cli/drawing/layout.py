@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from niwfctl.atlas import BASE_NAME
 from niwfctl.cli.drawing.labels import Box, place
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from niwfctl.repository.map import Map, Point
 
 OUTLINE = 240  # points of an ellipse
-BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Label:
 def labels(chart: Map, frame: Frame, lettering: Lettering) -> list[Label]:
     """Names of the base and the regions, numbers of the prompts; those there is room for."""
     spots = [
-        (BASE, chart.base),
+        (BASE_NAME, chart.base),
         *((area.label, area.ellipse) for area in chart.areas),
         *((str(number), point) for number, (_, point) in enumerate(chart.prompts, 1)),
     ]

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from niwfctl.atlas import BASE_NAME
 from niwfctl.cli.drawing.captions import composition, facts, legend, one_line, owner, says, tally
-from niwfctl.cli.drawing.layout import BASE, Frame, Lettering, by_owner, labels, thickness
+from niwfctl.cli.drawing.layout import Frame, Lettering, by_owner, labels, thickness
 from niwfctl.cli.drawing.look import look_of, looks, sights
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def page(chart: Map, title: str) -> str:
 
 def _cells(chart: Map, frame: Frame) -> Iterator[Mark]:
     for one in sights(chart):
-        name = BASE
+        name = BASE_NAME
         if one.index is not None:
             area = chart.areas[one.index]
             name = f"{area.name}.{area.entry.id}"

@@ -20,15 +20,17 @@ from niwfctl.training.run import LARGEST_RANK
 if TYPE_CHECKING:
     from niwfctl.repository.compose import Recipe
 
-DENSITY = 0.5  # where the recipe says none
+DENSITY = 0.5  # if the recipe gives none
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
 
-def merged_region(terms: Sequence[tuple[float, Region]], recipe: Recipe) -> tuple[Region, float]:
+def approximated_region(
+    terms: Sequence[tuple[float, Region]], recipe: Recipe
+) -> tuple[Region, float]:
     """A region of one basis whose gates are 1 everywhere, and its relative error in ΔW.
 
-    The error is of the basis as it is stored, in bf16: for `svd` to the sum, for PEFT's methods to
-    what they make of full matrices.
+    The error is that of the basis as stored, in bf16: compared with the sum for `svd`, and with the
+    method's result on full matrices for PEFT's methods.
 
     Raises:
         UsageError: the rank is too large, or the method needs PEFT, which is not installed.
@@ -59,12 +61,12 @@ def merged_region(terms: Sequence[tuple[float, Region]], recipe: Recipe) -> tupl
 
 
 def _require_small(terms: Sequence[tuple[float, Region]], rank: int) -> None:
-    """Asks that a basis may have the rank, as far as the linears are large enough for it."""
+    """Requires that a basis may have the rank, as far as the linears are large enough for it."""
     first = terms[0][1].bases[0]
     widest = max(min(first.down[name].shape[1], first.up[name].shape[0]) for name in first.down)
     if min(rank, widest) > LARGEST_RANK:
         raise UsageError(
-            f"the result would be of rank {min(rank, widest)}: give --rank {LARGEST_RANK} or less, "
+            f"the result would have rank {min(rank, widest)}: give --rank {LARGEST_RANK} or less, "
             "or compose with `--method linear`, which is exact at any rank"
         )
 
