@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 GATE_TOLERANCE = 1e-5  # of gates in (0, 2), recomputed on another platform
 # Of logits on another platform, by `Probe.deviation`. On SmolLM2, other kernels cause at most 0.05,
-# a missing basis at least 0.10, another capability 0.19 (docs/guarantees.md).
+# a missing basis at least 0.10, another capability 0.19 (docs/results/platforms.md).
 LOGIT_TOLERANCE = 0.08
 
 
