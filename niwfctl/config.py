@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from niwfctl.errors import FormatError
 from niwfctl.records import Witness
 
-FORMAT = 2  # format 1 had no skip_system
+FORMAT = 3  # 1 had no skip_system; 2 had no decoder, and an identity over fewer files
 FILE = "niwf.toml"
 _Oid = Field(pattern=r"^[0-9a-f]{64}$")
 
