@@ -198,6 +198,20 @@ def test_a_shadowed_commit_is_refused_with_the_owner_and_changes_nothing(crowd: 
     assert repository.verify().ok
 
 
+def test_of_two_capabilities_with_one_region_the_earlier_is_named_as_the_owner(
+    crowd: Crowd, niwfctl: Callable[..., Result]
+) -> None:
+    repository = crowd("abc", 5.0)
+    crowd("acb", 5.0)  # the same letters give the same coordinates
+    one, two = (repository.capability(name).regions[0] for name in ("abc", "acb"))
+    assert one.id == two.id
+    shown = niwfctl("-C", repository.path, "show", "acb").stdout
+    assert "abc owns" in " ".join(shown.split())
+    limit(repository, "max_shadow", 1.0, 0.1)
+    with pytest.raises(Shadowed, match=r"'bca' would be.*: abc owns .*--supersede abc"):
+        crowd("bca", 5.0)
+
+
 def test_a_shadow_counts_all_regions_of_an_owner(crowd: Crowd) -> None:
     crowd("old", 5.0)
     repository = crowd("old", 9.0, mode="extend")
