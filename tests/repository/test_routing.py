@@ -242,6 +242,19 @@ def test_what_supersedes_another_takes_its_ground(crowd: Crowd) -> None:
     assert repository.verify().ok
 
 
+def test_what_the_superseded_still_owns_is_said(
+    crowd: Crowd, caplog: pytest.LogCaptureFixture
+) -> None:
+    repository = crowd("old", 5.0)
+    limit(repository, "max_shadow", 1.0, 0.1)
+    crowd("far", -5.0, supersede=("old",))
+    assert not caplog.messages
+    crowd("new", 5.0, supersede=("old",))
+    (said,) = caplog.messages
+    assert "old still owns" in said and "of the prompts of 'new'" in said
+    assert "`niwfctl rm old`" in said
+
+
 def test_merged_in_any_order_routing_is_settled_alike(crowd: Crowd) -> None:
     repository = crowd("first", 4.0)
     start = repository.git.head()
