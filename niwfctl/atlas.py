@@ -271,8 +271,17 @@ def changes(before: Atlas, after: Atlas) -> Changes:
 
 
 def owner_names(atlas: Atlas) -> dict[str, str]:
-    """The capability that each routed region belongs to, by region id."""
-    return {entry.id: name for name, one in atlas.items() for entry in one.regions if entry.routing}
+    """The capability that each routed region belongs to, by region id.
+
+    Of capabilities that share a region, it is the earliest: that one owns the prompts.
+    """
+    routed = [
+        (entry.terms.order if entry.terms else -1, name, entry.id)
+        for name, capability in atlas.items()
+        for entry in capability.regions
+        if entry.routing
+    ]
+    return {id: name for _, name, id in sorted(routed, reverse=True)}
 
 
 def check_name(name: str) -> str:

@@ -27,6 +27,12 @@ def of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError)
 
 
+def shares_text(owners: dict[str, float], verb: str) -> str:
+    """Who owns which share, the largest first, for a message."""
+    largest_first = sorted(owners.items(), key=lambda item: -item[1])
+    return ", ".join(f"{owner} {verb} {share:.0%}" for owner, share in largest_first)
+
+
 class NiwfError(Exception):
     """Base of all expected errors. Exit code 1: a check failed or nothing more precise fits."""
 
@@ -131,14 +137,11 @@ class Shadowed(NiwfError):
     exit_code = 15
 
     def __init__(self, name: str, owners: dict[str, float], allowed: float) -> None:
-        shares = ", ".join(
-            f"{owner} owns {share:.0%}"
-            for owner, share in sorted(owners.items(), key=lambda item: -item[1])
-        )
         super().__init__(
-            f"{name!r} would be shadowed: {shares} of its prompts, but only {allowed:.0%} is "
-            f"allowed; let it take them with `--supersede {max(owners, key=owners.get)}`, keep it "
-            "out of routing with --manual, or commit it as it is with --accept-shadow"
+            f"{name!r} would be shadowed: {shares_text(owners, 'owns')} of its prompts, but only "
+            f"{allowed:.0%} is allowed; let it compete for them on equal terms with `--supersede "
+            f"{max(owners, key=owners.get)}`, keep it out of routing with --manual, or commit it "
+            "as it is with --accept-shadow"
         )
 
 

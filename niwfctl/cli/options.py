@@ -19,7 +19,8 @@ MaxTakeover = Annotated[
     typer.Option(min=0, max=1, help="Largest share it may win of each earlier region's anchors."),
 ]
 Supersede = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="It may take all of NAME's prompts.")
+    list[str] | None,
+    typer.Option(metavar="NAME", help="It competes for NAME's prompts on equal terms."),
 ]
 Manual = Annotated[bool, typer.Option("--manual", help="Never route to it.")]
 AcceptShadow = Annotated[

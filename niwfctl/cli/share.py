@@ -148,7 +148,7 @@ def pull(
 @app.command()
 def clone(
     ctx: typer.Context,
-    url: Annotated[str, typer.Argument(help="URL or folder of the repository.")],
+    url: Annotated[str, typer.Argument(help="URL or folder of the repository, or a bundle of it.")],
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Where to put it.")] = None,
     lazy: Lazy = False,
     as_json: AsJson = False,
@@ -168,6 +168,7 @@ def clone(
 def folder_name(url: str) -> str:
     """The name of a clone, as git derives it."""
     path = url.rstrip("/").removesuffix("/.git").rstrip("/").removesuffix(".git")
+    path = path.removesuffix(".bundle")
     name = re.split("[/:]", path)[-1]
     if not name:
         raise UsageError(f"{url!r} has no name for a folder: give one after it")

@@ -16,7 +16,7 @@ from niwfstore.atomic import write_atomic
 from niwfctl.errors import GitError, NotARepository, UnknownName, UsageError
 from niwfctl.git.index import rewrite_index, stamp
 from niwfctl.git.merges import GitMerges
-from niwfctl.git.process import GitCommand, Repo, as_input, lines_of, require_git, words
+from niwfctl.git.process import GitCommand, Repo, lines_of, require_git, words
 from niwfctl.git.reflocks import await_locks
 from niwfctl.paths import existing_ancestor
 
@@ -197,6 +197,40 @@ class Git(GitMerges):
             raise GitError("a hook emptied the commit message: fix the hook")
         return file
 
+    def refuse_loss(self, new: str, paths: Iterable[str]) -> None:
+        """Refuses where `sync` would lose what neither HEAD nor `new` has.
+
+        What a killed `sync` wrote equals `new`, so doing it again is not refused.
+
+        Raises:
+            UsageError: a file has local changes, staged or not, or is not tracked.
+        """
+        with self._command("look for local changes"):
+            changed = self._changed(paths)
+            if not changed:
+                return
+            known = [self._listed("ls-tree", "-rz", of, "--", *changed) for of in ("HEAD", new)]
+            staged = self._listed("ls-files", "--stage", "-z", "--", *changed)
+            here = self._hashed([path for path in changed if (self.worktree / path).is_file()])
+        lost = [
+            path
+            for path in changed
+            if {here.get(path), staged.get(path)} - {None, *(blobs.get(path) for blobs in known)}
+        ]
+        if lost:
+            raise UsageError(
+                f"local changes of {', '.join(lost)} would be lost: commit them with git, or put "
+                "them aside with `git stash --include-untracked`"
+            )
+
+    def _changed(self, paths: Iterable[str]) -> list[str]:
+        """Those of `paths` that differ from HEAD in the work tree or the index."""
+        if not (paths := sorted(paths)):  # git would list everything
+            return []
+        plain = ("--no-optional-locks", "status", "--porcelain", "-z", "--no-renames")
+        listed = self._git(*plain, "--untracked-files=all", "--", *paths)
+        return [line[3:] for line in listed.split("\0") if line]
+
     def sync(self, commit: str, paths: Iterable[str]) -> None:
         """Writes `paths` as of `commit` to the work tree and the index.
 
@@ -210,9 +244,7 @@ class Git(GitMerges):
             if folder.is_symlink():
                 raise UsageError(f"{folder} is a symbolic link: replace it with a folder")
         with self._command("update the index"), self.scratch() as scratch:
-            listed = self._run.ls_tree("-r", "-z", commit, "--", *paths)
-            entries = (entry.split("\t", 1) for entry in listed.split("\0") if entry)
-            blobs = {path: meta.split()[2] for meta, path in entries}
+            blobs = self._listed("ls-tree", "-r", "-z", commit, "--", *paths)
             contents = self.blobs(blobs.values())
             for path in paths:
                 if path in blobs:
@@ -269,9 +301,7 @@ class Git(GitMerges):
         listed = self._git(*plain, "diff-tree", "-r", "--no-renames", "--diff-filter=AM", old, new)
         found = {path: blob for blob, path in _FILE.findall(listed)}
         files = [path for path in found if (self.worktree / path).is_file()]
-        with as_input("".join(f"{path}\n" for path in files)) as paths:
-            blobs = self._git("hash-object", "--no-filters", "--stdin-paths", istream=paths).split()
-        return dict(found.items() & zip(files, blobs, strict=True))
+        return dict(found.items() & self._hashed(files).items())
 
     def check(self) -> None:
         """`git fsck`.

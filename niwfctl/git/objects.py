@@ -124,6 +124,18 @@ class GitObjects(GitProcess):
             options = ("-w", "--no-filters", "--stdin-paths")
             return self._git("hash-object", *options, istream=paths).split()
 
+    def _listed(self, *command: str) -> dict[str, str]:
+        """Object id by path, of `ls-tree -z` or `ls-files --stage -z`."""
+        entries = (entry.split("\t", 1) for entry in self._git(*command).split("\0") if entry)
+        # The longest word is the id, whose place differs between the two.
+        return {path: max(meta.split(), key=len) for meta, path in entries}
+
+    def _hashed(self, paths: Sequence[str]) -> dict[str, str]:
+        """Blob id by path of files in the work tree, as they are there."""
+        with as_input("".join(f"{path}\n" for path in paths)) as names:
+            blobs = self._git("hash-object", "--no-filters", "--stdin-paths", istream=names).split()
+        return dict(zip(paths, blobs, strict=True))
+
     def _stage(self, blobs: Mapping[str, str | None], index: dict[str, str]) -> None:
         """Puts blobs into an index; None removes the path."""
         lines = "".join(

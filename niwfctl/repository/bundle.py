@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _REF = "refs/niwf/bundle"
+_NOTE = "bundle.json"  # its first member
 _MEMBER = re.compile(r"bundle\.json|history|objects/[0-9a-f]{64}")
 
 
 class _Note(BaseModel):
-    """What a bundle states, in `bundle.json`."""
+    """What a bundle states, in its first member."""
 
     format: int = Field(FORMAT, ge=1)
     commit: str = Field(pattern=r"^[0-9a-f]{40,64}$")
@@ -51,12 +52,12 @@ def create(repository: Repository, file: Path, targets: Sequence[str] = ()) -> l
     with storing(), repository.git.scratch() as scratch:
         history = scratch / "history"
         _write_history(repository, commit, history)
-        note = scratch / "bundle.json"
+        note = scratch / _NOTE
         note.write_text(_Note(commit=commit, names=names).model_dump_json())
         objects = dict.fromkeys(pointed(repository.git, commit).values())
         repository.remotes.gather(objects)
         with output_file(file) as whole, tarfile.open(fileobj=whole, mode="w|") as archive:
-            archive.add(note, "bundle.json", filter=_plain)
+            archive.add(note, _NOTE, filter=_plain)
             archive.add(history, "history", filter=_plain)
             for oid in objects:
                 archive.add(repository.object_path(oid), f"objects/{oid}", filter=_plain)
@@ -72,13 +73,38 @@ def apply(repository: Repository, file: Path) -> Merged:
         Conflict, UsageError: as `Repository.merge`.
     """
     with storing(), repository.writing():  # gc waits until history holds the objects
-        try:
-            with repository.git.scratch() as scratch:
-                commit = _take(repository, file, scratch)
-        except (tarfile.TarError, ValueError, FileNotFoundError, EOFError) as error:
-            reason = " ".join(str(error).split())
-            raise FormatError(f"{file} is not a complete niwfctl bundle: {reason}") from error
+        commit = take(repository, file)
         return merge(repository, commit, Resolution(), f"Apply {file.name}")
+
+
+def take(repository: Repository, file: Path) -> str:
+    """Checks that a bundle is complete and stores its history and objects; no ref moves.
+
+    Returns:
+        Id of its commit.
+
+    Raises:
+        FormatError: not a bundle, incomplete, or of a newer version.
+        ObjectError: an object in it is corrupt.
+    """
+    try:
+        with repository.git.scratch() as scratch:
+            return _take(repository, file, scratch)
+    except (tarfile.TarError, ValueError, FileNotFoundError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise FormatError(f"{file} is not a complete niwfctl bundle: {reason}") from error
+
+
+def is_bundle(file: Path) -> bool:
+    """Whether a file begins as a bundle does."""
+    if not file.is_file():
+        return False
+    try:
+        with tarfile.open(file, "r:") as archive:
+            first = archive.next()
+    except tarfile.TarError:
+        return False
+    return first is not None and first.name == _NOTE
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -155,7 +181,7 @@ def _take(repository: Repository, file: Path, folder: Path) -> str:
             if not (plain and _MEMBER.fullmatch(member.name)):
                 raise ValueError(f"{member.name!r} does not belong in a bundle")
         archive.extractall(folder, filter="data")
-    note = _Note.model_validate_json((folder / "bundle.json").read_bytes())
+    note = _Note.model_validate_json((folder / _NOTE).read_bytes())
     if note.format > FORMAT:
         raise FormatError(f"{file} has format {note.format}: upgrade niwfctl")
     _check_objects(objects)

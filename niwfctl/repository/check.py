@@ -70,7 +70,9 @@ def committed_gates(repository: Repository) -> dict[str, Gate]:
 
 
 def gate_data(repository: Repository, name: str) -> Data:
-    """The data that a capability's gate is measured on.
+    """The data that a capability's gate is measured on; warns where it differs from HEAD's.
+
+    It is read from the work tree, as Git LFS may keep it, or git may ignore it.
 
     Raises:
         DataError: it lies outside the repository, or cannot be used.
@@ -80,9 +82,17 @@ def gate_data(repository: Repository, name: str) -> Data:
     try:
         if path.is_absolute() or ".." in path.parts:
             raise DataError(f"{source} lies outside the repository: move it in")
-        return Data.read([str(repository.path / path)])
+        data = Data.read([str(repository.path / path)])
     except DataError as error:
         raise DataError(f"the gate of {name!r} cannot be measured: {error}") from error
+    if repository.git.changes(source):
+        logger.warning(
+            "%s differs from HEAD: the gate of %r is measured on it as it is in the work tree, so "
+            "commit it or restore it",
+            source,
+            name,
+        )
+    return data
 
 
 def junit(checks: list[Check]) -> bytes:

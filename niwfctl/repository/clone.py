@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,22 +14,26 @@ from niwfctl.errors import NotARepository, RemoteError, UsageError
 from niwfctl.git.git import Git
 from niwfctl.git.process import require_recent_git, transfer
 from niwfctl.paths import require_new
+from niwfctl.repository.bundle import is_bundle, take
 from niwfctl.repository.lfs import add_hook, require_lfs
+from niwfctl.storage import storing
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 
 def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
-    """Clones history and pointers, then objects.
+    """Clones history and pointers, then objects; of a bundle, all that it holds, without a remote.
 
     The folder appears once all of its history is there. If it already is a clone of `url`, it is
     kept, so that a clone interrupted while fetching objects resumes.
 
     Args:
+        url: as git takes it, or a file that `Repository.write_bundle` wrote.
         lazy: fetch no objects; each comes when a command first needs it.
 
     Raises:
+        FormatError, ObjectError: the bundle is incomplete or damaged.
         UsageError: the folder is not empty and no clone of `url`, or it cannot be replaced.
         NotARepository: the remote is not a niwfctl repository.
         RemoteError: the remote cannot be reached, or git-lfs is missing.
@@ -35,17 +41,16 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
     from niwfctl.repository.repository import Repository
 
     require_recent_git()
+    folder = folder.resolve()
+    if is_bundle(Path(url)):
+        return _unbundled(Path(url), folder)
     if not lazy:
         require_lfs()
-    folder = folder.resolve()
     if not _is_clone(url, folder):
-        _require_replaceable(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clone-") as scratch:
-            whole = Path(scratch) / folder.name
+        with _appearing(folder) as whole:
             # git prints the folder's name, so it is cloned under the name that the user gave
             copy = ("clone", "--origin", "origin", "--", _located(url), folder.name)
-            if transfer(Path(scratch), *copy) is not None:
+            if transfer(whole.parent, *copy) is not None:
                 raise RemoteError(
                     f"{url} cannot be cloned (see above): nothing was made; check the URL and "
                     "whether it can be reached"
@@ -53,11 +58,37 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
             git = Git.open(whole)
             _check_out(url, git)
             add_hook(git)
-            whole.rename(folder)
     repository = Repository.open(folder)
     if not lazy:
         repository.remotes.fetch("origin")
     return repository
+
+
+def _unbundled(file: Path, folder: Path) -> Repository:
+    """A repository of what a bundle holds."""
+    from niwfctl.repository.repository import Repository
+
+    with storing(), _appearing(folder) as whole:
+        git = Git.init(whole)
+        commit = take(Repository(git), file)
+        git.plain("reset", "--quiet", "--hard", commit)
+        add_hook(git)
+    return Repository.open(folder)
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A temporary place for a folder, which appears once the block has filled it.
+
+    Raises:
+        UsageError: the folder is not empty, or it cannot be replaced.
+    """
+    _require_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".clone-") as scratch:
+        whole = Path(scratch) / folder.name
+        yield whole
+        whole.rename(folder)
 
 
 def _require_replaceable(folder: Path) -> None:

@@ -20,7 +20,7 @@ from niwfctl.field.region import Region
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.regions import load_basis, pins
-from niwfctl.repository.routing import require_light, settled
+from niwfctl.repository.routing import require_light, settled, warn_of_superseded
 from niwfctl.repository.underway import require_ready
 from niwfctl.storage import storing
 from niwfctl.tensors import as_bytes
@@ -46,7 +46,7 @@ class RoutingOptions:
     Attributes:
         max_takeover: share of each earlier region's anchors it may win; None for niwf.toml's.
         manual: never route to it.
-        supersede: names of capabilities it may take over.
+        supersede: names of capabilities whose prompts it competes for on equal terms.
         accept_shadow: commit it even where earlier ones own most of its prompts.
         general: it also gets prompts of the base, as if it had been trained with `general`.
     """
@@ -93,8 +93,9 @@ def commit_regions(
         new = record(repository, lambda atlas: adding(repository, atlas, entries, routing), message)
         for name in trainings:
             repository.operations.set_aside(operation, name)
-    atlas = repository.atlas(new)
-    return Committed(new, tuple(atlas[entry.run.name] for entry in entries))
+    atlas, names = repository.atlas(new), [entry.run.name for entry in entries]
+    warn_of_superseded(atlas, names, repository.config.routing.max_shadow)
+    return Committed(new, tuple(atlas[name] for name in names))
 
 
 def trained(repository: Repository, names: Sequence[str]) -> list[Run]:

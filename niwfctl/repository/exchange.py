@@ -26,12 +26,13 @@ class Exchange:
         """Clones a repository, or resumes a clone that was interrupted.
 
         Args:
-            url: as git takes it.
+            url: as git takes it, or a file that `write_bundle` wrote.
             folder: new, or empty.
             lazy: fetch no objects; each comes when it is first needed.
 
         Raises:
             UsageError: the folder is in the way.
+            FormatError, ObjectError: the bundle is incomplete or damaged.
             NotARepository: the remote is not a niwfctl repository.
             RemoteError: the remote cannot be reached, or git-lfs is missing.
         """

@@ -36,15 +36,18 @@ def record(
         Id of the commit.
 
     Raises:
+        UsageError: a file to write has local changes, which would be lost.
         GitError: git refuses.
     """
-    git = repository.git
+    git, written = repository.git, set()
     for attempt in range(1, ATTEMPTS + 1):
         head = git.head()
         before = repository.atlas(head)
         files = changed_files(before, change(dict(before)))
         new = git.commit(files, message, [head, *others])
+        git.refuse_loss(new, files.keys() - written)
         git.sync(new, files)
+        written |= files.keys()
         try:
             git.advance(new, head, f"niwfctl: {message.splitlines()[0]}")
             return new

@@ -6,6 +6,7 @@ side and in any order of branches.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from niwfctl.atlas import (
     Terms,
     owner_names,
 )
-from niwfctl.errors import Shadowed
+from niwfctl.errors import Shadowed, shares_text
 from niwfctl.field.cell import Cell
 from niwfctl.field.naming import under
 from niwfctl.field.routing import (
@@ -39,6 +40,8 @@ from niwfctl.repository.regions import read_coordinates, read_region
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -177,12 +180,38 @@ def require_light(atlas: Atlas, names: Sequence[str], max_shadow: float) -> None
         entry = atlas[name].regions[-1]  # an extension keeps earlier ones, which were accepted
         if entry.routing is None:
             continue
-        shadow: dict[str, float] = {}
-        for owner, share in entry.routing.shadow.items():
-            if owner not in (BASE_NAME, *entry.terms.supersedes):
-                shadow[whose[owner]] = shadow.get(whose[owner], 0.0) + share
+        shadow = _owned(entry, whose, superseded=False)
         if sum(shadow.values()) > max_shadow:
             raise Shadowed(name, shadow, max_shadow)
+
+
+def warn_of_superseded(atlas: Atlas, names: Sequence[str], max_shadow: float) -> None:
+    """Warns where those that a newest region supersedes still own too much of it.
+
+    They compete on equal terms, so whose data lie closer wins.
+    """
+    whose = owner_names(atlas)
+    for name in names:
+        entry = atlas[name].regions[-1]
+        shadow = _owned(entry, whose, superseded=True) if entry.routing else {}
+        if sum(shadow.values()) > max_shadow:
+            logger.warning(
+                "%s of the prompts of %r, since --supersede only lets it compete for them: remove "
+                "what it replaces with `niwfctl rm %s`, or ask for %r by name",
+                shares_text(shadow, "still owns"),
+                name,
+                " ".join(sorted(shadow)),
+                name,
+            )
+
+
+def _owned(entry: RegionEntry, whose: dict[str, str], *, superseded: bool) -> dict[str, float]:
+    """Share of a region's anchors by owner, of those that it supersedes or of the others."""
+    shadow: dict[str, float] = {}
+    for owner, share in entry.routing.shadow.items():
+        if owner != BASE_NAME and (owner in entry.terms.supersedes) == superseded:
+            shadow[whose[owner]] = shadow.get(whose[owner], 0.0) + share
+    return shadow
 
 
 def audited(repository: Repository, atlas: Atlas) -> Audit:

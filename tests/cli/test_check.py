@@ -139,6 +139,25 @@ def test_gates_that_are_not_committed_do_not_count_and_it_is_said(
     assert any("niwf.toml differs from HEAD" in message for message in caplog.messages)
 
 
+@pytest.mark.parametrize("committed_before", [True, False])
+def test_data_that_differ_from_heads_are_measured_and_it_is_said(
+    niwfctl: Command,
+    committed: Repository,
+    caplog: pytest.LogCaptureFixture,
+    committed_before: bool,
+) -> None:
+    with_gates(committed, f"[gates.apple]\n{LIMITS}")
+    assert outcome(niwfctl, committed)[0] == 0 and not caplog.messages
+    if committed_before:
+        write_data(committed.path / "apple.jsonl", rows=5)
+    else:
+        committed.git.plain("rm", "--quiet", "--cached", "apple.jsonl")
+        committed.git.plain("commit", "--quiet", "-m", "Without the data")
+    assert outcome(niwfctl, committed)[0] == 0
+    (said,) = caplog.messages
+    assert said.startswith("apple.jsonl differs from HEAD: the gate of 'apple' is measured on")
+
+
 @pytest.mark.parametrize("file", ["../apple.jsonl", "/apple.jsonl"])
 def test_data_outside_the_repository_is_refused(
     refused: Refused, committed: Repository, file: str

@@ -85,6 +85,29 @@ def no_history(name: str, content: bytes) -> tuple[str, bytes]:
     return name, b"# v2 git bundle\n" if name == "history" else content
 
 
+def test_a_bundle_is_cloned_without_a_remote(
+    niwfctl: Callable[..., Result], committed: Repository, tmp_path: Path
+) -> None:
+    create(committed, tmp_path / "all.bundle")
+    done = niwfctl("-C", tmp_path, "clone", "all.bundle")
+    assert done.exit_code == 0, done.stderr
+    repository = Repository.open(tmp_path / "all")
+    assert repository.git.head() == committed.git.head() and repository.git.branch()
+    assert repository.atlas() == committed.atlas() and repository.verify(deep=True).ok
+    assert repository.changes() == [] and not repository.remotes.urls()
+    again = niwfctl("-C", tmp_path, "clone", "all.bundle")
+    assert again.exit_code == 2 and "not empty" in again.stderr
+
+
+def test_a_clone_of_a_damaged_bundle_leaves_nothing(
+    niwfctl: Callable[..., Result], bundle: Path, tmp_path: Path
+) -> None:
+    rewritten(bundle, flipped)
+    before = sorted(tmp_path.iterdir())
+    assert niwfctl("clone", bundle, tmp_path / "copy").exit_code == 8
+    assert sorted(tmp_path.iterdir()) == before
+
+
 CHANGES = [flipped, huge_header, escaping, absolute, newer]
 CHANGES += [no_object, another_commit, a_list, no_history]
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import crowd
 from faults import run_git
 
-from niwfctl.errors import GitError, NotARepository
+from niwfctl.errors import GitError, NotARepository, UsageError
 from niwfctl.layout import manifest_file, object_file
 from niwfctl.repository import Repository
 from niwfctl.repository.upkeep import check_all, collect
@@ -92,6 +92,57 @@ def test_a_path_with_any_characters_is_committed_and_put_into_the_index_as_it_is
     git.advance(new, git.head(), "odd")
     assert (committed.path / path).read_bytes() == b"x"
     assert run_git(committed.path, "status", "--porcelain") == ""
+
+
+def removing(repository: Repository, add: Add) -> object:
+    return repository.remove("apple")
+
+
+def renaming(repository: Repository, add: Add) -> object:
+    return repository.rename("apple", "pear")
+
+
+def rolling_back(repository: Repository, add: Add) -> object:
+    return repository.rollback(to="HEAD~1")
+
+
+def adding(repository: Repository, add: Add) -> object:
+    return add(repository, "pear")
+
+
+@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize(
+    ("work", "name"),
+    [
+        (removing, "apple"),
+        (renaming, "apple"),
+        (rolling_back, "apple"),
+        (renaming, "pear"),
+        (adding, "pear"),
+    ],
+)
+def test_no_commit_overwrites_local_changes(
+    committed: Repository, add: Add, work: Callable[..., object], name: str, staged: bool
+) -> None:
+    file, head = committed.path / manifest_file(name), committed.git.head()
+    file.write_text("mine")
+    if staged:
+        run_git(committed.path, "add", manifest_file(name))
+    before = committed.git.changes()
+    with pytest.raises(UsageError, match=rf"{manifest_file(name)} would be lost.*git stash"):
+        work(committed, add)
+    assert file.read_text() == "mine"
+    assert committed.git.changes() == before and committed.git.head() == head
+    run_git(committed.path, "stash", "--quiet", "--include-untracked")
+    work(committed, add)
+    assert committed.git.changes() == []
+
+
+def test_changes_beside_what_a_commit_writes_do_not_stop_it(committed: Repository) -> None:
+    (committed.path / manifest_file("note")).write_text("mine")
+    committed.path.joinpath(manifest_file("apple")).unlink()  # nothing in it can be lost
+    committed.rename("apple", "pear")
+    assert committed.git.changes() == [f"?? {manifest_file('note')}"]
 
 
 def in_the_beginning(file: Path) -> None:

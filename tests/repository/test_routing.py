@@ -198,6 +198,20 @@ def test_a_shadowed_commit_is_refused_with_the_owner_and_changes_nothing(crowd: 
     assert repository.verify().ok
 
 
+def test_of_two_capabilities_with_one_region_the_earlier_is_named_as_the_owner(
+    crowd: Crowd, niwfctl: Callable[..., Result]
+) -> None:
+    repository = crowd("abc", 5.0)
+    crowd("acb", 5.0)  # the same letters give the same coordinates
+    one, two = (repository.capability(name).regions[0] for name in ("abc", "acb"))
+    assert one.id == two.id
+    shown = niwfctl("-C", repository.path, "show", "acb").stdout
+    assert "abc owns" in " ".join(shown.split())
+    limit(repository, "max_shadow", 1.0, 0.1)
+    with pytest.raises(Shadowed, match=r"'bca' would be.*: abc owns .*--supersede abc"):
+        crowd("bca", 5.0)
+
+
 def test_a_shadow_counts_all_regions_of_an_owner(crowd: Crowd) -> None:
     crowd("old", 5.0)
     repository = crowd("old", 9.0, mode="extend")
@@ -226,6 +240,19 @@ def test_what_supersedes_another_takes_its_ground(crowd: Crowd) -> None:
     bias = {name: one.regions[0].routing.bias for name, one in repository.atlas().items()}
     assert bias["next"] == 0 < bias["new"]
     assert repository.verify().ok
+
+
+def test_what_the_superseded_still_owns_is_said(
+    crowd: Crowd, caplog: pytest.LogCaptureFixture
+) -> None:
+    repository = crowd("old", 5.0)
+    limit(repository, "max_shadow", 1.0, 0.1)
+    crowd("far", -5.0, supersede=("old",))
+    assert not caplog.messages
+    crowd("new", 5.0, supersede=("old",))
+    (said,) = caplog.messages
+    assert "old still owns" in said and "of the prompts of 'new'" in said
+    assert "`niwfctl rm old`" in said
 
 
 def test_merged_in_any_order_routing_is_settled_alike(crowd: Crowd) -> None:
