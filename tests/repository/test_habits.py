@@ -113,6 +113,26 @@ def test_a_branch_is_made_and_checked_out_at_once(niwfctl: Command, two: Reposit
     assert two.git.branch() == "older"
 
 
+def test_leaving_commits_that_no_branch_holds_says_how_to_keep_them(
+    niwfctl: Command, two: Repository, add: Add, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = two.git.resolve("HEAD~1")
+    place = niwfctl("-C", two.path, "checkout", start).stdout
+    assert place == f"at {start[:12]}, on no branch\n"
+    two.checkout("HEAD~1")  # which main holds
+    assert not caplog.text
+    add(two, "z", 0.3)
+    made = add(two, "v", 0.4)
+    two.checkout("main")
+    assert "you leave behind 2 commits" in caplog.text
+    assert f"`niwfctl branch NAME {made[:12]}`" in caplog.text
+    caplog.clear()
+    two.checkout(made)
+    two.checkout(None, branch="kept")
+    two.checkout("main")
+    assert not caplog.text
+
+
 def test_a_branch_is_renamed(niwfctl: Command, two: Repository) -> None:
     two.branches.make("side")
     niwfctl("-C", two.path, "branch", "-m", "side", "other")
