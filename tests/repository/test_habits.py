@@ -133,6 +133,29 @@ def test_leaving_commits_that_no_branch_holds_says_how_to_keep_them(
     assert not caplog.text
 
 
+def test_paths_are_those_of_the_folder_that_c_names(
+    niwfctl: Command,
+    two: Repository,
+    backbone: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "model").symlink_to(backbone)
+    monkeypatch.chdir(tmp_path)
+    made = niwfctl("-C", "in", "init", "new", "--model", "model", "--dim", 8)
+    assert made.exit_code == 0, made.output
+    shutil.copy(data, "here.jsonl")
+    shutil.copy(data, two.path / "there.jsonl")
+    for name, code in (("here.jsonl", 5), ("there.jsonl", 0)):
+        done = niwfctl("-C", two.path.name, "eval", "--data", name)
+        assert done.exit_code == code, done.output
+    (tmp_path / "model").symlink_to(backbone)
+    elsewhere = niwfctl("-C", two.path, "init", tmp_path / "x", "--model", "model", "--dim", 8)
+    assert elsewhere.exit_code == 7 and f"'{two.path}/model' does not exist" in elsewhere.stderr
+
+
 def test_a_branch_is_renamed(niwfctl: Command, two: Repository) -> None:
     two.branches.make("side")
     niwfctl("-C", two.path, "branch", "-m", "side", "other")
