@@ -44,14 +44,11 @@ def checkout(repository: Repository, target: str | None, branch: str | None) -> 
         activate(repository, name)
         return f"capability {name!r} is active"
     try:
-        repository.git.resolve(target)
-    except UnknownName as error:
+        commit_called(repository, target)
+    except UnknownName:
         if _followed(repository, target):
             return _place(repository)
-        raise UnknownName(
-            f"neither a capability, a branch, a tag nor a commit is called {target!r}: "
-            f"capabilities are {listed(repository.atlas())}"
-        ) from error
+        raise
     with _leaving(repository):
         repository.git.checkout(target.removeprefix("refs/heads/"))
     return _place(repository)
@@ -110,6 +107,21 @@ def names_capability(repository: Repository, target: str) -> bool:
             f"or `{refs[0]}` for the {kind}"
         )
     return True
+
+
+def commit_called(repository: Repository, target: str) -> str:
+    """The commit that a target names which could have named a capability, but does not.
+
+    Raises:
+        UnknownName: it names nothing; the message lists the capabilities.
+    """
+    try:
+        return repository.git.resolve(target)
+    except UnknownName as error:
+        raise UnknownName(
+            f"neither a capability, a branch, a tag nor a commit is called {target!r}: "
+            f"capabilities are {listed(repository.atlas())}"
+        ) from error
 
 
 def activate(repository: Repository, capability: str | None) -> None:
