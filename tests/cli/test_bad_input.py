@@ -44,7 +44,7 @@ def test_in_a_git_repository_without_a_field(refused: Refused, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
-        (["show", "pear"], "pear"),
+        (["show", "pear"], "neither a capability, a branch, a tag nor a commit is called 'pear'"),
         (["show", "pear@HEAD"], "pear"),
         (["show", "apple@nowhere"], "nowhere"),
         (["show", "apple@"], "apple@"),
@@ -55,8 +55,9 @@ def test_in_a_git_repository_without_a_field(refused: Refused, tmp_path: Path) -
         (["run", "hello", "--capability", "pear"], "pear"),
         (["eval", "pear", "--data", "{data}"], "pear"),
         (["verify", "pear"], "pear"),
+        (["verify", "apple@HEAD~1"], "`niwfctl verify apple --rev HEAD~1`"),
         (["verify", "--rev", "nowhere"], "nowhere"),
-        (["log", "nowhere"], "nowhere"),
+        (["log", "nowhere"], "capabilities are apple"),
         (["log", "--", "--all"], "--all"),
         (["diff", "nowhere"], "neither a capability, a branch, a tag nor a commit is called"),
         (["diff", "apple", "nowhere"], "capabilities are apple"),

@@ -85,8 +85,8 @@ def test_log_of_a_range_has_what_one_end_lacks(niwfctl: Command, two: Repository
 @pytest.mark.parametrize(
     ("targets", "code", "words"),
     [
-        (("nothing",), 4, "no commit is called 'nothing'"),
-        (("*",), 4, "no commit is called '*'"),
+        (("nothing",), 4, "a tag nor a commit is called 'nothing': capabilities are x, y"),
+        (("*",), 4, "a tag nor a commit is called '*'"),
         (("nothing..main",), 4, "no commit is called 'nothing'"),
         (("main", "HEAD~1"), 2, "are two revisions: give one, or a range main..HEAD~1"),
     ],
