@@ -118,17 +118,24 @@ class TrainingInterrupted(NiwfError):
 
 
 class Conflict(NiwfError):
-    """Both sides of a merge changed the same capabilities."""
+    """Both sides of a merge changed the same capabilities, or one removed what the other changed.
+
+    Attributes:
+        names: of these capabilities.
+    """
 
     exit_code = 13
 
-    def __init__(self, names: list[str], revision: str) -> None:
+    def __init__(self, changed: list[str], removed: list[str], revision: str) -> None:
         command = f"niwfctl merge {revision}"
-        super().__init__(
-            f"both sides changed {', '.join(map(repr, names))}: take one of them with `{command} "
-            f"--ours` or `--theirs`, or keep both with `{command} --rename {names[0]}=NEW`"
-        )
-        self.names = names
+        found, ways = [], f"take one side with `{command} --ours` or `--theirs`"
+        if changed:
+            found.append(f"both sides changed {', '.join(map(repr, changed))}")
+            ways += f", or keep both with `{command} --rename {changed[0]}=NEW`"
+        if removed:
+            found.append(f"one side removed {', '.join(map(repr, removed))}, changed on the other")
+        super().__init__(f"{' and '.join(found)}: {ways}")
+        self.names = sorted([*changed, *removed])
 
 
 class Shadowed(NiwfError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from niwfctl.backbone.embedded import EMBEDDED
 from niwfctl.backbone.identity import DEFINING
 from niwfctl.errors import BackboneError, reason
 
@@ -12,12 +11,13 @@ _BESIDE = ("*.safetensors.index.json", "special_tokens_map.json")
 _TWICE = ("consolidated*", "original/*")  # the same weights for other libraries
 
 
-def snapshot(model: str, revision: str | None = None) -> tuple[Path, str]:
+def snapshot(model: str, revision: str | None, instead: str) -> tuple[Path, str]:
     """(folder, commit) of a hub model, downloaded unless it is in the cache.
 
     Args:
         model: hub id.
         revision: branch, tag or commit; offline, an earlier download is used.
+        instead: what to do if it cannot be had, for the message.
 
     Raises:
         BackboneError: it is neither in the cache nor can it be downloaded.
@@ -34,6 +34,6 @@ def snapshot(model: str, revision: str | None = None) -> tuple[Path, str]:
     except Exception as error:  # the errors of the hub's transport differ between versions
         raise BackboneError(
             f"the backbone {model!r} is not a folder and cannot be downloaded from the Hugging "
-            f"Face hub ({reason(error)}): give a path, a hub id, or {EMBEDDED!r}"
+            f"Face hub ({reason(error)}): {instead}"
         ) from error
     return Path(folder), Path(folder).name

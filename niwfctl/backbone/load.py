@@ -28,6 +28,10 @@ from niwfctl.backbone.quiet import hearing_reports, quiet, reported_cause
 from niwfctl.errors import BackboneError, UsageError, of_memory, reason
 
 QUANTIZATIONS = ("none", "nf4")
+_ACCEPTED = (
+    f"expected {EMBEDDED!r}, a folder with safetensors, a GGUF file, or a Hugging Face id such as "
+    "mistralai/Mistral-7B-v0.1"
+)
 _FULL = ("MemoryError", "DefaultCPUAllocator")  # signs of too little memory in a report
 
 
@@ -62,12 +66,13 @@ class Backbone:
     quant: str = "none"
 
 
-def resolve(model: str, revision: str | None = None) -> Source:
+def resolve(model: str, revision: str | None = None, instead: str = _ACCEPTED) -> Source:
     """Finds a backbone, downloads it if necessary, and computes its identity, without loading it.
 
     Args:
         model: `smollm2`, a folder with safetensors, a GGUF file, or a hub id.
         revision: branch, tag or commit of a hub model.
+        instead: what to do if it is not there, for the message.
 
     Raises:
         BackboneError: it does not exist, or holds no weights.
@@ -78,11 +83,8 @@ def resolve(model: str, revision: str | None = None) -> Source:
     if path.is_dir():
         return Source(str(path), None, files_identity(path, hashes()))
     if path.is_absolute() or path.suffix == ".gguf" or model.count("/") != 1:
-        raise BackboneError(
-            f"backbone {model!r} does not exist: expected {EMBEDDED!r}, a folder with "
-            "safetensors, a GGUF file, or a Hugging Face id such as mistralai/Mistral-7B-v0.1"
-        )
-    folder, commit = snapshot(model, revision)
+        raise BackboneError(f"backbone {model!r} does not exist: {instead}")
+    folder, commit = snapshot(model, revision, instead)
     hub = f"hub:{model}@{commit}"
     return Source(str(folder), commit, files_identity(folder, hashes()), hub)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from niwfctl.atlas import parse_range
 from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import SIGNS, emit_json, number, out, require_file, save_plot
 from niwfctl.cli.schema import capability_json
@@ -46,9 +47,14 @@ def diff(
     As in git, A..B is `diff A B`, and A...B shows what B changed since it left A.
     """
     from niwfctl.repository import Repository
+    from niwfctl.repository.checkout import commit_called
 
     repository = Repository.open(ctx.obj)
-    named = [target for target in (a, b) if target and repository.names_capability(target)]
+    targets = [target for target in (a, b) if target]
+    named = [target for target in targets if repository.names_capability(target)]
+    for target in targets:
+        if target not in named and not parse_range(target):
+            commit_called(repository, target)
     if len(named) == 2:
         compared = repository.compare(*named)
         if plot:
@@ -59,7 +65,8 @@ def diff(
             _show_compared(compared, named, stat)
         different = compared.different
     elif named:
-        raise UsageError(_unequal(named[0], [target for target in (a, b) if target]))
+        several = len(repository.capability(named[0]).regions) > 1
+        raise UsageError(_unequal(named[0], targets, several))
     elif plot:
         raise UsageError("--plot draws the weights of two capabilities: name them")
     else:
@@ -72,9 +79,17 @@ def diff(
     raise typer.Exit(1 if exit_code and different else 0)
 
 
-def _unequal(name: str, targets: list[str]) -> str:
-    """Why a capability cannot be compared: it is alone, or the other is not a capability."""
+def _unequal(name: str, targets: list[str], several: bool) -> str:
+    """Why a capability cannot be compared: it is alone, or the other is not a capability.
+
+    Args:
+        several: whether it has several regions, so that its weights cannot be compared at all.
+    """
+    from niwfctl.repository.diff import BY_REGION
+
     if len(targets) == 1:
+        if several:
+            return f"{name!r} is a capability of several regions: {BY_REGION}"
         return (
             f"{name!r} is a capability: name what to compare it with, as in `niwfctl diff "
             f"{name.partition('@')[0]}@HEAD~1 {name}`"

@@ -118,6 +118,7 @@ def show(
     """Show a capability, or what a commit did."""
     from niwfctl.git.signature import signature
     from niwfctl.repository import Repository
+    from niwfctl.repository.checkout import commit_called
 
     repository = Repository.open(ctx.obj)
     if repository.names_capability(target):
@@ -132,7 +133,7 @@ def show(
             f"{target!r} is a range: `niwfctl log {target}` shows its commits, and `niwfctl diff "
             f"{target}` what they changed"
         )
-    (commit,) = repository.history.log(target, 1)
+    (commit,) = repository.history.log(commit_called(repository, target), 1)
     signed = signature(repository.git, commit.id)
     if as_json:
         emit_json(commit_json(commit) | {"signature": asdict(signed)})
@@ -164,15 +165,23 @@ def _asked(repository: Repository, targets: Sequence[str]) -> tuple[str, list[st
 
 
 def _is_name(repository: Repository, target: str) -> bool:
-    """Whether a target names a capability: of HEAD or, if it is not a revision, of any commit."""
+    """Whether a target names a capability: of HEAD or, if it is not a revision, of any commit.
+
+    Raises:
+        UnknownName: it is neither.
+    """
+    from niwfctl.repository.checkout import commit_called
+
     if ".." in target:
         return False
     if repository.names_capability(target):
         return True
     try:
-        repository.git.resolve(target)
+        commit_called(repository, target)
     except UnknownName:
-        return repository.history.knows(target)
+        if repository.history.knows(target):
+            return True
+        raise
     return False
 
 

@@ -64,12 +64,13 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Create a repository: pin the backbone and fit the coordinate map."""
+    from niwfctl.backbone.embedded import EMBEDDED
     from niwfctl.repository import Repository
 
     with err.status("loading the backbone") as status:
         repository = Repository.init(
             ctx.obj / path,
-            model=model,
+            model=model if model == EMBEDDED else inside(ctx.obj, model),
             revision=revision,
             quant=quant,
             tap_layer=tap_layer,

@@ -61,8 +61,10 @@ def in_utf8(what: str) -> Iterator[None]:
 
 
 def inside(directory: Path, source: str) -> str:
-    """A data source as seen from -C DIR; a hub id stays as it is."""
+    """A path as seen from -C DIR; what is none there nor here, such as a hub id, stays as it is."""
     path = directory / source
+    if not path.exists() and Path(source).exists():  # here, but DIR is meant
+        return str(path.absolute())
     return str(path) if path.exists() else source
 
 

@@ -16,6 +16,12 @@ from niwfctl.errors import BackboneError, MemoryFull, of_memory
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
+_GONE = (
+    "this repository pins it, so put it back, or set NIWFCTL_BACKBONE to where it is on this "
+    "machine"
+)
+_MOVED = "set NIWFCTL_BACKBONE to where the backbone that this repository pins is, or unset it"
+
 
 def pinned_source(repository: Repository) -> Source:
     """The pinned backbone, or the same one at $NIWFCTL_BACKBONE.
@@ -24,7 +30,8 @@ def pinned_source(repository: Repository) -> Source:
         BackboneError: it is missing, or differs from the pinned one.
     """
     pinned = repository.config.backbone
-    source = resolve(os.environ.get("NIWFCTL_BACKBONE") or pinned.model, pinned.revision)
+    elsewhere = os.environ.get("NIWFCTL_BACKBONE")
+    source = resolve(elsewhere or pinned.model, pinned.revision, _MOVED if elsewhere else _GONE)
     if pinned.identity not in identities(source):
         raise BackboneError(
             f"{source.folder} is not the backbone this repository pins (it is {source.identity}, "

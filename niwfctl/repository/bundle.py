@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from niwfstore import CorruptObject, MalformedTensors, StoreError, check_tensors, output_file
 from pydantic import BaseModel, Field
 
-from niwfctl.atlas import Atlas, listed
+from niwfctl.atlas import Atlas
 from niwfctl.config import FILE
-from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
+from niwfctl.errors import FormatError, ObjectError, UsageError
 from niwfctl.layout import ATTRIBUTES, ATTRIBUTES_FILE, OBJECTS, object_file
+from niwfctl.repository.checkout import commit_called
 from niwfctl.repository.merge import Merged, Resolution, merge
 from niwfctl.repository.pointers import pointed
 from niwfctl.repository.record import changed_files
@@ -117,13 +118,7 @@ def _chosen(repository: Repository, targets: Sequence[str]) -> str:
     if not targets:
         return repository.git.resolve("HEAD")
     if len(targets) == 1 and not repository.names_capability(targets[0]):
-        try:
-            return repository.git.resolve(targets[0])
-        except UnknownName as error:
-            raise UnknownName(
-                f"neither a capability nor a commit is called {targets[0]!r}: capabilities are "
-                f"{listed(repository.atlas())}"
-            ) from error
+        return commit_called(repository, targets[0])
     chosen: Atlas = {}
     for target in targets:
         capability = repository.capability(target)

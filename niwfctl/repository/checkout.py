@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from niwfstore import write_atomic
@@ -14,6 +17,7 @@ from niwfctl.repository.same_field import usable
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
+logger = logging.getLogger(__name__)
 _FILE = "niwf-active"  # in the git folder of a work tree: each work tree has its own
 
 
@@ -40,36 +44,52 @@ def checkout(repository: Repository, target: str | None, branch: str | None) -> 
         activate(repository, name)
         return f"capability {name!r} is active"
     try:
-        repository.git.resolve(target)
-    except UnknownName as error:
+        commit_called(repository, target)
+    except UnknownName:
         if _followed(repository, target):
             return _place(repository)
-        raise UnknownName(
-            f"neither a capability, a branch, a tag nor a commit is called {target!r}: "
-            f"capabilities are {listed(repository.atlas())}"
-        ) from error
-    with repository.writing():  # a commit in progress lands on the branch where it began
+        raise
+    with _leaving(repository):
         repository.git.checkout(target.removeprefix("refs/heads/"))
     return _place(repository)
 
 
 def _new_branch(repository: Repository, branch: str, start: str) -> str:
     commit = repository.git.resolve(start)
-    with repository.writing():
+    with _leaving(repository):
         repository.git.plain("checkout", "--quiet", "-b", branch, commit)
     return _place(repository)
 
 
 def _followed(repository: Repository, branch: str) -> bool:
     """Checks out a branch that only a remote has, as git would; returns whether one has it."""
-    with repository.writing():
+    with _leaving(repository):
         return repository.git.follow(branch)
+
+
+@contextmanager
+def _leaving(repository: Repository) -> Iterator[None]:
+    """A block that checks out something else; warns of commits that no branch or tag then has."""
+    git = repository.git
+    with repository.writing():  # a commit in progress lands on the branch where it began
+        left = None if git.branch() else git.head()
+        yield
+        behind = int(git.plain("rev-list", "--count", left, "--not", "--all")) if left else 0
+    if behind:
+        logger.warning(
+            "you leave behind %d commit%s that no branch or tag holds, and that gc removes in the "
+            "end: keep them with `niwfctl branch NAME %s`",
+            behind,
+            "s" * (behind > 1),
+            left[:12],
+        )
 
 
 def _place(repository: Repository) -> str:
     """Where the work tree is now."""
     commit = repository.git.resolve("HEAD")[:12]
-    return f"at {repository.git.branch() or commit} ({commit})"
+    branch = repository.git.branch()
+    return f"at {branch} ({commit})" if branch else f"at {commit}, on no branch"
 
 
 def names_capability(repository: Repository, target: str) -> bool:
@@ -87,6 +107,21 @@ def names_capability(repository: Repository, target: str) -> bool:
             f"or `{refs[0]}` for the {kind}"
         )
     return True
+
+
+def commit_called(repository: Repository, target: str) -> str:
+    """The commit that a target names which could have named a capability, but does not.
+
+    Raises:
+        UnknownName: it names nothing; the message lists the capabilities.
+    """
+    try:
+        return repository.git.resolve(target)
+    except UnknownName as error:
+        raise UnknownName(
+            f"neither a capability, a branch, a tag nor a commit is called {target!r}: "
+            f"capabilities are {listed(repository.atlas())}"
+        ) from error
 
 
 def activate(repository: Repository, capability: str | None) -> None:

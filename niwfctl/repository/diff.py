@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from niwfctl.field.region import Region
     from niwfctl.repository.repository import Repository
 
+BY_REGION = (  # a way out, for messages
+    "compare revisions, as in `niwfctl diff HEAD~1 HEAD`, which shows the regions that differ"
+)
+
 
 @dataclass(frozen=True)
 class ChangedRegion:
@@ -178,5 +182,5 @@ def _terms(repository: Repository, capability: Capability) -> list[tuple[float, 
     """The regions whose weighted sum a capability is."""
     from niwfctl.repository.regions import acting_everywhere, load_region
 
-    found = acting_everywhere(capability, "compare revisions of it instead")
+    found = acting_everywhere(capability, BY_REGION)
     return [(weight, load_region(repository, entry)) for weight, entry in found]

@@ -147,7 +147,8 @@ def united(
         revision: what is merged, for messages.
 
     Raises:
-        Conflict: both sides changed a capability, and nothing says which to take.
+        Conflict: both sides changed a capability, or one removed what the other changed, and
+            nothing says which to take.
         UsageError: a rename does not apply.
     """
     atlas: Atlas = {}
@@ -170,7 +171,8 @@ def united(
         atlas[new] = theirs[name].model_copy(update={"name": new})
     open_ones = [name for name in conflicts if name not in renames]
     if open_ones and not resolution.side:
-        raise Conflict(open_ones, revision)
+        removed = [name for name in open_ones if not (name in ours and name in theirs)]
+        raise Conflict([name for name in open_ones if name not in removed], removed, revision)
     side = ours if resolution.side == "ours" else theirs
     atlas |= {name: side[name] for name in open_ones if name in side}
     return dict(sorted(atlas.items()))
@@ -193,9 +195,9 @@ def _renames(
             )
         name = name or conflicts[0]
         if name not in conflicts or name not in ours or name not in theirs:
+            how = "removed on one side" if name in conflicts else "not changed on both sides"
             raise UsageError(
-                f"--rename {name}={new}: {name!r} was not changed on both sides, so there are not "
-                "two to keep"
+                f"--rename {name}={new}: {name!r} was {how}, so there are not two to keep"
             )
         if new in {*ours, *theirs, *renames.values()}:
             raise UsageError(f"--rename {name}={new}: {new!r} is taken already")

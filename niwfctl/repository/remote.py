@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REQUESTED = 1000  # objects per call of git-lfs, whose command line is limited
-_BEHIND = re.compile(r"^ ! \[rejected\] .*\((fetch first|non-fast-forward)\)", re.M)
+_AHEAD = re.compile(r"^ ! \[rejected\] .*-> (\S+) \((fetch first|non-fast-forward)\)", re.M)
 _MOVED = re.compile(r"^ ! \[rejected\] +(\S+) .*\(would clobber existing tag\)", re.M)
 
 
@@ -113,8 +113,8 @@ class Remotes:
         for oid in oids:
             self._repository.object_path(oid)
         no = f"{remote} or the pre-push hook refused", "nothing was sent"
-        asked = ("push", "--dry-run", "--quiet", "--", remote, *refs)
-        self._run(*asked, refusal=no, env={"GIT_LFS_SKIP_PUSH": "1"})  # objects are sent below
+        later = {"GIT_LFS_SKIP_PUSH": "1"}  # objects are sent below
+        self._push(remote, refs, "--dry-run", "--quiet", refusal=no, env=later)
         if oids:
             cut = (
                 f"{remote} did not receive all objects",
@@ -130,8 +130,42 @@ class Remotes:
             "fix what it reports and push again; objects that it has are not sent again",
         )
         # The hook was asked above.
-        self._run("push", "--no-verify", "--set-upstream", "--", remote, *refs, refusal=no)
+        self._push(remote, refs, "--no-verify", "--set-upstream", refusal=no)
         return len(oids)
+
+    def _push(
+        self,
+        remote: str,
+        refs: list[str],
+        *options: str,
+        refusal: tuple[str, str],
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Runs `git push`; where the remote is ahead, says of what."""
+        said = transfer(self._git.worktree, "push", *options, "--", remote, *refs, env=env)
+        ahead = _AHEAD.findall(said or "")
+        what, then = refusal
+        if ahead and all(self._left(remote, *one) for one in ahead):
+            branches = [branch for branch, _ in ahead]
+            kept = self._git.resolve(f"refs/heads/{branches[0]}")[:12]
+            what = f"{remote} has commits of {', '.join(branches)} that you took back here"
+            then += (
+                "; take them back there as well with `git push --force-with-lease "
+                f"{remote} {' '.join(branches)}`, or get them with `niwfctl pull` and take them "
+                f"back in a new commit with `niwfctl rollback --to {kept}`"
+            )
+        elif ahead:
+            what = "the remote has commits that are not here"
+            then += "; get them with `niwfctl pull` on that branch, and push again"
+        self._require_done(said, (what, then))
+
+    def _left(self, remote: str, branch: str, why: str) -> bool:
+        """Whether a branch that git would not push was once, here, where the remote's is."""
+        here, there = f"refs/heads/{branch}", f"refs/remotes/{remote}/{branch}"
+        if why == "fetch first" or here not in self._git.names(branch):
+            return False  # the remote's commit is not even known here
+        tip = self._git.plain("for-each-ref", "--format=%(objectname)", there)
+        return bool(tip) and tip in self._git.plain("log", "-g", "--format=%H", here, "--")
 
     def fetch(
         self, remote: str, everything: bool = False, lazy: bool = False, prune: bool = False
@@ -339,7 +373,4 @@ class Remotes:
         if said is None:
             return
         what, then = refusal
-        if _BEHIND.search(said):
-            what = "the remote has commits that are not here"
-            then += "; get them with `niwfctl pull` on that branch, and push again"
         raise RemoteError(f"{what} (see above): {then}")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import Atlas, Capability, RegionEntry, get_capability
+from niwfctl.atlas import Atlas, Capability, RegionEntry, get_capability, split_target
 from niwfctl.backbone.load import outline
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, logits_platform, probe
 from niwfctl.backbone.sites import find_sites
-from niwfctl.errors import NiwfError, ObjectError
+from niwfctl.errors import NiwfError, ObjectError, UnknownName
 from niwfctl.field.basis import Site
 from niwfctl.git.signature import Signature, signature, tag_signature
 from niwfctl.layout import OBJECTS, object_file
@@ -72,7 +72,7 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
     """Implements `Repository.verify`."""
     commit = repository.git.resolve(revision)
     atlas = repository.atlas(commit)
-    chosen = [get_capability(atlas, name, revision) for name in names or sorted(atlas)]
+    chosen = [_chosen(atlas, name, revision) for name in names or sorted(atlas)]
     signed = signature(repository.git, commit)
     hashed = cache(partial(_problem, repository))  # bases are shared
     backbone, sites = _backbone(repository)
@@ -97,6 +97,16 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
     if deep and all(check.ok for check in checks):
         checks += _logits(repository, chosen)
     return Report(commit, signed, tuple(checks))
+
+
+def _chosen(atlas: Atlas, name: str, revision: str) -> Capability:
+    of, at = split_target(name)
+    if at:
+        raise UnknownName(
+            f"no capability is called {name!r}: verify {of!r} at {at} with `niwfctl verify {of} "
+            f"--rev {at}`"
+        )
+    return get_capability(atlas, name, revision)
 
 
 def _signed(subject: str, found: Signature) -> Check:

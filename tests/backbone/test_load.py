@@ -166,7 +166,7 @@ def test_a_damaged_backbone_is_named(copy: Path, file: str) -> None:
 
 def test_a_hub_that_cannot_be_reached_is_said_with_the_way_out(monkeypatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(BackboneError, match=r"someone/something.*give a path") as error:
+    with pytest.raises(BackboneError, match=r"someone/something.*expected .*, a folder") as error:
         resolve("someone/something")
     sentence(error)
 
@@ -176,7 +176,7 @@ def test_a_hub_whose_error_has_no_words_is_named_by_its_kind(monkeypatch) -> Non
         raise TimeoutError
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", late)
-    with pytest.raises(BackboneError, match=r"\(TimeoutError\): give a path") as error:
+    with pytest.raises(BackboneError, match=r"\(TimeoutError\): expected") as error:
         resolve("someone/something")
     sentence(error)
 

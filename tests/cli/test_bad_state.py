@@ -206,6 +206,16 @@ def test_a_backbone_that_is_not_the_pinned_one(
     assert [check["subject"] for check in failed_checks(niwfctl, committed)] == ["backbone"]
 
 
+@pytest.mark.parametrize("model", ["/their/llama", "their/llama"])
+def test_a_backbone_that_only_others_have(
+    refused: Refused, committed: Repository, model: str, hub_cache: Path
+) -> None:
+    file = committed.path / "niwf.toml"
+    file.write_text(file.read_text().replace(committed.config.backbone.model, model))
+    committed.git.plain("commit", "--quiet", "--all", "-m", "Theirs")
+    refused(committed, ["run", "x"], 7, f"{model!r}", "this repository pins it", "NIWFCTL_BACKBONE")
+
+
 def test_a_backbone_that_is_not_there(
     niwfctl: Command,
     refused: Refused,
@@ -214,7 +224,8 @@ def test_a_backbone_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NIWFCTL_BACKBONE", str(tmp_path / "gone"))
-    refused(committed, ["run", "x"], 7, tmp_path / "gone", "does not exist")
+    words = "does not exist", "set NIWFCTL_BACKBONE to where"
+    refused(committed, ["run", "x"], 7, tmp_path / "gone", *words, "or unset it")
     assert [check["subject"] for check in failed_checks(niwfctl, committed)] == ["backbone"]
     (tmp_path / "gone").mkdir()
     refused(committed, ["run", "x"], 7, tmp_path / "gone", "no model weights")

@@ -162,7 +162,7 @@ def test_a_bundle_takes_capabilities_as_they_were_at_a_revision(
     assert apply(fresh, tmp_path / "b.niwf").added == ("apple", "pear")
     assert fresh.verify().ok
     for targets, code, words in (
-        (["apple"], 4, "neither a capability nor a commit is called 'apple'"),
+        (["apple"], 4, "a tag nor a commit is called 'apple'"),
         (["pear", "HEAD~1"], 4, "no capability is called 'HEAD~1'"),
         (["apple@HEAD"], 4, "no capability is called 'apple'"),
         (["pear", "pear@HEAD"], 2, "one capability of a name"),

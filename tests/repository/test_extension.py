@@ -1,12 +1,14 @@
 """Extending, revising and reusing: what is sealed is read, and never written."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import QUICK
 from tiny import write_data
+from typer.testing import Result
 
 from niwfctl.errors import TrainingInterrupted, UnknownName, UsageError
 from niwfctl.repository import Repository
@@ -205,3 +207,15 @@ def test_one_basis_is_enough_beside_reused_ones_unless_more_are_asked_for(
     run = committed.train("plum", [pears], options(reuse=("apple",), bases=3))
     assert run.options.bases == 3
     assert QUICK.bases == 2
+
+
+def test_a_capability_of_several_regions_is_compared_by_revisions(
+    niwfctl: Callable[..., Result], committed: Repository, pears: Path
+) -> None:
+    committed.train("apple", [pears], options(mode="extend"))
+    committed.commit(["apple"], "Pears, too")
+    for targets in (["apple"], ["apple@HEAD~1", "apple"]):
+        done = niwfctl("-C", committed.path, "diff", *targets)
+        assert done.exit_code == 2 and "`niwfctl diff HEAD~1 HEAD`" in done.stderr
+    shown = niwfctl("-C", committed.path, "diff", "HEAD~1", "HEAD").stdout
+    assert f"+ region {committed.capability('apple').regions[1].id}" in shown

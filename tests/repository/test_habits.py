@@ -85,8 +85,8 @@ def test_log_of_a_range_has_what_one_end_lacks(niwfctl: Command, two: Repository
 @pytest.mark.parametrize(
     ("targets", "code", "words"),
     [
-        (("nothing",), 4, "no commit is called 'nothing'"),
-        (("*",), 4, "no commit is called '*'"),
+        (("nothing",), 4, "a tag nor a commit is called 'nothing': capabilities are x, y"),
+        (("*",), 4, "a tag nor a commit is called '*'"),
         (("nothing..main",), 4, "no commit is called 'nothing'"),
         (("main", "HEAD~1"), 2, "are two revisions: give one, or a range main..HEAD~1"),
     ],
@@ -111,6 +111,49 @@ def test_a_branch_is_made_and_checked_out_at_once(niwfctl: Command, two: Reposit
     both = niwfctl("-C", two.path, "checkout", "-b", "new", "--base")
     assert both.exit_code == 2 and "exclude each other" in both.stderr
     assert two.git.branch() == "older"
+
+
+def test_leaving_commits_that_no_branch_holds_says_how_to_keep_them(
+    niwfctl: Command, two: Repository, add: Add, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = two.git.resolve("HEAD~1")
+    place = niwfctl("-C", two.path, "checkout", start).stdout
+    assert place == f"at {start[:12]}, on no branch\n"
+    two.checkout("HEAD~1")  # which main holds
+    assert not caplog.text
+    add(two, "z", 0.3)
+    made = add(two, "v", 0.4)
+    two.checkout("main")
+    assert "you leave behind 2 commits" in caplog.text
+    assert f"`niwfctl branch NAME {made[:12]}`" in caplog.text
+    caplog.clear()
+    two.checkout(made)
+    two.checkout(None, branch="kept")
+    two.checkout("main")
+    assert not caplog.text
+
+
+def test_paths_are_those_of_the_folder_that_c_names(
+    niwfctl: Command,
+    two: Repository,
+    backbone: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "model").symlink_to(backbone)
+    monkeypatch.chdir(tmp_path)
+    made = niwfctl("-C", "in", "init", "new", "--model", "model", "--dim", 8)
+    assert made.exit_code == 0, made.output
+    shutil.copy(data, "here.jsonl")
+    shutil.copy(data, two.path / "there.jsonl")
+    for name, code in (("here.jsonl", 5), ("there.jsonl", 0)):
+        done = niwfctl("-C", two.path.name, "eval", "--data", name)
+        assert done.exit_code == code, done.output
+    (tmp_path / "model").symlink_to(backbone)
+    elsewhere = niwfctl("-C", two.path, "init", tmp_path / "x", "--model", "model", "--dim", 8)
+    assert elsewhere.exit_code == 7 and f"'{two.path}/model' does not exist" in elsewhere.stderr
 
 
 def test_a_branch_is_renamed(niwfctl: Command, two: Repository) -> None:

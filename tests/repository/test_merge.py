@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from histories import revise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -332,3 +333,24 @@ def test_what_branches_merged_crosswise_decided_otherwise_is_a_conflict(
         with pytest.raises(Conflict, match="x"):
             conflicting.merge(other)
         assert conflicting.capability("x").unrouted == kept[branch].unrouted
+
+
+@pytest.mark.parametrize("remover", ["main", "side"])
+def test_a_capability_that_one_side_removed_offers_no_second_name(
+    diverged: Repository, add: Add, remover: str
+) -> None:
+    for branch in ("side", "main"):
+        diverged.git.checkout(branch)
+        diverged.remove("base") if branch == remover else revise(diverged, "base", 1)
+    with pytest.raises(Conflict, match="one side removed 'base', changed on the other") as refusal:
+        diverged.merge("side")
+    assert "--ours` or `--theirs" in str(refusal.value) and "--rename" not in str(refusal.value)
+    with pytest.raises(UsageError, match="'base' was removed on one side"):
+        diverged.merge("side", Resolution(rename=(("base", "y"),)))
+    for branch, shift in (("side", 0.5), ("main", 0.6)):
+        diverged.git.checkout(branch)
+        add(diverged, "x", shift)
+    with pytest.raises(Conflict, match=r"changed 'x' and one side removed 'base'.*--rename x=NEW"):
+        diverged.merge("side")
+    diverged.merge("side", Resolution(side="ours" if remover == "main" else "theirs"))
+    assert "base" not in diverged.atlas()

@@ -129,6 +129,27 @@ def test_a_refusal_of_the_remote_does_not_claim_that_the_same_command_goes_on(
     assert set(objects(remote)) == set(shared.store)
 
 
+def test_pushing_after_an_undo_does_not_send_for_what_was_undone(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    start = shared.git.head()
+    shared.rename("apple", "apples")
+    shared.remotes.push("origin")
+    shared.operations.undo()
+    with pytest.raises(RemoteError, match="commits of main that you took back here") as refusal:
+        shared.remotes.push("origin")
+    assert "`git push --force-with-lease origin main`" in str(refusal.value)
+    assert f"`niwfctl rollback --to {start[:12]}`" in str(refusal.value)
+    copy = clone(str(remote), tmp_path / "copy")
+    copy.rename("apples", "pears")
+    copy.remotes.push("origin")
+    for fetched in (False, True):  # what others did was never here
+        if fetched:
+            shared.remotes.fetch("origin")
+        with pytest.raises(RemoteError, match="commits that are not here"):
+            shared.remotes.push("origin")
+
+
 def test_a_work_tree_of_another_repository_can_be_the_remote(
     shared: Repository, remote: Path, tmp_path: Path
 ) -> None:
