@@ -197,3 +197,28 @@ def test_fetch_prune_forgets_branches_that_the_remote_has_no_more(
     assert niwfctl("-C", copy.path, "fetch", "--prune").exit_code == 0
     known = git(copy.path, "for-each-ref", "--format=%(refname:lstrip=3)", "refs/remotes")
     assert set(known) - {"HEAD"} == {"main", "side/below"}
+
+
+@needs_lfs
+def test_status_compares_the_branch_with_what_it_follows(
+    niwfctl: Command, shared: Repository, add: Add
+) -> None:
+    def status() -> str:
+        shown = niwfctl("-C", shared.path, "status").stdout.splitlines()[1]
+        told = json.loads(niwfctl("-C", shared.path, "status", "--json").stdout)["upstream"]
+        assert told is None or told["name"] == "origin/main"
+        return f"{shown} {told and (told['ahead'], told['behind'])}"
+
+    assert status() == "Active: the bare backbone None"
+    shared.remotes.push("origin")
+    assert status() == "Your branch is up to date with 'origin/main'. (0, 0)"
+    add(shared, "y", 0.1)
+    add(shared, "z", 0.2)
+    assert status() == "Your branch is ahead of 'origin/main' by 2 commits. (2, 0)"
+    shared.remotes.push("origin")
+    shared.git.plain("reset", "--hard", "--quiet", "HEAD~1")
+    assert status() == "Your branch is behind 'origin/main' by 1 commit. (0, 1)"
+    add(shared, "x", 0.3)
+    assert status() == "Your branch and 'origin/main' have diverged, by 1 and 1 commits. (1, 1)"
+    shared.checkout("HEAD~1")
+    assert status() == "Active: the bare backbone None"
