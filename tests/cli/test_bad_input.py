@@ -128,7 +128,9 @@ def test_data_that_has_changed_when_training_goes_on(
 def test_a_loss_that_is_no_number_leaves_no_training_behind(
     refused: Refused, fresh: Repository, data: Path
 ) -> None:
-    refused(fresh, ["train", "x", "--data", data, "--steps", 9, "--lr", 1e30], 6, "--lr")
+    refused(
+        fresh, ["train", "x", "--data", data, "--steps", 9, "--lr", 1e30], 6, "nothing was saved"
+    )
     assert not fresh.uncommitted()
 
 
@@ -140,7 +142,7 @@ def test_a_loss_that_is_no_number_leaves_an_earlier_checkpoint(
     with pytest.raises(TrainingInterrupted):
         fresh.train("x", [data], options, report=done.append, stop=lambda: len(done) > 2)
     assert fresh.trainings.get("x").step == 1
-    refused(fresh, ["train", "x", "--resume"], 6, "finite", "checkpoint is kept")
+    refused(fresh, ["train", "x", "--resume"], 6, "finite", "checkpoint is kept", "--restart")
     assert "step 1 of 9" in niwfctl("-C", fresh.path, "status").stdout
 
 
