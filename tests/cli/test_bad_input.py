@@ -286,7 +286,8 @@ def test_training_without_data_or_going_on_with_what_was_not_begun(
 def test_a_commit_of_nothing_or_without_a_message(
     refused: Refused, fresh: Repository, trained: Repository
 ) -> None:
-    refused(fresh, ["commit", "-m", "x"], 1, "nothing to commit")
+    for message in ([], ["-m", "x"]):
+        refused(fresh, ["commit", *message], 1, "nothing to commit")
     refused(trained, ["commit"], 2, "-m")
     refused(trained, ["commit", "-m", " \n"], 2, "-m")
 
