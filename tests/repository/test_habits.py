@@ -130,6 +130,27 @@ def test_a_branch_is_renamed(niwfctl: Command, two: Repository) -> None:
         assert done.exit_code == code and words in done.stderr
 
 
+def test_a_second_meaning_of_a_name_is_told_when_it_is_made(
+    niwfctl: Command, two: Repository, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told(*arguments: object) -> str:
+        caplog.clear()
+        done = niwfctl("-C", two.path, *arguments)
+        assert done.exit_code == 0, done.output
+        return caplog.text
+
+    assert not told("branch", "side") and not told("tag", "v1")
+    assert "both a capability and a branch: say `x@HEAD`" in told("branch", "x")
+    assert "both a capability and a branch" in told("branch", "-m", "x", "y")
+    assert "`refs/tags/x` for the tag" in told("tag", "x")
+    assert "both a capability and a tag" in told("mv", "y", "v1")
+    training = ("--data", data, "--steps", 1, "--rank", 2)
+    assert "both a capability and a branch" in told("train", "side", *training)
+    assert not told("train", "plum", *training)
+    assert "both a capability and a branch" in told("checkout", "-b", "plum")
+    assert "both a capability and a branch" in told("compose", "x", "v1", "--name", "y")
+
+
 def test_several_capabilities_are_removed_in_one_commit(
     niwfctl: Command, two: Repository, caplog: pytest.LogCaptureFixture
 ) -> None:
