@@ -124,10 +124,11 @@ def merge(
 def rollback(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(help="A capability; without it, everything.")
+        str | None, typer.Argument(help="A capability; without it everything, which needs --to.")
     ] = None,
     to: Annotated[
-        str | None, typer.Option(metavar="REV", help="The previous version by default.")
+        str | None,
+        typer.Option(metavar="REV", help="By default the version of NAME before this one."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would change.")

@@ -122,7 +122,9 @@ def rollback(
             differs from an existing capability's only in case.
     """
     if name is None and revision is None:
-        raise UsageError("say what to bring back: a capability, `--to REV`, or both")
+        raise UsageError(
+            "say what to bring back: name a capability, or give --to REV for everything"
+        )
     source = repository.git.resolve(revision) if revision else version_before(repository, name)
     then = repository.atlas(source)
     require_same_field(repository, source, revision or source[:12])
