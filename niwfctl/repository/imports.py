@@ -72,7 +72,9 @@ def import_adapter(
         raise UsageError("an empty commit message: say what is imported with -m")
     require_ready(repository)
     config = read_config(folder)
-    if bool(data) == bool(prompts):
+    if data and prompts:
+        raise UsageError("--data and --prompts exclude each other: give one of them")
+    if not data and not prompts:
         raise UsageError("say what the adapter is for: give --data FILE, or --prompts FILE")
     sources = data or prompts
     examples = read_examples(sources) if data else read_prompts(sources)

@@ -162,6 +162,7 @@ def test_a_last_step_that_breaks_the_weights_is_no_finished_training(
         (["--dim", 0], 2),
         (["--quant", "int3"], 2),
         (["--model", "/nowhere"], 7),
+        (["--revision", "v1"], 2),
         (["--model", "~nosuch-user/model"], 7),
     ],
 )
@@ -316,7 +317,7 @@ def test_a_lora_that_cannot_be_imported(
     assert niwfctl("-C", committed.path, "export", "apple", tmp_path / "lora").exit_code == 0
     arguments = ["import", tmp_path / "lora", "--name", "pear"]
     refused(committed, arguments, 2, "--data", "--prompts")
-    refused(committed, [*arguments, "--data", data, "--prompts", data], 2, "--prompts")
+    refused(committed, [*arguments, "--data", data, "--prompts", data], 2, "exclude each other")
     refused(committed, [*arguments, "--data", "none.jsonl"], 5, "none.jsonl")
     refused(committed, [*arguments, "--prompts", "none.txt"], 5, "none.txt")
     refused(committed, [*arguments, "--prompts", tmp_path], 5, "cannot be read")
