@@ -17,6 +17,12 @@ from niwfctl.paths import existing_ancestor
 
 WITH_BF16 = (8, 0)  # compute capability from which tensor cores multiply in bf16
 LITTLE_SPACE = 5_000_000_000  # bytes
+# By extra of niwfctl: its packages, and what needs them.
+EXTRAS = {
+    "serve": (("fastapi", "uvicorn"), "`serve` needs"),
+    "hub": (("datasets",), "reading data from the hub needs"),
+    "peft": (("peft",), "`compose` by PEFT's methods needs"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,13 @@ class Finding:
 
 
 def examine(directory: Path) -> list[Finding]:
-    """Checks Python, the packages, CUDA, git, git-lfs, the disks and the embedded backbone."""
+    """Checks Python, packages, extras, CUDA, git, git-lfs, the disks and the embedded backbone."""
     return [
         Finding("python", "ok", platform.python_version()),
         *map(_package, ("torch", "transformers", "safetensors")),
         _bitsandbytes(),
         _cuda(),
+        *map(_extra, EXTRAS),
         _git(),
         _program("git-lfs", "note", "needed to push and fetch: https://git-lfs.com"),
         *_disk(directory),
@@ -52,6 +59,16 @@ def _package(name: str) -> Finding:
         return Finding(name, "ok", version(name))
     except PackageNotFoundError:
         return Finding(name, "missing", f"install it with `pip install {name}`")
+
+
+def _extra(name: str) -> Finding:
+    packages, needing = EXTRAS[name]
+    try:
+        found = ", ".join(f"{package} {version(package)}" for package in packages)
+    except PackageNotFoundError:
+        advice = f"{needing} {' and '.join(packages)}: `pip install 'niwfctl[{name}]'`"
+        return Finding(name, "note", advice)
+    return Finding(name, "ok", found)
 
 
 def _bitsandbytes() -> Finding:

@@ -64,7 +64,7 @@ class DataError(NiwfError):
 
 
 class TrainingError(NiwfError):
-    """Training that cannot continue; the last good checkpoint is kept."""
+    """Training that cannot continue; the last good checkpoint, if any, is kept."""
 
     exit_code = 6
 

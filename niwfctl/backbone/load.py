@@ -195,6 +195,27 @@ def _loading(source: Source) -> Iterator[None]:
 
 
 def default_device() -> str:
+    """The device that `chosen_device` names, which torch can use.
+
+    Raises:
+        UsageError: as `chosen_device`.
+        BackboneError: $NIWFCTL_DEVICE names one that torch cannot use here.
+    """
+    device = chosen_device()
+    if named := os.environ.get("NIWFCTL_DEVICE"):
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # the latter of a build without CUDA
+            if of_memory(error):
+                raise
+            raise BackboneError(
+                f"NIWFCTL_DEVICE={named} is no device that this torch can use ({reason(error)}): "
+                "set it to cpu, or unset it to get the GPU if there is one"
+            ) from error
+    return device
+
+
+def chosen_device() -> str:
     """$NIWFCTL_DEVICE, else the GPU if there is one, else the CPU.
 
     Processes that train together each get a GPU of their own.

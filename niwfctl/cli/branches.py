@@ -35,8 +35,10 @@ def branch(
 ) -> None:
     """List, create, rename or delete branches."""
     from niwfctl.repository import Repository
+    from niwfctl.repository.names import warn_of_capability
 
-    branches = Repository.open(ctx.obj).branches
+    repository = Repository.open(ctx.obj)
+    branches = repository.branches
     said = ""
     if (delete or move) and name is None:
         raise UsageError(f"--{'delete' if delete else 'move'}: say which branch")
@@ -51,8 +53,10 @@ def branch(
     elif move:
         old, new = (name, start) if start else (None, name)
         branches.rename(old, new)
+        warn_of_capability(repository, new)
     else:
         branches.make(name, start or "HEAD")
+        warn_of_capability(repository, name)
     _show_refs(branches, said, as_json)
 
 
@@ -69,8 +73,10 @@ def tag(
 ) -> None:
     """List, create or delete tags."""
     from niwfctl.repository import Repository
+    from niwfctl.repository.names import warn_of_capability
 
-    tags = Repository.open(ctx.obj).tags
+    repository = Repository.open(ctx.obj)
+    tags = repository.tags
     said = ""
     if delete and name is None:
         raise UsageError("--delete: say which tag")
@@ -80,6 +86,7 @@ def tag(
         said = tags.delete(name)
     else:
         tags.make(name, revision, message)
+        warn_of_capability(repository, name)
     _show_refs(tags, said, as_json)
 
 
@@ -117,10 +124,11 @@ def merge(
 def rollback(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(help="A capability; without it, everything.")
+        str | None, typer.Argument(help="A capability; without it everything, which needs --to.")
     ] = None,
     to: Annotated[
-        str | None, typer.Option(metavar="REV", help="The previous version by default.")
+        str | None,
+        typer.Option(metavar="REV", help="By default the version of NAME before this one."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would change.")

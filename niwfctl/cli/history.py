@@ -22,6 +22,7 @@ from niwfctl.cli.show import (
 from niwfctl.errors import FormatError, UnknownName, UsageError
 
 if TYPE_CHECKING:
+    from niwfctl.git.refs import Upstream
     from niwfctl.repository import Repository
 
 app = typer.Typer()
@@ -29,18 +30,20 @@ app = typer.Typer()
 
 @app.command()
 def status(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Show the active capability, uncommitted trainings, and what differs from HEAD."""
+    """Show the active capability, trainings to commit, and what differs from HEAD and upstream."""
     from niwfctl.repository import Repository
     from niwfctl.repository.underway import under_way, way_out
 
     repository = Repository.open(ctx.obj)
     begun = under_way(repository.git.folder)
+    upstream = repository.branches.upstream()
     atlas, waiting, changes = repository.atlas(), repository.uncommitted(), repository.changes()
     if as_json:
         emit_json(
             {
                 "branch": repository.git.branch(),
                 "commit": repository.git.head(),
+                "upstream": upstream and upstream._asdict(),
                 "active": repository.active,
                 "capabilities": sorted(atlas),
                 "uncommitted": [run_json(run) for run in waiting],
@@ -51,6 +54,8 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
         return
     branch = repository.git.branch()
     out.print(f"On branch {branch}" if branch else f"HEAD detached at {repository.git.head()[:12]}")
+    if upstream:
+        out.print(_compared(upstream), markup=False)
     if begun:
         out.print(f"A `git {begun}` is under way: {way_out(begun)}", style="red", markup=False)
     active = repository.active
@@ -145,6 +150,18 @@ def show(
             err.print(f"warning: {change.problem}", markup=False)
         else:
             show_capability(change.capability, owner, indent="    ")
+
+
+def _compared(upstream: Upstream) -> str:
+    """Where the current branch stands beside what it follows, in one sentence."""
+    name, ahead, behind = upstream
+    if ahead and behind:
+        return f"Your branch and {name!r} have diverged, by {ahead} and {behind} commits."
+    if not (ahead or behind):
+        return f"Your branch is up to date with {name!r}."
+    count = ahead or behind
+    place = "ahead of" if ahead else "behind"
+    return f"Your branch is {place} {name!r} by {count} commit{'s' if count > 1 else ''}."
 
 
 def _asked(repository: Repository, targets: Sequence[str]) -> tuple[str, list[str]]:

@@ -242,9 +242,9 @@ def commit(
     from niwfctl.repository.commit import RoutingOptions, trained
 
     repository = Repository.open(ctx.obj)
-    if message is None and out.is_terminal:
-        trained(repository, names or ())  # before anyone writes a message
-        message = _edited(repository)
+    if message is None:
+        trained(repository, names or ())  # before a message is asked for
+        message = _edited(repository) if out.is_terminal else None
     if not (message or "").strip():
         raise UsageError("an empty commit message: say what was trained with -m")
     routing = RoutingOptions(max_takeover, manual, tuple(supersede or ()), accept_shadow)

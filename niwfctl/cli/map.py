@@ -47,7 +47,8 @@ def draw_map(
     if html:
         require_file(ctx.obj / html, "--html", (".html", ".htm"))
     if picture:
-        require_file(ctx.obj / picture, "--png")
+        option = "--svg" if picture.suffix.lower() == ".svg" else "--png"
+        require_file(ctx.obj / picture, option)
     for text in prompt or ():
         _require_text(text)
     repository = Repository.open(ctx.obj)

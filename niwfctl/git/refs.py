@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from niwfctl.errors import UnknownName
+from typing import NamedTuple
+
+from niwfctl.errors import UnknownName, UsageError
 from niwfctl.git.git import Git, Ref
+
+
+class Upstream(NamedTuple):
+    """The remote's branch that a branch follows, as last fetched.
+
+    Attributes:
+        ahead: how many commits the branch has that this lacks.
+        behind: how many commits the branch lacks.
+    """
+
+    name: str
+    ahead: int
+    behind: int
 
 
 class _Refs:
@@ -49,6 +64,16 @@ class Branches(_Refs):
     def text(self) -> str:
         """The list as git shows it, with the current one marked."""
         return self._git.plain("branch", "--list", "-v")
+
+    def upstream(self) -> Upstream | None:
+        """What the current branch follows; None if nothing, or nothing that was fetched."""
+        try:
+            name = self._git.plain("rev-parse", "--abbrev-ref", "@{upstream}")
+            span = ("--count", "--left-right", "HEAD...@{upstream}")
+            ahead, behind = self._git.plain("rev-list", *span).split()
+        except UsageError:
+            return None
+        return Upstream(name, int(ahead), int(behind))
 
     def make(self, name: str, start: str = "HEAD") -> None:
         """Makes a branch at a revision; it is not checked out.

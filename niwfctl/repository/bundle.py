@@ -176,6 +176,9 @@ def _take(repository: Repository, file: Path, folder: Path) -> str:
             if not (plain and _MEMBER.fullmatch(member.name)):
                 raise ValueError(f"{member.name!r} does not belong in a bundle")
         archive.extractall(folder, filter="data")
+    for part in (_NOTE, "history", "objects"):
+        if not (folder / part).exists():
+            raise ValueError(f"it has no {part}, so get it again from whoever made it")
     note = _Note.model_validate_json((folder / _NOTE).read_bytes())
     if note.format > FORMAT:
         raise FormatError(f"{file} has format {note.format}: upgrade niwfctl")

@@ -12,6 +12,7 @@ from niwfstore import write_atomic
 
 from niwfctl.atlas import listed, parse_target, split_target
 from niwfctl.errors import UnknownName, UsageError
+from niwfctl.repository.names import two_meanings, warn_of_capability
 from niwfctl.repository.same_field import usable
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def _new_branch(repository: Repository, branch: str, start: str) -> str:
     commit = repository.git.resolve(start)
     with _leaving(repository):
         repository.git.plain("checkout", "--quiet", "-b", branch, commit)
+    warn_of_capability(repository, branch)
     return _place(repository)
 
 
@@ -99,13 +101,8 @@ def names_capability(repository: Repository, target: str) -> bool:
         return not revision.startswith("{")  # as in HEAD@{1}, which is git's
     if target not in repository.atlas():
         return False
-    refs = repository.git.names(target)
-    if refs:
-        kind = "branch" if refs[0].startswith("refs/heads/") else "tag"
-        raise UsageError(
-            f"{target!r} is both a capability and a {kind}: say `{target}@HEAD` for the capability "
-            f"or `{refs[0]}` for the {kind}"
-        )
+    if words := two_meanings(repository, target):
+        raise UsageError(words)
     return True
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, Part, parse_target
 from niwfctl.errors import UsageError
-from niwfctl.repository.names import require_free
+from niwfctl.repository.names import require_free, warn_of_ref
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import usable
@@ -70,6 +70,7 @@ def compose(
 ) -> Composed:
     """Implements `Repository.compose`."""
     require_free(repository, name)
+    warn_of_ref(repository, name)
     parts = parts_of(repository, sources, checked(recipe, len(sources)))
     if recipe.method == "routed":
         _require_owners(repository, sources)

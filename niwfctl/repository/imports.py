@@ -25,7 +25,7 @@ from niwfctl.field.region import Region
 from niwfctl.repository.adapters import Adapter, AdapterConfig, read_adapter, read_config
 from niwfctl.repository.commit import RoutingOptions, commit_regions, seal
 from niwfctl.repository.model import Model
-from niwfctl.repository.names import require_free
+from niwfctl.repository.names import require_free, warn_of_ref
 from niwfctl.repository.runs import Rows, encoded, new_run
 from niwfctl.repository.underway import require_ready
 from niwfctl.storage import storing
@@ -66,12 +66,15 @@ def import_adapter(
 ) -> Imported:
     """Implements `Repository.import_adapter`; stores nothing before everything is measured."""
     require_free(repository, name)
+    warn_of_ref(repository, name)
     message = f"Import {name}" if message is None else message
     if not message.strip():
         raise UsageError("an empty commit message: say what is imported with -m")
     require_ready(repository)
     config = read_config(folder)
-    if bool(data) == bool(prompts):
+    if data and prompts:
+        raise UsageError("--data and --prompts exclude each other: give one of them")
+    if not data and not prompts:
         raise UsageError("say what the adapter is for: give --data FILE, or --prompts FILE")
     sources = data or prompts
     examples = read_examples(sources) if data else read_prompts(sources)

@@ -83,6 +83,11 @@ def _measured(
 ) -> _Measured:
     """Loads the backbone, fits its coordinate map and takes its witness."""
     source = resolve(model, revision)
+    if revision is not None and source.revision is None:
+        raise UsageError(
+            f"--revision {revision!r} chooses a version of a Hugging Face id, which {model!r} is "
+            "not: leave it out"
+        )
     with fitting(quant):
         backbone = load(source, quant)
         tap_layer = default_tap_layer(backbone) if tap_layer is None else tap_layer

@@ -1,15 +1,19 @@
-"""Which names a new capability may have."""
+"""Which names a new capability may have, and what else has them."""
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, check_name
 from niwfctl.errors import UsageError
+from niwfctl.layout import manifest_file
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
+
+logger = logging.getLogger(__name__)
 
 # Windows treats such a file as a device, whatever follows the dot, and cannot check it out.
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?", re.I)
@@ -58,3 +62,28 @@ def require_free(repository: Repository, name: str, atlas: Atlas | None = None) 
             f"{name!r} has an uncommitted training, which could then not be committed: choose "
             f"another name, or commit it first with `niwfctl commit {name}`"
         )
+
+
+def two_meanings(repository: Repository, name: str) -> str:
+    """How to tell a capability from a branch or tag of its name; empty if there is none."""
+    refs = repository.git.names(name)
+    if not refs:
+        return ""
+    kind = "branch" if refs[0].startswith("refs/heads/") else "tag"
+    return (
+        f"{name!r} is both a capability and a {kind}: say `{name}@HEAD` for the capability "
+        f"or `{refs[0]}` for the {kind}"
+    )
+
+
+def warn_of_ref(repository: Repository, name: str) -> None:
+    """Warns that a new capability has the name of a branch or tag."""
+    if words := two_meanings(repository, name):
+        logger.warning("%s", words)
+
+
+def warn_of_capability(repository: Repository, name: str) -> None:
+    """Warns that a new branch or tag has the name of a capability, committed or not."""
+    committed = repository.git.blob("HEAD", manifest_file(name)) is not None
+    if committed or repository.trainings.checkpoint(name).is_file():
+        warn_of_ref(repository, name)

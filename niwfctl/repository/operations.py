@@ -239,10 +239,7 @@ class Operations:
         # It is at `before` if a previous undo was killed after moving it; this one resumes that.
         there = here == last.branch and git.head() in (last.before, last.after)
         if last.before != last.after and not there:
-            raise UsageError(
-                f"{last.command!r} cannot be undone: {last.branch} has moved on, or is not "
-                "checked out; go back with `niwfctl rollback --to`"
-            )
+            raise UsageError(f"{last.command!r} cannot be undone: {self._moved(last, here)}")
         if last.before is None and last.after is not None:
             raise UsageError("the first commit cannot be undone: remove the repository instead")
         for name in last.removed:
@@ -257,6 +254,14 @@ class Operations:
                     f"{last.command!r} cannot be undone: there is a newer training of {name!r}; "
                     "commit it first"
                 )
+
+    def _moved(self, last: Operation, here: str) -> str:
+        """Why the branch of an operation is not where it left it, and what to do, as a clause."""
+        branch = last.branch.removeprefix("refs/heads/")
+        tips = {f"refs/heads/{ref.name}": ref.commit for ref in self._repository.branches.entries()}
+        if here != last.branch and tips.get(last.branch) in (last.before, last.after):
+            return f"it is on the branch {branch!r}; run `niwfctl checkout {branch}` first"
+        return f"{last.branch} has moved on, or is gone; go back with `niwfctl rollback --to`"
 
     def _begin(self, command: str) -> Operation:
         git = self._repository.git

@@ -13,7 +13,7 @@ from niwfctl.config import FILE
 from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
 from niwfctl.layout import manifest_file
 from niwfctl.repository.checkout import activate, active
-from niwfctl.repository.names import require_file_name, require_free
+from niwfctl.repository.names import require_file_name, require_free, warn_of_ref
 from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import require_same_field
@@ -87,6 +87,7 @@ def rename(repository: Repository, old: str, new: str, message: str | None) -> s
         return atlas | {new: capability.model_copy(update={"name": new})}
 
     commit = _recorded(repository, renamed, message or f"Rename {old} to {new}", {old: new})
+    warn_of_ref(repository, new)
     _tell_gates(repository, [old])
     return commit
 
@@ -121,7 +122,9 @@ def rollback(
             differs from an existing capability's only in case.
     """
     if name is None and revision is None:
-        raise UsageError("say what to bring back: a capability, `--to REV`, or both")
+        raise UsageError(
+            "say what to bring back: name a capability, or give --to REV for everything"
+        )
     source = repository.git.resolve(revision) if revision else version_before(repository, name)
     then = repository.atlas(source)
     require_same_field(repository, source, revision or source[:12])

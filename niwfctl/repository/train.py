@@ -17,7 +17,7 @@ from niwfctl.errors import DataError, UsageError
 from niwfctl.field.region import Region
 from niwfctl.repository.measure import Data
 from niwfctl.repository.model import Model
-from niwfctl.repository.names import require_file_name
+from niwfctl.repository.names import require_file_name, warn_of_ref
 from niwfctl.repository.regions import load_basis, load_region
 from niwfctl.repository.runs import Rows, encoded, new_run
 from niwfctl.training import checkpoint
@@ -176,6 +176,8 @@ def _require_place(repository: Repository, name: str, options: TrainingOptions) 
         )
     if mode == "new":
         require_file_name(name, atlas)
+        if leads():
+            warn_of_ref(repository, name)
     if mode != "new" and get_capability(atlas, name).parts:
         raise UsageError(
             f"{name!r} is a composition and has no region of its own to {mode}: train one of its "

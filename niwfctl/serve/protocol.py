@@ -65,9 +65,11 @@ def _joined(content: object) -> object:
 
 def _only_one(prompt: object) -> object:
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
-        return prompt[0]
+        prompt = prompt[0]
     if isinstance(prompt, list):
         raise ValueError("one text is answered per request: send a string, and others separately")
+    if prompt == "":
+        raise ValueError("it is empty: send the text to continue")
     return prompt
 
 
@@ -133,7 +135,7 @@ class CompletionRequest(Asked):
 
     usual: ClassVar[int | None] = 16  # OpenAI's own
 
-    prompt: Annotated[Text, BeforeValidator(_only_one), Field(min_length=1)]
+    prompt: Annotated[Text, BeforeValidator(_only_one)]
 
 
 class ChatMessage(_Known):

@@ -220,7 +220,7 @@ def _hub(source: str, name: str, part: str) -> Records:
     except ImportError:
         raise DataError(
             f"{source} is not a file, and reading it as a hub dataset needs the datasets library: "
-            "`pip install niwfctl[hub]`"
+            "`pip install 'niwfctl[hub]'`"
         ) from None
     try:
         rows = enumerate(load_dataset(name, split=part))

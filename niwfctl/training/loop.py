@@ -98,6 +98,7 @@ class Trainer:
         self.coordinates = torch.full((len(training), adapter.coordinates.dim), math.nan)
         self._orders: dict[int, list[int]] = {}  # row orders of the epochs in the last step
         self._outcome: dict[str, Tensor] = {}
+        self._kept = False  # whether there is a checkpoint of this run
         self.optimizer = OPTIMIZERS[self.options.optimizer](
             [
                 {"params": self._of_bases(), "share": 1.0},
@@ -123,7 +124,8 @@ class Trainer:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Restores what `tensors()` returned."""
+        """Restores what `tensors()` returned, from a checkpoint."""
+        self._kept = True
         mine = self.tensors()
         for key, value in tensors.items():
             if key in mine:
@@ -154,13 +156,18 @@ class Trainer:
 
         Raises:
             TrainingInterrupted: `stop` returned True; the checkpoint is saved.
-            TrainingError: the loss or gradient is not finite; the last checkpoint is kept.
+            TrainingError: the loss or gradient is not finite; the last checkpoint, if there is
+                one, is kept.
         """
         run = self.run
 
+        def keep() -> None:
+            save(run, self.tensors())
+            self._kept = True
+
         def pause_if_asked() -> None:
             if stop():
-                save(run, self.tensors())
+                keep()
                 raise TrainingInterrupted(run.name, run.step, run.steps)
 
         if run.base_perplexity is None:
@@ -185,11 +192,11 @@ class Trainer:
             )
             pause_if_asked()
             if run.step < run.steps and time.monotonic() - saved >= save_seconds:
-                save(run, self.tensors())
+                keep()
                 saved = time.monotonic()
         report(Progress("measuring", run.step, run.steps, run.loss))
         self._measure(pause_if_asked)
-        save(run, self.tensors())
+        keep()
 
     def step(self) -> tuple[float, int]:
         """One optimizer step; returns the mean loss in nats per token, and the tokens read."""
@@ -249,10 +256,12 @@ class Trainer:
 
     def _require_finite(self, *values: float) -> None:
         if not all(map(math.isfinite, values)):
+            kept = "the last checkpoint is kept" if self._kept else "nothing was saved yet"
+            again = "with --restart and" if self._kept else "with"
             raise TrainingError(
                 f"the loss of {self.run.name!r} is no longer a finite number at step "
-                f"{min(self.run.step + 1, self.run.steps)}: the last checkpoint is kept; train "
-                "again with a lower --lr"
+                f"{min(self.run.step + 1, self.run.steps)}: {kept}; train again {again} a lower "
+                "--lr"
             )
 
     def _score(self, rows: Sequence[Tokens], between: Callable[[], None]) -> Score:

@@ -83,6 +83,6 @@ class Processes:
 
 
 def _on_cpu() -> bool:
-    from niwfctl.backbone.load import default_device
+    from niwfctl.backbone.load import chosen_device
 
-    return default_device() == "cpu"
+    return chosen_device() == "cpu"

@@ -131,7 +131,9 @@ def test_data_that_has_changed_when_training_goes_on(
 def test_a_loss_that_is_no_number_leaves_no_training_behind(
     refused: Refused, fresh: Repository, data: Path
 ) -> None:
-    refused(fresh, ["train", "x", "--data", data, "--steps", 9, "--lr", 1e30], 6, "--lr")
+    refused(
+        fresh, ["train", "x", "--data", data, "--steps", 9, "--lr", 1e30], 6, "nothing was saved"
+    )
     assert not fresh.uncommitted()
 
 
@@ -143,7 +145,7 @@ def test_a_loss_that_is_no_number_leaves_an_earlier_checkpoint(
     with pytest.raises(TrainingInterrupted):
         fresh.train("x", [data], options, report=done.append, stop=lambda: len(done) > 2)
     assert fresh.trainings.get("x").step == 1
-    refused(fresh, ["train", "x", "--resume"], 6, "finite", "checkpoint is kept")
+    refused(fresh, ["train", "x", "--resume"], 6, "finite", "checkpoint is kept", "--restart")
     assert "step 1 of 9" in niwfctl("-C", fresh.path, "status").stdout
 
 
@@ -163,6 +165,7 @@ def test_a_last_step_that_breaks_the_weights_is_no_finished_training(
         (["--dim", 0], 2),
         (["--quant", "int3"], 2),
         (["--model", "/nowhere"], 7),
+        (["--revision", "v1"], 2),
         (["--model", "~nosuch-user/model"], 7),
     ],
 )
@@ -287,7 +290,8 @@ def test_training_without_data_or_going_on_with_what_was_not_begun(
 def test_a_commit_of_nothing_or_without_a_message(
     refused: Refused, fresh: Repository, trained: Repository
 ) -> None:
-    refused(fresh, ["commit", "-m", "x"], 1, "nothing to commit")
+    for message in ([], ["-m", "x"]):
+        refused(fresh, ["commit", *message], 1, "nothing to commit")
     refused(trained, ["commit"], 2, "-m")
     refused(trained, ["commit", "-m", " \n"], 2, "-m")
 
@@ -316,7 +320,7 @@ def test_a_lora_that_cannot_be_imported(
     assert niwfctl("-C", committed.path, "export", "apple", tmp_path / "lora").exit_code == 0
     arguments = ["import", tmp_path / "lora", "--name", "pear"]
     refused(committed, arguments, 2, "--data", "--prompts")
-    refused(committed, [*arguments, "--data", data, "--prompts", data], 2, "--prompts")
+    refused(committed, [*arguments, "--data", data, "--prompts", data], 2, "exclude each other")
     refused(committed, [*arguments, "--data", "none.jsonl"], 5, "none.jsonl")
     refused(committed, [*arguments, "--prompts", "none.txt"], 5, "none.txt")
     refused(committed, [*arguments, "--prompts", tmp_path], 5, "cannot be read")

@@ -233,6 +233,19 @@ def test_a_backbone_that_is_not_there(
         assert niwfctl("-C", committed.path, *command).exit_code == 0
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "no-such-device"])
+def test_a_device_that_is_not_there(
+    refused: Refused,
+    committed: Repository,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+) -> None:
+    monkeypatch.setenv("NIWFCTL_DEVICE", device)
+    for command in (["run", "x"], ["train", "x", "--data", data], ["eval", "--data", data]):
+        refused(committed, command, 7, f"NIWFCTL_DEVICE={device}", "unset it")
+
+
 def test_a_git_that_does_not_know_who_commits(
     refused: Refused, trained: Repository, backbone: Path, tmp_path: Path, monkeypatch
 ) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tiny import tiny_model, tiny_tokenizer, write_data
 from typer.testing import Result
 
 from niwfctl import __version__
+from niwfctl.doctor import EXTRAS
 from niwfctl.repository import Repository
 from niwfctl.repository.compose import Recipe
 from niwfctl.repository.record import record
@@ -406,6 +408,11 @@ def test_doctor_and_version(niwfctl: Command) -> None:
     assert {"torch", "git", "git-lfs", "smollm2", "cuda"} <= {one["name"] for one in findings}
     for finding in findings:
         assert finding["name"] in niwfctl("doctor").stdout
+    extras = {one["name"]: one for one in findings if one["name"] in EXTRAS}
+    for name, (packages, _) in EXTRAS.items():
+        there = all(map(find_spec, packages))
+        assert extras[name]["state"] == ("ok" if there else "note")
+        assert there or f"`pip install 'niwfctl[{name}]'`" in extras[name]["detail"]
     (cuda,) = (one["detail"] for one in findings if one["name"] == "cuda")
     assert ("CPU build" in cuda) == (torch.version.cuda is None and torch.version.hip is None)
     assert niwfctl("--version").stdout == f"niwfctl {__version__}\n"

@@ -111,7 +111,7 @@ def test_a_manifest_with_a_wrong_entry_is_refused_by_every_command(
     ("kind", "words"),
     [
         ("no region", "is wrong: a capability has either regions or parts; restore it"),
-        ("an unfinished run", "is wrong: regions.0.run: a committed training is finished"),
+        ("an unfinished run", "is wrong: regions.0.run: a committed training must be finished"),
     ],
 )
 def test_what_is_wrong_with_a_manifest_is_said_in_one_sentence(

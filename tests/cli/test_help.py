@@ -39,6 +39,16 @@ def test_help_explains_every_argument_and_option(niwfctl: Command, command: str)
             assert option in result.stdout or not option.startswith("-")
 
 
+def test_rollback_of_everything_needs_a_revision_as_its_help_says(
+    niwfctl: Command, committed: Repository
+) -> None:
+    shown = niwfctl("rollback", "--help", env={"COLUMNS": "200"}).stdout
+    assert "without it everything, which needs --to" in shown
+    assert "By default the version of NAME before this one" in shown
+    done = niwfctl("-C", committed.path, "rollback")
+    assert done.exit_code == 2 and "give --to REV for everything" in done.stderr
+
+
 def test_help_lists_the_commands_in_the_order_of_their_work(niwfctl: Command) -> None:
     text = niwfctl("--help").stdout
     found = [command for command in re.findall(r"^│ (\w+) ", text, re.M) if command in MODULE_OF]

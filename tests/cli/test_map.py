@@ -125,6 +125,14 @@ def test_a_picture_file_holds_the_map(
     assert (tmp_path / name).read_bytes() == drawn
 
 
+@pytest.mark.parametrize("option", ["--png", "--svg"])
+def test_a_picture_that_cannot_be_written_is_named_with_its_option(
+    committed: Repository, niwfctl: Command, option: str
+) -> None:
+    done = niwfctl("-C", committed.path, "map", option, f"none/map.{option[2:]}")
+    assert done.exit_code == 2 and done.stderr.startswith(f"niwfctl: {option} ")
+
+
 def test_the_picture_fits_the_narrowest_terminal(mapped: Repository, niwfctl: Command) -> None:
     assert niwfctl("-C", mapped.path, "map", env={"COLUMNS": "1"}).exit_code == 0
 

@@ -294,6 +294,15 @@ def test_a_truncated_bundle_is_refused(fresh: Repository, bundle: Path) -> None:
         apply(fresh, bundle)
 
 
+@pytest.mark.parametrize("part", ["bundle.json", "history", "objects"])
+def test_a_bundle_without_one_of_its_parts_says_which(
+    fresh: Repository, bundle: Path, part: str
+) -> None:
+    rewritten(bundle, lambda name, content: None if name.startswith(part) else (name, content))
+    with pytest.raises(FormatError, match=f"not a complete niwfctl bundle: it has no {part}"):
+        apply(fresh, bundle)
+
+
 def test_a_bundle_says_nothing_of_who_made_it_and_when(bundle: Path) -> None:
     with tarfile.open(bundle) as archive:
         said = {(m.uid, m.gid, m.uname, m.gname, m.mtime, m.mode) for m in archive.getmembers()}

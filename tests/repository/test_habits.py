@@ -173,6 +173,27 @@ def test_a_branch_is_renamed(niwfctl: Command, two: Repository) -> None:
         assert done.exit_code == code and words in done.stderr
 
 
+def test_a_second_meaning_of_a_name_is_told_when_it_is_made(
+    niwfctl: Command, two: Repository, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told(*arguments: object) -> str:
+        caplog.clear()
+        done = niwfctl("-C", two.path, *arguments)
+        assert done.exit_code == 0, done.output
+        return caplog.text
+
+    assert not told("branch", "side") and not told("tag", "v1")
+    assert "both a capability and a branch: say `x@HEAD`" in told("branch", "x")
+    assert "both a capability and a branch" in told("branch", "-m", "x", "y")
+    assert "`refs/tags/x` for the tag" in told("tag", "x")
+    assert "both a capability and a tag" in told("mv", "y", "v1")
+    training = ("--data", data, "--steps", 1, "--rank", 2)
+    assert "both a capability and a branch" in told("train", "side", *training)
+    assert not told("train", "plum", *training)
+    assert "both a capability and a branch" in told("checkout", "-b", "plum")
+    assert "both a capability and a branch" in told("compose", "x", "v1", "--name", "y")
+
+
 def test_several_capabilities_are_removed_in_one_commit(
     niwfctl: Command, two: Repository, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -240,3 +261,28 @@ def test_fetch_prune_forgets_branches_that_the_remote_has_no_more(
     assert niwfctl("-C", copy.path, "fetch", "--prune").exit_code == 0
     known = git(copy.path, "for-each-ref", "--format=%(refname:lstrip=3)", "refs/remotes")
     assert set(known) - {"HEAD"} == {"main", "side/below"}
+
+
+@needs_lfs
+def test_status_compares_the_branch_with_what_it_follows(
+    niwfctl: Command, shared: Repository, add: Add
+) -> None:
+    def status() -> str:
+        shown = niwfctl("-C", shared.path, "status").stdout.splitlines()[1]
+        told = json.loads(niwfctl("-C", shared.path, "status", "--json").stdout)["upstream"]
+        assert told is None or told["name"] == "origin/main"
+        return f"{shown} {told and (told['ahead'], told['behind'])}"
+
+    assert status() == "Active: the bare backbone None"
+    shared.remotes.push("origin")
+    assert status() == "Your branch is up to date with 'origin/main'. (0, 0)"
+    add(shared, "y", 0.1)
+    add(shared, "z", 0.2)
+    assert status() == "Your branch is ahead of 'origin/main' by 2 commits. (2, 0)"
+    shared.remotes.push("origin")
+    shared.git.plain("reset", "--hard", "--quiet", "HEAD~1")
+    assert status() == "Your branch is behind 'origin/main' by 1 commit. (0, 1)"
+    add(shared, "x", 0.3)
+    assert status() == "Your branch and 'origin/main' have diverged, by 1 and 1 commits. (1, 1)"
+    shared.checkout("HEAD~1")
+    assert status() == "Active: the bare backbone None"

@@ -364,7 +364,7 @@ def test_undo_is_refused_where_it_would_lose_something(
         two.operations.undo()
     shutil.rmtree(two.trainings.root / "y")
     two.git.plain("checkout", "--quiet", "-b", "elsewhere")
-    with pytest.raises(UsageError, match="moved on"):
+    with pytest.raises(UsageError, match=f"run `niwfctl checkout {branch}` first"):
         two.operations.undo()
     two.git.checkout(branch)
     manifest = two.path / "capabilities" / "y.json"

@@ -89,10 +89,15 @@ def test_more_requests_than_a_batch_holds_are_all_answered(served: Served) -> No
 
 def test_a_short_answer_does_not_wait_for_a_long_one_of_its_batch(served: Served) -> None:
     with ThreadPoolExecutor(2) as pool:
-        long = pool.submit(served.client.completions.create, **LONG)
-        short = pool.submit(served.client.completions.create, **LONG | {"max_tokens": 1})
+        with impatient(served) as running:
+            wait_until(lambda: running.row.count > 0)
+            known = served.engine.jobs
+            long = pool.submit(served.client.completions.create, **LONG)
+            short = pool.submit(served.client.completions.create, **LONG | {"max_tokens": 1})
+            wait_until(lambda: served.engine.jobs == known + 2)
         assert short.result() and not long.done()
         assert long.result().usage.completion_tokens == 400
+    assert len(served.model.adapter.z) == 2  # they were one batch
 
 
 @pytest.mark.parametrize("stream", [True, False])

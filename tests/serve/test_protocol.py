@@ -214,6 +214,10 @@ def test_a_wrong_value_is_refused_by_name(served: Served, field: str, value: obj
 def test_a_prompt_is_one_text(served: Served, prompt: object) -> None:
     error = raw(served, "/completions", json.dumps({"model": "base", "prompt": prompt}))
     assert error["param"] == "prompt"
+    assert (
+        prompt != ""
+        or error["message"] == "`prompt` is wrong: it is empty: send the text to continue"
+    )
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000])

@@ -247,7 +247,7 @@ def test_a_hub_dataset_without_the_library_says_how_to_install_it(monkeypatch) -
     for name in ("owner/name", "owner/name:test", "owner/name:train[:10]"):
         message = refusal(name)
         assert message.startswith(f"{name} is not a file")
-        assert "`pip install niwfctl[hub]`" in message
+        assert "`pip install 'niwfctl[hub]'`" in message
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("datasets"), reason="needs niwfctl[hub]")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import QUICK
 
-from niwfctl.backbone.load import default_device
+from niwfctl.backbone.load import chosen_device
 from niwfctl.errors import TrainingInterrupted, UsageError
 from niwfctl.repository import Repository
 from niwfctl.training.checkpoint import load
@@ -69,14 +69,14 @@ def test_each_process_gets_a_gpu_of_its_own_and_one_for_all_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NIWFCTL_DEVICE", "cuda:1")
-    assert default_device() == "cuda:1"
+    assert chosen_device() == "cuda:1"
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(UsageError, match="NIWFCTL_DEVICE=cuda:1 would put every process"):
         Processes()
     for chosen, device in (("cuda", "cuda:1"), ("cpu", "cpu")):
         monkeypatch.setenv("NIWFCTL_DEVICE", chosen)
-        assert default_device() == device
+        assert chosen_device() == device
 
 
 def test_an_interrupted_pair_saves_and_resumes(fresh: Repository, data: Path) -> None:
