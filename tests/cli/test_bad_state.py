@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -147,8 +148,8 @@ def test_a_manifest_that_has_sealed_bases_act_otherwise_is_found(
 @pytest.mark.parametrize("file", ["niwf.toml", manifest_file("apple")])
 def test_a_repository_of_a_newer_format(refused: Refused, committed: Repository, file: str) -> None:
     path = committed.path / file
-    newer = path.read_text().replace("format = 2", "format = 99", 1)
-    path.write_text(newer.replace('"format": 2', '"format": 99', 1))
+    newer = re.sub(r'^(\s*"?format"? ?[=:]) \d+', r"\1 99", path.read_text(), count=1, flags=re.M)
+    path.write_text(newer)
     committed.git.plain("commit", "-am", "newer")
     for command in (
         ["status"],
