@@ -21,7 +21,7 @@ from common import markdown, write_results
 
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.load import load
-from niwfctl.backbone.probe import LENGTH, SAMPLED, SEED, SEQUENCES, Probe
+from niwfctl.backbone.probe import SEED, Probe, probe
 from niwfctl.backbone.sites import find_sites
 from niwfctl.field.basis import Basis
 from niwfctl.field.region import Region
@@ -98,16 +98,10 @@ def deviations(
     return found
 
 
-@torch.no_grad()
 def probed(adapter: FieldAdapter, region: Region | None, seed: int) -> Probe:
-    """The product's probe, on sequences drawn with any seed."""
-    model = adapter.model
+    """The product's probe, of sequences that any seed draws."""
     adapter.active = region and ActiveField.of_region(adapter.groups, region)
-    draw = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(0, model.config.vocab_size, (SEQUENCES, LENGTH), generator=draw)
-    with adapter.prompts(torch.ones_like(tokens, dtype=torch.bool)):
-        logits = model(tokens, use_cache=False).logits[:, -1].float()
-    return Probe("", logits[:, :: -(-logits.shape[-1] // SAMPLED)].contiguous())
+    return probe(adapter, seed)
 
 
 @contextmanager

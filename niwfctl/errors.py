@@ -23,8 +23,13 @@ def reason(error: Exception) -> str:
 def of_memory(error: Exception) -> bool:
     """Whether a GPU or the machine had too little memory."""
     if isinstance(error, RuntimeError):  # torch's own out-of-memory error is one, too
-        return any(words in str(error) for words in _MEMORY)
+        return tells_of_memory(str(error))
     return isinstance(error, MemoryError)
+
+
+def tells_of_memory(text: str) -> bool:
+    """Whether a library's message says that there was too little memory."""
+    return any(words in text for words in _MEMORY)
 
 
 def shares_text(owners: dict[str, float], verb: str) -> str:

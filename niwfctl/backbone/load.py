@@ -25,14 +25,13 @@ from niwfctl.backbone.hub import snapshot
 from niwfctl.backbone.identity import files_identity, require_covered
 from niwfctl.backbone.quantized import keep_copy, kept_copy, nf4, note_copy, stored_form
 from niwfctl.backbone.quiet import hearing_reports, quiet, reported_cause
-from niwfctl.errors import BackboneError, UsageError, of_memory, reason
+from niwfctl.errors import BackboneError, UsageError, of_memory, reason, tells_of_memory
 
 QUANTIZATIONS = ("none", "nf4")
 _ACCEPTED = (
     f"expected {EMBEDDED!r}, a folder with safetensors, a GGUF file, or a Hugging Face id such as "
     "mistralai/Mistral-7B-v0.1"
 )
-_FULL = ("MemoryError", "DefaultCPUAllocator")  # signs of too little memory in a report
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _loading(source: Source) -> Iterator[None]:
             raise
         report = "\n".join(reports)
         cause = reported_cause(report) or reason(error)
-        if any(sign in report for sign in _FULL):
+        if "MemoryError" in report or tells_of_memory(report):
             raise MemoryError(cause) from error
         raise BackboneError(f"the backbone {source.folder} cannot be loaded: {cause}") from error
 

@@ -63,17 +63,17 @@ def logits_platform(adapter: FieldAdapter) -> Platform:
     return platform | {"weights": copy} if copy else platform
 
 
-def probe_tokens(vocabulary: int) -> Tensor:
-    """The fixed pseudo-random sequences, int64 [sequences, length]."""
-    generator = torch.Generator().manual_seed(SEED)
+def probe_tokens(vocabulary: int, seed: int = SEED) -> Tensor:
+    """Pseudo-random sequences, fixed by their seed, int64 [sequences, length]."""
+    generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, vocabulary, (SEQUENCES, LENGTH), generator=generator)
 
 
 @torch.no_grad()
-def probe(adapter: FieldAdapter) -> Probe:
+def probe(adapter: FieldAdapter, seed: int = SEED) -> Probe:
     """Computes the probes with the active field."""
     model = adapter.model
-    tokens = probe_tokens(model.config.get_text_config().vocab_size).to(model.device)
+    tokens = probe_tokens(model.config.get_text_config().vocab_size, seed).to(model.device)
     with adapter.prompts(torch.ones_like(tokens, dtype=torch.bool)):
         logits = model(tokens, use_cache=False).logits.float().cpu().contiguous()
     digest = hashlib.sha256(memoryview(logits.numpy()).cast("B")).hexdigest()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from niwfctl.atlas import AUTO_NAME
 from niwfctl.cli.options import (
     DEFAULTS,
     AcceptShadow,
@@ -159,7 +160,8 @@ def train(
         ),
     ] = None,
     reuse: Annotated[
-        str | None, typer.Option(metavar="auto", help="Find out whose bases help, and gate those.")
+        str | None,
+        typer.Option(metavar=AUTO_NAME, help="Find out whose bases help, and gate those."),
     ] = None,
     general: Annotated[
         bool,
@@ -181,7 +183,7 @@ def train(
     """Train a capability. Ctrl-C saves; `--resume` continues."""
     from niwfctl.repository import Repository
 
-    if reuse not in (None, "auto"):
+    if reuse not in (None, AUTO_NAME):
         raise UsageError(f"--reuse {reuse!r} is unknown: give `--reuse auto`, or `--from {reuse}`")
     given = {key for key in ctx.params if ctx.get_parameter_source(key).name == "COMMANDLINE"}
     if resume and given - {"name", "resume", "as_json", *SPARING}:
@@ -195,7 +197,7 @@ def train(
         raise UsageError("--extend and --revise exclude each other: give one of them")
     chosen = {key: ctx.params[key] for key in given & set(TrainingOptions.model_fields)}
     chosen["mode"] = "extend" if extend else "revise" if revise else "new"
-    chosen["reuse"] = (*(reuse_from or ()), *(["auto"] if reuse == "auto" else []))
+    chosen["reuse"] = (*(reuse_from or ()), *([reuse] if reuse else []))
     options = _options(**chosen)
     repository = Repository.open(ctx.obj)
     sources = [inside(ctx.obj, source) for source in data or []]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -79,7 +79,8 @@ class Model:
         self.base_probe = stored["probe"]
         self.routes: Routes | None = None
         self._used: dict[str, Mixture] = {}
-        self._known: dict[str, weakref.ref[ActiveField | Blend]] = {}  # if still resident
+        # Those that are still resident.
+        self._known: WeakValueDictionary[str, ActiveField | Blend] = WeakValueDictionary()
         self._mixtures: Recent[str, Mixture] = Recent(RESIDENT)
         self._routes: Recent[str, tuple[Mixture, Routes]] = Recent(ALIKE)
 
@@ -94,13 +95,12 @@ class Model:
             UnknownName: there is no such capability.
             ObjectError: an object is missing or corrupt.
         """
-        known = self._known.get(capability)
-        active = known() if known else None
+        active = self._known.get(capability)
         if active is None and capability is not None:
             if capability not in self._used:
                 self._used[capability] = self._mixture(capability)
             active = self.resident.acting(self._used[capability])
-            self._known[capability] = weakref.ref(active)
+            self._known[capability] = active
         self.adapter.active = active
 
     def use_each(self, capabilities: Sequence[str | None]) -> None:
