@@ -116,7 +116,8 @@ class PeftTrainer:
             target_modules=MODULES,
             task_type="CAUSAL_LM",
         )
-        self.model, self.options = get_peft_model(model, config), options
+        self.options = options.for_width(model.config.hidden_size)
+        self.model = get_peft_model(model, config)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.0)
         self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=autocast)

@@ -60,11 +60,13 @@ def measure(given: argparse.Namespace) -> None:
     backbone = partial(load, source)
     results = Results(given.results, Origin(code_commit(), source.identity))
     streams = Streams(given.data, given.results, given.classes)
-    tokenizer, turns = backbone().tokenizer, Turns(given.lock, given.turn)
+    first, turns = backbone(), Turns(given.lock, given.turn)
+    tokenizer, width = first.tokenizer, first.width
+    del first
     for sequence in given.sequences:
         tasks = streams.tasks(sequence, tokenizer)
         for seed in given.seeds:
-            options = TrainingOptions(steps=given.steps, seed=seed)
+            options = TrainingOptions(steps=given.steps, seed=seed).for_width(width)
             setting = Setting(backbone, options, streams.sequences[sequence])
             for method in given.methods:
                 key = Key(method, sequence, seed, given.steps)

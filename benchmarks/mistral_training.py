@@ -65,7 +65,7 @@ def field(
     """Our trainer, as `niwfctl train` makes it."""
     model = backbone.model
     dim = default_dim(backbone)
-    states = torch.randn(4 * dim, model.config.hidden_size)
+    states = torch.randn(4 * dim, backbone.width)
     sites = find_sites(model, default_tap_layer(backbone))
     options = TrainingOptions(
         steps=100, batch_size=shape[1], optimizer=optimizer, gradient_checkpointing=again
@@ -149,7 +149,7 @@ def record(options: TrainingOptions, backbone: Backbone) -> Run:
         data_hash="",
         rows=options.batch_size,
         held_out_rows=0,
-        options=options,
+        options=options.for_width(backbone.width),
         backbone=backbone.identity,
         coordinates="",
         versions={},

@@ -110,7 +110,7 @@ def new_trainer(file: Path, options: TrainingOptions) -> Trainer:
         data_hash="",
         rows=len(training),
         held_out_rows=len(held_out),
-        options=options,
+        options=options.for_width(backbone.width),
         backbone=backbone.identity,
         coordinates="",
         versions={},

@@ -64,7 +64,7 @@ class PenaltyLock(Method):
     ) -> None:
         super().__init__(setting)
         self.strengths, self.sizes = strengths, sizes
-        width = self.model.config.hidden_size
+        width = self.backbone.width
         nowhere = CoordinateMap(torch.zeros(width), torch.zeros(1, width))  # z comes from the GRU
         sites = find_sites(self.model, FIRST_ADAPTED)
         self.adapter = FieldAdapter(self.model, sites, nowhere)

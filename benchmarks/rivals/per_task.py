@@ -104,8 +104,7 @@ class AnySsr(LoraPerTask):
         super().__init__(setting)
 
     def new_router(self) -> RidgeRouter:
-        hidden = self.model.config.hidden_size
-        return RidgeRouter(hidden, self._features, torch.Generator().manual_seed(0))
+        return RidgeRouter(self.backbone.width, self._features, torch.Generator().manual_seed(0))
 
     def router_layer(self) -> int:
         return self.first_layer()

@@ -96,8 +96,8 @@ class Setting:
     max_takeover: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.options.steps is None or self.options.grad_accum != 1:
-            raise ValueError("a comparison needs a number of steps, and one batch a step")
+        if None in (self.options.steps, self.options.lr) or self.options.grad_accum != 1:
+            raise ValueError("a comparison needs a number of steps, a rate, and one batch a step")
 
 
 class Method(ABC):

@@ -41,7 +41,7 @@ def default_tap_layer(backbone: Backbone) -> int:
 
 def default_dim(backbone: Backbone) -> int:
     """128, or half the width of a narrow backbone."""
-    return min(128, backbone.model.config.get_text_config().hidden_size // 2)
+    return min(128, backbone.width // 2)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def calibrate(
         for prompt in calibration_prompts()
     ]
     skip = common_prefix(rows)
-    states = torch.empty(len(rows), backbone.model.config.get_text_config().hidden_size)
+    states = torch.empty(len(rows), backbone.width)
     done = 0
     for places in by_length(rows, BATCH):
         batch = [rows[place] for place in places]

@@ -64,6 +64,11 @@ class Backbone:
     identity: str
     quant: str = "none"
 
+    @property
+    def width(self) -> int:
+        """Size of the states that its layers hand on."""
+        return self.model.config.get_text_config().hidden_size
+
 
 def resolve(model: str, revision: str | None = None, instead: str = _ACCEPTED) -> Source:
     """Finds a backbone, downloads it if necessary, and computes its identity, without loading it.

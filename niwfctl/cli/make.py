@@ -120,8 +120,12 @@ def train(
         float, typer.Option(help="The weight change is scaled by alpha/rank.")
     ] = DEFAULTS["alpha"],
     lr: Annotated[
-        float, typer.Option(help="Peak learning rate; 2e-4 suits models of several billions.")
-    ] = DEFAULTS["lr"],
+        float | None,
+        typer.Option(
+            help="Peak learning rate.",
+            show_default="2e-4 at a width of 4096, and inverse to the backbone's width, up to 3e-3",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = DEFAULTS[
         "batch_size"
     ],

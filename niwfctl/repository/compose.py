@@ -220,7 +220,7 @@ def _approximated(
     witness, probe = witnessed(model.adapter)
     rank = region.bases[0].rank
     run = new_run(
-        repository,
+        model,
         name,
         [f"{part.weight:+g} {part.of}" for part in parts],
         "",

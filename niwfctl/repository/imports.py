@@ -87,7 +87,7 @@ def import_adapter(
     region = _region(model, adapter, rows, options)
     measured, probe = _measured(model, region, rows, options, report)
     details = {"origin": "imported", "steps": 0, "adapter": _kept(adapter, config), **measured}
-    run = new_run(repository, name, sources, data_hash(examples), rows, options, **details)
+    run = new_run(model, name, sources, data_hash(examples), rows, options, **details)
     with storing(), repository.writing():
         entry = seal(repository, run, region, probe)
         done = commit_regions(repository, [entry], message, routing or RoutingOptions())

@@ -49,6 +49,8 @@ class Model:
     Recently used regions stay in memory, so that returning to one is instant.
 
     Attributes:
+        repository: whose capabilities these are.
+        backbone: the pinned one, frozen.
         adapter: the field inside the model, for those who call the model themselves.
         resident: the regions in memory.
         routes: who owns what, after `route`, or `use_each` with AUTO.
@@ -66,7 +68,7 @@ class Model:
             ObjectError: the coordinate map is missing or corrupt.
         """
         config = repository.config
-        self._repository = repository
+        self.repository = repository
         with fitting(config.backbone.quant):
             self.backbone = load(pinned_source(repository), config.backbone.quant)
         self.skip = config.field.skip_tokens
@@ -166,10 +168,10 @@ class Model:
         return self._mixtures.get(capability, lambda: self._made(capability))
 
     def _made(self, capability: str) -> Mixture:
-        return of_capability(self._repository, usable(self._repository, capability))
+        return of_capability(self.repository, usable(self.repository, capability))
 
     def _routed(self, revision: str) -> tuple[Mixture, Routes]:
-        repository, commit = self._repository, self._repository.git.resolve(revision)
+        repository, commit = self.repository, self.repository.git.resolve(revision)
 
         def routed() -> tuple[Mixture, Routes]:
             return of_owners(

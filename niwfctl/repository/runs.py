@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.errors import DataError
@@ -16,9 +15,6 @@ from niwfctl.records import Example
 from niwfctl.repository.model import Model
 from niwfctl.training.data import split
 from niwfctl.training.run import Run, TrainingOptions
-
-if TYPE_CHECKING:
-    from niwfctl.repository.repository import Repository
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ def encoded(model: Model, examples: Sequence[Example], options: TrainingOptions)
 
 
 def new_run(
-    repository: Repository,
+    model: Model,
     name: str,
     sources: Sequence[str],
     data_hash: str,
@@ -64,7 +60,7 @@ def new_run(
     Args:
         details: further fields of the record.
     """
-    config = repository.config
+    config = model.repository.config
     return Run(
         id=uuid.uuid4().hex[:12],
         name=name,
@@ -73,7 +69,7 @@ def new_run(
         rows=len(rows.training),
         held_out_rows=len(rows.held_out),
         skipped_rows=rows.skipped,
-        options=options,
+        options=options.for_width(model.backbone.width),
         backbone=config.backbone.identity,
         coordinates=config.field.coordinates,
         versions={

@@ -121,7 +121,7 @@ def _new(
     report: Callable[[Progress], None],
 ) -> Run:
     """The record of a training that begins now."""
-    run = new_run(repository, name, sources, data.hash, rows, options, steps=_steps(options, rows))
+    run = new_run(model, name, sources, data.hash, rows, options, steps=_steps(options, rows))
     if AUTO_NAME in options.reuse:
         report(Progress("choosing bases", 0, 0))
     run.reused = _reused(repository, model, run, rows)

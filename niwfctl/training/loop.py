@@ -59,7 +59,7 @@ class Trainer:
 
     Attributes:
         adapter: of the frozen backbone; its active field changes while it trains.
-        run, options: the record to keep, and its options.
+        run, options: the record to keep, and its options, with a learning rate.
         training, held_out: rows to learn from, and to measure on.
         scorer: computes losses and perplexities.
         reused: sealed bases that are gated beside the new ones.

@@ -13,6 +13,7 @@ from niwfctl.records import Witness
 
 FORMAT = 1
 LARGEST_RANK = 1024
+LARGEST_RATE = 3e-3  # chosen by default
 SEEDS = 2**63
 SPARING = ("batch_size", "grad_accum", "gradient_checkpointing")  # may change on resuming
 
@@ -27,7 +28,9 @@ class TrainingOptions(BaseModel):
     bases: int = Field(2, ge=1, le=64, description="bases of the new region")
     rank: int = Field(8, ge=1, le=LARGEST_RANK, description="rank r of each basis")
     alpha: float = Field(16.0, gt=0, description="α; the change of weights is scaled by α/r")
-    lr: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
+    lr: float | None = Field(
+        None, gt=0, description="peak learning rate of AdamW; by the backbone's width if not given"
+    )
     warmup: float = Field(0.05, ge=0, lt=1, description="share of steps with a rising rate")
     batch_size: int = Field(8, ge=1, description="rows a forward pass")
     grad_accum: int = Field(1, ge=1, description="forward passes an optimizer step")
@@ -67,10 +70,26 @@ class TrainingOptions(BaseModel):
             )
         return options
 
+    def for_width(self, width: int) -> TrainingOptions:
+        """These options with a learning rate: if none was given, the one for a backbone's width."""
+        return self if self.lr else self.model_copy(update={"lr": default_rate(width)})
+
     @property
     def rows_a_step(self) -> int:
         """Rows in an optimizer step, over all processes."""
         return self.batch_size * self.grad_accum
+
+
+def default_rate(width: int) -> float:
+    """The learning rate for a backbone: inverse to its width, as Adam's steps should be.
+
+    QLoRA (2305.14314) trains models of width 4096 at 2e-4, and of 8192 at half of that. The inverse
+    is how rates carry over between widths (Tensor Programs V, 2203.03466, table 8).
+
+    Args:
+        width: its hidden size.
+    """
+    return float(f"{min(2e-4 * 4096 / width, LARGEST_RATE):.3g}")
 
 
 class Reused(BaseModel):

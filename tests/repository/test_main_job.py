@@ -54,6 +54,12 @@ def test_training_lowers_the_perplexity_of_held_out_rows(trained: Repository) ->
     assert run.perplexity < run.base_perplexity
 
 
+def test_the_learning_rate_that_was_chosen_is_on_record(fresh: Repository, data: Path) -> None:
+    run = fresh.train("apple", [data], QUICK.model_copy(update={"steps": 1, "lr": None}))
+    assert run.options.lr == 3e-3
+    assert Repository.open(fresh.path).uncommitted()[0].options.lr == 3e-3
+
+
 def test_an_interrupted_training_resumes_to_the_same_bits(
     fresh: Repository, trained: Repository, data: Path
 ) -> None:
