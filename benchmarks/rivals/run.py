@@ -58,6 +58,7 @@ def commit(method: Method, tasks: Sequence[Task], row: int) -> dict[str, object]
         "row": row,
         "task": tasks[row].name,
         "last": last,
+        "lr": method.options.lr,
         "seconds": seconds,
         "parameters": method.parameters(),
         "bytes": method.bytes(),
