@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common import RESULTS, data_folder, write_results
 from continual_plots import draw
-from continual_tables import report
+from continual_tables import reports
 from rivals.protocol import Setting
 from rivals.registry import METHODS
 from rivals.results import Key, MixedResults, Origin, Results, UncommittedCode, code_commit
@@ -46,12 +46,12 @@ def main() -> None:
     try:
         if not given.table:
             measure(given)
-        records = Results(given.results).records
-        found, text = report(records)
+        found = reports(Results(given.results).records)
     except (MixedResults, UncommittedCode, NiwfError) as error:
         sys.exit(str(error))
-    draw(records, RESULTS)
-    write_results("continual", found, text)
+    for one in found:
+        write_results(one.name, one.figures, one.text, "continual")
+        draw(one, RESULTS / f"{one.name}.svg")
 
 
 def measure(given: argparse.Namespace) -> None:

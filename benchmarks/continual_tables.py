@@ -18,6 +18,7 @@ from niwfctl.continual import Transfer, transfer
 
 Record = dict
 BASE = "base"
+EARLIER_RATE = 3e-3  # of every backbone, when records did not say it
 
 
 @dataclass(frozen=True)
@@ -60,36 +61,60 @@ class Line:
         return f"{sum(then == now for then, now in pairs)} of {len(pairs)}"
 
 
-def report(records: Sequence[Record]) -> tuple[dict[str, object], str]:
-    """All figures, and all tables as text.
+@dataclass(frozen=True)
+class Report:
+    """One sequence with one number of steps.
+
+    Attributes:
+        name: `continual-SEQUENCE-STEPS`.
+        lines: the finished runs.
+        figures: of each line, with where they come from and the records behind them.
+        text: the tables.
+    """
+
+    name: str
+    lines: list[Line]
+    figures: dict[str, object]
+    text: str
+
+
+def reports(records: Sequence[Record]) -> list[Report]:
+    """What was finished, a report for each sequence.
 
     Raises:
         MixedResults: the records come from different commits or backbones.
     """
     origin = only([Origin.of(record) for record in records])
-    parts, figures = [], []
-    for (sequence, steps), group in grouped(records, "sequence", "steps"):
-        lines = finished(group)
-        if not lines:
-            continue
-        measures = {id(line): measured(line, lines) for line in lines}
-        parts += [_heading(sequence, steps, lines)]
-        parts += [_summary(sequence, lines, measures), _course(sequence, lines)]
-        parts += [text for text in (_routing(lines), _drift(lines)) if text]
-        figures += [
-            {
-                "sequence": sequence,
-                "steps": steps,
-                "method": line.method,
-                "way": line.way,
-                "seed": line.seed,
-                "unchanged": line.unchanged(),
-                **vars(measures[id(line)]),
-            }
-            for line in lines
-        ]
-    parts.append(f"{NOTE} By {origin}.")
-    return {**vars(origin), "lines": figures, "records": list(records)}, "\n\n".join(parts)
+    return [
+        _report(origin, sequence, steps, group, lines)
+        for (sequence, steps), group in grouped(records, "sequence", "steps")
+        if (lines := finished(group))
+    ]
+
+
+def _report(
+    origin: Origin, sequence: str, steps: int, records: list[Record], lines: list[Line]
+) -> Report:
+    measures = {id(line): measured(line, lines) for line in lines}
+    parts = [_heading(sequence, steps, lines), _summary(sequence, lines, measures)]
+    parts += [_course(sequence, lines), _routing(lines), _drift(lines), f"{NOTE} By {origin}."]
+    figures = [
+        {
+            "method": line.method,
+            "way": line.way,
+            "seed": line.seed,
+            "unchanged": line.unchanged(),
+            **vars(measures[id(line)]),
+        }
+        for line in lines
+    ]
+    found = {**vars(origin), "sequence": sequence, "steps": steps, "lines": figures}
+    return Report(
+        f"continual-{sequence}-{steps}",
+        lines,
+        found | {"records": records},
+        "\n\n".join(filter(None, parts)),
+    )
 
 
 NOTE = (
@@ -142,9 +167,11 @@ def _score_of(line: Line):
 
 def _heading(sequence: str, steps: int, lines: Sequence[Line]) -> str:
     seeds = sorted({line.seed for line in lines})
+    rates = {f"{line.records[-1].get('lr', EARLIER_RATE):g}" for line in lines}
     return (
         f"### {sequence}: {' → '.join(lines[0].tasks)}\n\n"
-        f"{steps} steps a task, seeds {', '.join(map(str, seeds))}."
+        f"{steps} steps a task at a rate of at most {', '.join(sorted(rates))}, "
+        f"seeds {', '.join(map(str, seeds))}."
     )
 
 

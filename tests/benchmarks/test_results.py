@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from continual_plots import draw
-from continual_tables import report
+from continual_tables import reports
 from rivals.results import Key, MixedResults, Origin, Results
 from rivals.run import run
 
@@ -74,12 +74,12 @@ def test_results_of_another_commit_or_backbone_are_refused(other: Origin, tmp_pa
     with pytest.raises(MixedResults, match="one commit and one backbone"):
         Results(tmp_path)
     with pytest.raises(MixedResults, match="one commit and one backbone"):
-        report([vars(ONE), vars(other)])
+        reports([vars(ONE), vars(other)])
 
 
 def test_a_table_of_nothing_is_refused() -> None:
     with pytest.raises(MixedResults, match="none"):
-        report([])
+        reports([])
 
 
 def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path: Path) -> None:
@@ -97,16 +97,16 @@ def test_tables_and_plots_hold_what_was_measured(methods, setting, tasks, tmp_pa
     results = Results(tmp_path, ONE)
     for name in ("base", "niwfctl", "lora", "penalty", "joint"):
         run(key_of(name), methods[name], setting, tasks, results)
-    found, text = report(results.records)
-    lines = {(line["method"], line["way"]): line for line in found["lines"]}
+    (report,) = reports(results.records)
+    lines = {(line["method"], line["way"]): line for line in report.figures["lines"]}
     ours, plain = lines["niwfctl", "task given"], lines["lora", "no task given"]
     assert (ours["backward"], ours["forgetting"], ours["unchanged"]) == (0, 0, "2 of 2")
     assert plain["backward"] < 0 < plain["forgetting"]
     assert plain["unchanged"] == "0 of 2"
     assert lines["joint", "no task given"]["backward"] is None
     last = results.of(key_of("lora"))[-1]["scores"]["no task given"]["apple"]["perplexity"]
-    assert f"{last:.3f}" in text
-    assert "By commit abc on sha256:00" in text
-    assert "gates between" in text
-    (file,) = draw(results.records, tmp_path)
-    assert "sequential LoRA" in file.read_text()
+    assert f"{last:.3f}" in report.text
+    assert "By commit abc on sha256:00" in report.text
+    assert "gates between" in report.text
+    draw(report, tmp_path / "curves.svg")
+    assert "sequential LoRA" in (tmp_path / "curves.svg").read_text()
