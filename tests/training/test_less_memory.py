@@ -21,7 +21,7 @@ from niwfctl.training.run import TrainingOptions
 def trainer_of(repository: Repository, data: Path, options: TrainingOptions) -> Trainer:
     model = Model(repository)
     rows = encoded(model, read_examples([str(data)]), options)
-    run = new_run(repository, "apple", [], "", rows, options, steps=2)
+    run = new_run(model, "apple", [], "", rows, options, steps=2)
     return Trainer(model.adapter, model.skip, run, rows.training, rows.held_out)
 
 

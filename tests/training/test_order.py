@@ -18,7 +18,7 @@ def test_each_epoch_is_put_in_order_once_and_has_every_row_once(
 ) -> None:
     model = Model(fresh)
     rows = encoded(model, read_examples([str(data)]), QUICK)
-    run = new_run(fresh, "apple", [], "", rows, QUICK, steps=24)
+    run = new_run(model, "apple", [], "", rows, QUICK, steps=24)
     trainer = Trainer(model.adapter, model.skip, run, rows.training, rows.held_out)
     count, made, shuffle = len(rows.training), [], torch.randperm
 
