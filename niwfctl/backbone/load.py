@@ -25,6 +25,7 @@ from niwfctl.backbone.hub import snapshot
 from niwfctl.backbone.identity import files_identity, require_covered
 from niwfctl.backbone.quantized import keep_copy, kept_copy, nf4, note_copy, stored_form
 from niwfctl.backbone.quiet import hearing_reports, quiet, reported_cause
+from niwfctl.backbone.sites import width
 from niwfctl.errors import BackboneError, UsageError, of_memory, reason, tells_of_memory
 
 QUANTIZATIONS = ("none", "nf4")
@@ -67,7 +68,7 @@ class Backbone:
     @property
     def width(self) -> int:
         """Size of the states that its layers hand on."""
-        return self.model.config.get_text_config().hidden_size
+        return width(self.model)
 
 
 def resolve(model: str, revision: str | None = None, instead: str = _ACCEPTED) -> Source:

@@ -13,6 +13,11 @@ from niwfctl.field.basis import Site
 SiteGroup = tuple[Site, ...]
 
 
+def width(model: nn.Module) -> int:
+    """Size of the states that the layers of a Hugging Face model hand on."""
+    return model.config.get_text_config().hidden_size
+
+
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """The decoder layers of a Hugging Face causal language model.
 

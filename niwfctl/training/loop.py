@@ -16,15 +16,15 @@ from niwfctl.backbone.probe import witnessed
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.recompute import recompute_layers
 from niwfctl.backbone.scoring import Score, Scorer
+from niwfctl.backbone.sites import width
 from niwfctl.errors import TrainingError, TrainingInterrupted
 from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
 from niwfctl.training.data import spread
 from niwfctl.training.processes import Processes
-from niwfctl.training.run import Run
+from niwfctl.training.run import Run, generator_share
 
 LARGEST_GRADIENT = 1.0  # gradients of a larger norm are scaled down to it
-GENERATOR_SHARE = 0.5  # of the learning rate; at all of it, gates close before bases have learned
 GLANCES = 4  # measurements on some held-out rows during training
 GLANCE_ROWS = 32
 SAVE_SECONDS = 60.0
@@ -102,7 +102,10 @@ class Trainer:
         self.optimizer = OPTIMIZERS[self.options.optimizer](
             [
                 {"params": self._of_bases(), "share": 1.0},
-                {"params": list(self.generator.parameters()), "share": GENERATOR_SHARE},
+                {
+                    "params": list(self.generator.parameters()),
+                    "share": generator_share(width(adapter.model)),
+                },
             ]
         )
         self.processes = processes or Processes()

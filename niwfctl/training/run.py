@@ -14,6 +14,7 @@ from niwfctl.records import Witness
 FORMAT = 1
 LARGEST_RANK = 1024
 LARGEST_RATE = 3e-3  # chosen by default
+GENERATOR_RATE = 7.1e-4  # beside the default rate of bases
 SEEDS = 2**63
 SPARING = ("batch_size", "grad_accum", "gradient_checkpointing")  # may change on resuming
 
@@ -90,6 +91,18 @@ def default_rate(width: int) -> float:
         width: its hidden size.
     """
     return float(f"{min(2e-4 * 4096 / width, LARGEST_RATE):.3g}")
+
+
+def generator_share(width: int) -> float:
+    """The generator's learning rate as a share of the bases'.
+
+    At the default rate it comes to the same on every backbone, since generators do not grow with
+    them. On SmolLM2 it is a half; at twice of that, gates close before bases have learned.
+
+    Args:
+        width: of the backbone.
+    """
+    return GENERATOR_RATE / default_rate(width)
 
 
 class Reused(BaseModel):
