@@ -146,7 +146,7 @@ def train(
     ] = False,
     skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave out longer rows.")] = False,
     val_split: Annotated[
-        float, typer.Option(help="Share of rows held out to measure on; at most 256 rows are used.")
+        float, typer.Option(help="Share of prompts held out to measure on; at most 256 rows.")
     ] = DEFAULTS["val_split"],
     seed: Annotated[
         int, typer.Option(help="Seed of the split, the order and the first weights.")

@@ -8,8 +8,10 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import TypeVar
 
 from niwfctl.errors import DataError
@@ -17,7 +19,7 @@ from niwfctl.records import Example, Message
 from niwfctl.several import Sources, several
 from niwfctl.training.layouts import ACCEPTED, examples_of
 
-MOST_HELD_OUT = 256  # records; more would take longer and hardly change the perplexity
+MOST_HELD_OUT = 256  # rows; more would take longer and hardly change the perplexity
 _LONGEST_FIELD = 2**31 - 1  # of CSV, the most any system allows; overlong rows are found by tokens
 _Row = TypeVar("_Row")
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?")
@@ -55,13 +57,13 @@ def split(
 ) -> tuple[list[Example], list[Example]]:
     """Splits examples into (training, held out), both in their given order.
 
-    Whole records are drawn, so that all answers of a chat end up on the same side, and equal
-    records are drawn together, so that nothing is measured that was memorized.
+    Prompts are drawn, with all their answers and, of a chat, everything that follows, so that
+    nothing is measured that was memorized. If all records have the same prompt, whole records are.
 
     Args:
         examples: from at least two different records.
-        share: of the different records to hold out, in (0, 1); each side gets at least one, and
-            at most MOST_HELD_OUT are held out.
+        share: of the different prompts to hold out, in (0, 1); each side gets at least one, and at
+            most MOST_HELD_OUT rows are held out, unless a single prompt has more.
         seed: with the same examples, the same seed gives the same split.
 
     Raises:
@@ -69,22 +71,42 @@ def split(
     """
     if not 0 < share < 1:
         raise DataError(f"a share of {share} cannot be held out: give one between 0 and 1")
-    contents: dict[str, tuple] = {}
-    for one in examples:
-        contents[one.origin] = (*contents.get(one.origin, ()), one.messages, one.answer)
-    different = list(dict.fromkeys(contents.values()))
+    together = _prompts_of(examples)
+    different = list(dict.fromkeys(together))
+    if len(different) < 2:
+        together = _contents_of(examples)
+        different = list(dict.fromkeys(together))
     if len(different) < 2:
         raise DataError(
             "at least 2 different records are needed, some to learn from and some to measure on: "
             f"the data holds {len(different)}, so add some"
         )
-    count = min(max(round(share * len(different)), 1), len(different) - 1, MOST_HELD_OUT)
+    count = min(max(round(share * len(different)), 1), len(different) - 1)
     draw = random.Random(seed)  # only its method random() is stable across Python versions
-    drawn = set(sorted(different, key=lambda _: draw.random())[:count])
+    drawn = sorted(different, key=lambda _: draw.random())[:count]
+    rows = Counter(together)
+    totals = accumulate(rows[one] for one in drawn)
+    fitting = [one for one, total in zip(drawn, totals, strict=True) if total <= MOST_HELD_OUT]
+    chosen = set(fitting or drawn[:1])
+    held_out = [one in chosen for one in together]
     return (
-        [example for example in examples if contents[example.origin] not in drawn],
-        [example for example in examples if contents[example.origin] in drawn],
+        [example for example, held in zip(examples, held_out, strict=True) if not held],
+        [example for example, held in zip(examples, held_out, strict=True) if held],
     )
+
+
+def _prompts_of(examples: Iterable[Example]) -> list[Hashable]:
+    """The first prompt of each example's record."""
+    firsts: dict[str, Hashable] = {}
+    return [firsts.setdefault(one.origin, one.messages) for one in examples]
+
+
+def _contents_of(examples: Iterable[Example]) -> list[Hashable]:
+    """All that each example's record holds."""
+    contents: dict[str, tuple] = {}
+    for one in examples:
+        contents[one.origin] = (*contents.get(one.origin, ()), one.messages, one.answer)
+    return [contents[one.origin] for one in examples]
 
 
 def spread(rows: Sequence[_Row], most: int) -> list[_Row]:

@@ -78,6 +78,31 @@ def test_equal_records_stay_on_one_side(copies: list[int], seed: int) -> None:
     assert sorted(training + held_out, key=examples.index) == examples
 
 
+@given(answers=st.lists(st.integers(1, 6), min_size=2, max_size=40), seed=st.integers(0, 2**32))
+def test_all_answers_to_one_prompt_stay_on_one_side(answers: list[int], seed: int) -> None:
+    examples = [
+        Example(user(f"{prompt}"), f"{answer}", f"file:{prompt}.{answer}")
+        for prompt, count in enumerate(answers)
+        for answer in range(count)
+    ]
+    training, held_out = split(examples, 0.3, seed)
+    assert {e.messages for e in training}.isdisjoint(e.messages for e in held_out)
+    assert training and held_out
+
+
+def test_records_that_share_their_only_prompt_are_still_split() -> None:
+    examples = [Example(user("Write a poem."), f"{n}", f"file:{n}") for n in range(100)]
+    training, held_out = split(examples, 0.1, seed=0)
+    assert (len(training), len(held_out)) == (90, 10)
+
+
+def test_the_rows_of_long_chats_are_counted_one_by_one() -> None:
+    training, held_out = split(examples_of(*[10] * 6000), 0.05, seed=0)
+    assert len(held_out) == 250
+    training, held_out = split(examples_of(300, 300), 0.05, seed=0)
+    assert (len(training), len(held_out)) == (300, 300)
+
+
 def test_another_seed_splits_otherwise() -> None:
     examples = examples_of(*[1] * 100)
     assert split(examples, 0.5, seed=0) != split(examples, 0.5, seed=1)
