@@ -36,14 +36,15 @@ def encoded(model: Model, examples: Sequence[Example], options: TrainingOptions)
     """Splits examples and encodes them.
 
     Raises:
-        DataError: there are too few, or one is too long without `skip_long`.
+        DataError: there are too few, or some are too long without `skip_long`.
     """
-    training, held_out = split(examples, options.val_split, options.seed)
+    parts = split(examples, options.val_split, options.seed)
+    rows = [[(one, model.encoded(one)) for one in part] for part in parts]
     limit = min(options.max_length, model.longest)
-    learned = _encode(model, training, limit, options.skip_long)
-    measured = _encode(model, held_out, limit, options.skip_long)
-    skipped = len(examples) - len(learned) - len(measured)
-    return Rows(learned, measured, skipped)
+    if not options.skip_long:
+        _require_short([pair for part in rows for pair in part], limit, model.longest)
+    learned, measured = (_kept(part, limit, model.longest) for part in rows)
+    return Rows(learned, measured, len(examples) - len(learned) - len(measured))
 
 
 def new_run(
@@ -80,28 +81,34 @@ def new_run(
     )
 
 
-def _encode(model: Model, examples: Sequence[Example], limit: int, skip_long: bool) -> list[Tokens]:
-    rows = [model.encoded(example) for example in examples]
-    longest, example = max(zip(map(len, rows), examples, strict=True), key=lambda pair: pair[0])
-    if longest > limit and not skip_long:
-        reads = f"{example.origin} has {longest} tokens with its prompt, but "
-        if longest > model.longest:
-            raise DataError(
-                f"{reads}the backbone reads {model.longest}: leave longer rows out with --skip-long"
-            )
-        raise DataError(
-            f"{reads}--max-length is {limit}: raise it to {longest}, or leave longer rows out with "
-            "--skip-long"
-        )
+def _require_short(rows: Sequence[tuple[Example, Tokens]], limit: int, readable: int) -> None:
+    """Refuses rows of more than `limit` tokens; the backbone reads `readable`."""
+    longer = [(len(row), example.origin) for example, row in rows if len(row) > limit]
+    if not longer:
+        return
+    longest, origin = max(longer, key=lambda one: one[0])
+    most = f"--max-length {limit}" if limit < readable else f"the {limit} tokens of the backbone"
+    ways = [f"raise it to {longest}"] if longest <= readable else []
+    raise DataError(
+        f"{len(longer)} of {len(rows)} rows are longer, with their prompts, than {most}, and "
+        f"{origin} has {longest}: {', or '.join([*ways, 'leave them out with --skip-long'])}"
+    )
+
+
+def _kept(rows: Sequence[tuple[Example, Tokens]], limit: int, readable: int) -> list[Tokens]:
+    """The rows of one part of the data that are short enough and have an answer, if one was given.
+
+    Raises:
+        DataError: there is none.
+    """
     kept = [
-        row
-        for row, example in zip(rows, examples, strict=True)
-        if len(row) <= limit and (row.answer or not example.answer)
+        row for example, row in rows if len(row) <= limit and (row.answer or not example.answer)
     ]
     if not kept:
+        longest = max(len(row) for _, row in rows)
         most = f"the {limit} tokens that the backbone reads"
-        if limit < model.longest:
-            most = f"--max-length {limit}, so raise it to {min(longest, model.longest)}"
+        if limit < readable:
+            most = f"--max-length {limit}, so raise it to {min(longest, readable)}"
         raise DataError(
             f"no row is left: all {len(rows)} rows of one part of the data are longer than {most}"
         )

@@ -324,7 +324,12 @@ def test_a_lora_that_cannot_be_imported(
     refused(committed, [*arguments, "--data", "none.jsonl"], 5, "none.jsonl")
     refused(committed, [*arguments, "--prompts", "none.txt"], 5, "none.txt")
     refused(committed, [*arguments, "--prompts", tmp_path], 5, "cannot be read")
-    refused(committed, [*arguments, "--data", data, "--max-length", 4], 5, "--max-length is 4")
+    refused(
+        committed,
+        [*arguments, "--data", data, "--max-length", 4],
+        5,
+        "longer, with their prompts, than --max-length 4",
+    )
     refused(committed, [*arguments, "--data", data, "-m", " "], 2, "-m")
     refused(committed, ["import", tmp_path, "--name", "pear", "--data", data], 11, "config.json")
     refused(committed, ["import", "none", "--name", "pear", "--data", data], 2, "none")
