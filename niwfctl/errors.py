@@ -118,7 +118,7 @@ class TrainingInterrupted(NiwfError):
     def __init__(self, name: str, step: int, steps: int) -> None:
         super().__init__(
             f"training of {name!r} stopped at step {step} of {steps} and is saved: resume it with "
-            f"`niwfctl train {name} --resume`"
+            f"`niwfctl train {name} --resume`, or end it there with `--finish`"
         )
 
 

@@ -179,23 +179,28 @@ def train(
             "--grad-accum, or --gradient-checkpointing.",
         ),
     ] = False,
+    finish: Annotated[
+        bool,
+        typer.Option("--finish", help="End an interrupted training at the step it has reached."),
+    ] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard an uncommitted training of this name.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a capability. Ctrl-C saves; `--resume` continues."""
+    """Train a capability. Ctrl-C saves; `--resume` continues, `--finish` ends it there."""
     from niwfctl.repository import Repository
 
     if reuse not in (None, AUTO_NAME):
         raise UsageError(f"--reuse {reuse!r} is unknown: give `--reuse auto`, or `--from {reuse}`")
     given = {key for key in ctx.params if ctx.get_parameter_source(key).name == "COMMANDLINE"}
-    if resume and given - {"name", "resume", "as_json", *SPARING}:
+    previous = resume or finish
+    if previous and given - {"name", "resume", "finish", "as_json", *SPARING}:
         raise UsageError(
-            "--resume keeps the options that the training began with: give only --batch-size and "
-            "--grad-accum of the same product, and --gradient-checkpointing"
+            "--resume and --finish keep the options that the training began with: give only "
+            "--batch-size and --grad-accum of the same product, and --gradient-checkpointing"
         )
-    if not resume and not data:
+    if not previous and not data:
         raise UsageError("there is nothing to learn from: give --data FILE, or --resume")
     if extend and revise:
         raise UsageError("--extend and --revise exclude each other: give one of them")
@@ -207,7 +212,14 @@ def train(
     sources = [inside(ctx.obj, source) for source in data or []]
     with stopping() as stop, training_progress(name) as report:
         run = repository.train(
-            name, sources, options, resume=resume, restart=restart, report=report, stop=stop
+            name,
+            sources,
+            options,
+            resume=resume,
+            finish=finish,
+            restart=restart,
+            report=report,
+            stop=stop,
         )
     if not leads():
         return

@@ -122,8 +122,8 @@ def trained(repository: Repository, names: Sequence[str]) -> list[Run]:
     for run in chosen:
         if not run.finished:
             raise UsageError(
-                f"the training of {run.name!r} stopped at step {run.step} of {run.steps}: finish "
-                f"it with `niwfctl train {run.name} --resume`"
+                f"the training of {run.name!r} stopped at step {run.step} of {run.steps}: resume "
+                f"it with `niwfctl train {run.name} --resume`, or end it there with `--finish`"
             )
         if run.coordinates != repository.config.field.coordinates:
             raise UsageError(

@@ -195,6 +195,7 @@ class Repository(Exchange, Inspection):
         options: TrainingOptions | None = None,
         *,
         resume: bool = False,
+        finish: bool = False,
         restart: bool = False,
         report: Callable[[Progress], None] = lambda progress: None,
         stop: Callable[[], bool] = lambda: False,
@@ -208,6 +209,7 @@ class Repository(Exchange, Inspection):
             resume: continue the interrupted training of that name with its own options; of those
                 given, only `batch_size`, `grad_accum` and `gradient_checkpointing` count, and a
                 step must keep its rows.
+            finish: end the interrupted training of that name at the step it has reached.
             restart: first discard an uncommitted training of that name.
             report: called after every step.
             stop: asked after every step; True saves and ends.
@@ -217,7 +219,7 @@ class Repository(Exchange, Inspection):
         """
         from niwfctl.repository.train import train
 
-        return train(self, name, several(data), options, resume, restart, report, stop)
+        return train(self, name, several(data), options, resume, finish, restart, report, stop)
 
     def commit(
         self, names: Names, message: str, routing: RoutingOptions | None = None

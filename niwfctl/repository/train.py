@@ -36,6 +36,7 @@ def train(
     sources: list[str],
     options: TrainingOptions | None,
     resume: bool,
+    finish: bool,
     restart: bool,
     report: Callable[[Progress], None],
     stop: Callable[[], bool],
@@ -45,7 +46,9 @@ def train(
     check_name(name)
     processes = Processes()
     with repository.trainings.locked() if leads() else nullcontext():
-        previous = _previous(repository, name, options, resume, restart)
+        previous = _previous(repository, name, options, resume or finish, restart)
+        if previous and finish:
+            _end(previous)
         if previous:
             previous.options = previous.options.sparing(options or TrainingOptions())
             sources, options = previous.sources, previous.options
@@ -162,6 +165,16 @@ def _previous(
             "or discard it with --restart"
         )
     return None
+
+
+def _end(run: Run) -> None:
+    """Makes the step that a training has reached its last."""
+    if not run.step:
+        raise UsageError(
+            f"the training of {run.name!r} stopped before its first step: resume it with "
+            f"`niwfctl train {run.name} --resume`"
+        )
+    run.steps = run.step
 
 
 def _require_place(repository: Repository, name: str, options: TrainingOptions) -> None:

@@ -11,7 +11,7 @@ from conftest import QUICK
 from tiny import write_data
 from typer.testing import Result
 
-from niwfctl.errors import DataError, TrainingInterrupted
+from niwfctl.errors import DataError, TrainingInterrupted, UsageError
 from niwfctl.repository import Repository
 from niwfctl.training.checkpoint import load, save
 from niwfctl.training.run import TrainingOptions
@@ -78,6 +78,34 @@ def test_an_interrupted_training_resumes_to_the_same_bits(
     assert resumed.keys() == straight.keys()
     for key, value in straight.items():
         assert torch.equal(resumed[key].nan_to_num(), value.nan_to_num()), key
+
+
+def test_an_interrupted_training_can_be_ended_at_the_step_it_has_reached(
+    fresh: Repository, data: Path
+) -> None:
+    reached: list[int] = []
+
+    def stop() -> bool:
+        return bool(reached and reached[-1])
+
+    with pytest.raises(TrainingInterrupted, match="--finish"):
+        report = lambda progress: reached.append(progress.step)  # noqa: E731
+        fresh.train("apple", [data], QUICK, report=report, stop=stop)
+    with pytest.raises(UsageError, match=r"stopped at step 1 of 3.*--finish"):
+        fresh.commit(["apple"], "Apples")
+    run = fresh.train("apple", finish=True)
+    assert (run.step, run.steps, run.finished) == (1, 1, True)
+    fresh.commit(["apple"], "Apples")
+    assert fresh.verify(deep=True).ok
+    assert fresh.atlas()["apple"].regions[0].run.steps == 1
+
+
+def test_a_training_without_a_step_cannot_be_ended(fresh: Repository, data: Path) -> None:
+    with pytest.raises(TrainingInterrupted):
+        fresh.train("apple", [data], QUICK, stop=lambda: True)
+    with pytest.raises(UsageError, match="before its first step: resume it"):
+        fresh.train("apple", finish=True)
+    assert fresh.train("apple", resume=True).finished
 
 
 def test_a_training_that_goes_on_with_smaller_batches_ends_where_it_would_have(
