@@ -120,6 +120,12 @@ def import_adapter(
             f"here is {repository.config.backbone.model}: it is only useful if they are the same",
             markup=False,
         )
+    if done.template_differs:
+        err.print(
+            f"warning: the chat template in {folder} is not the backbone's, in which all prompts "
+            "are written here: eval says whether the capability still does its work",
+            markup=False,
+        )
     if as_json:
         emit_json(
             {
@@ -127,6 +133,7 @@ def import_adapter(
                 "branch": repository.git.branch(),
                 "capability": capability_json(done.capability),
                 "base_differs": done.base_differs,
+                "template_differs": done.template_differs,
             }
         )
         return

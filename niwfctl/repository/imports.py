@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,12 +47,14 @@ class Imported:
         commit: its id.
         adapter: what the record keeps of the LoRA.
         base_differs: whether the LoRA names a backbone other than the pinned one.
+        template_differs: whether a chat template was saved with it that is not the backbone's.
     """
 
     commit: str
     capability: Capability
     adapter: ImportedAdapter
     base_differs: bool
+    template_differs: bool
 
 
 def import_adapter(
@@ -93,7 +97,10 @@ def import_adapter(
         done = commit_regions(repository, [entry], message, routing or RoutingOptions())
     repository.git.tell_hook("post-commit")
     differs = _differs(config.base_model_name_or_path, repository.config.backbone.model)
-    return Imported(done.commit, done.capabilities[0], run.adapter, differs)
+    saved, own = _saved_template(folder), model.backbone.tokenizer.chat_template
+    return Imported(
+        done.commit, done.capabilities[0], run.adapter, differs, saved not in (None, own)
+    )
 
 
 def _of_adapter(adapter: Adapter, options: TrainingOptions) -> TrainingOptions:
@@ -173,3 +180,13 @@ def _differs(named: str | None, pinned: str) -> bool:
         return False
     known = [pinned, UPSTREAM] if pinned == EMBEDDED else [pinned]
     return Path(named).name.lower() not in {Path(one).name.lower() for one in known}
+
+
+def _saved_template(folder: Path) -> object:
+    """The chat template that trainers save beside an adapter, if there is a readable one."""
+    with suppress(OSError, ValueError):
+        return (folder / "chat_template.jinja").read_text("utf-8")
+    with suppress(OSError, ValueError, AttributeError):
+        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        return config.get("chat_template")
+    return None

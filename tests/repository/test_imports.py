@@ -125,6 +125,7 @@ def test_its_record_says_what_it_was_and_what_it_does(
     assert run.adapter == done.adapter and run.adapter.base_model == "mistral"
     assert run.sources == [data.name]
     assert done.commit == fresh.git.head() and not done.base_differs
+    assert not done.template_differs
     assert fresh.verify(deep=True).ok
     region = load_region(fresh, entry)
     far = 100 * torch.randn(50, region.cell.dim)
@@ -271,16 +272,31 @@ def test_the_rounding_it_reports_is_that_of_the_whole_change(
     assert adapter.rounding == pytest.approx(float((lost / whole).sqrt()), rel=1e-3)
 
 
-def test_a_backbone_of_another_name_is_a_warning(
-    niwfctl: Callable[..., Result], fresh: Repository, copy: Callable[..., Path], data: Path
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("chat_template.jinja", "{{ messages }}"),
+        ("tokenizer_config.json", '{"chat_template": "{{ messages }}"}'),
+    ],
+)
+def test_another_backbone_and_another_chat_template_are_warnings(
+    niwfctl: Callable[..., Result],
+    fresh: Repository,
+    copy: Callable[..., Path],
+    data: Path,
+    file: str,
+    text: str,
 ) -> None:
     folder = copy(base_model_name_or_path="someone/else-7B")
+    (folder / file).write_text(text)
     arguments = ["import", folder, "--name", "apple", "--data", data, "--manual", "--json"]
     done = niwfctl("-C", fresh.path, *arguments)
     assert done.exit_code == 0, done.output
     assert "warning:" in done.stderr and "someone/else-7B" in done.stderr
+    assert "chat template" in done.stderr
     answer = json.loads(done.stdout)
-    assert answer["base_differs"] and answer["capability"]["regions"][0]["routing"] is None
+    assert answer["base_differs"] and answer["template_differs"]
+    assert answer["capability"]["regions"][0]["routing"] is None
     shown = niwfctl("-C", fresh.path, "show", "apple").stdout
     assert "imported from a LoRA" in shown and "someone/else-7B" in shown
 
