@@ -127,6 +127,10 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+PLAIN_TURNS = (
+    "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 DATED = "{{ strftime_now('%d %b %Y, %B') }}|{% for m in messages %}{{ m.content }}|{% endfor %}"
 # Writes a system turn into the last turn of the user, as Mistral's does.
 SYSTEM_LAST = (
@@ -146,6 +150,19 @@ def test_a_turn_ends_where_the_template_ends_it_whatever_ends_a_text(
     assert plain.decode(encode(plain, ADD).answer) == "3<|im_end|>"
     plain.chat_template = None
     assert turn_end(plain) == plain.eos_token_id
+
+
+@pytest.mark.parametrize("template", [PLAIN_TURNS, CHATML])
+@pytest.mark.parametrize("answer", ["3", "three \n\n words "])
+def test_where_a_template_ends_turns_in_plain_text_the_end_of_a_text_is_learned_instead(
+    plain: PreTrainedTokenizerBase, template: str, answer: str
+) -> None:
+    plain.chat_template = template  # of whose marks this tokenizer makes no tokens
+    for messages in (ADD.messages, TALK.messages):
+        tokens = encode(plain, Example(messages, answer, "x"))
+        assert plain.decode(tokens.answer) == f"{answer}</s>"
+        assert tokens.answer[-1] == turn_end(plain) == plain.eos_token_id
+        assert tokens.prompt == prompt_tokens(plain, messages)
 
 
 def test_of_several_templates_the_default_is_taken(plain: PreTrainedTokenizerBase) -> None:
