@@ -23,7 +23,7 @@ from niwfctl.backbone.prompts import (
 )
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.backbone.sites import find_sites
-from niwfctl.backbone.template import chat_template, render
+from niwfctl.backbone.template import chat_template, marks, render
 from niwfctl.errors import BackboneError, DataError
 from niwfctl.field.basis import Basis
 from niwfctl.field.coordinates import CoordinateMap
@@ -171,6 +171,25 @@ def test_of_several_templates_the_default_is_taken(plain: PreTrainedTokenizerBas
     plain.chat_template = {"rag": "!", "tool_use": "?"}
     with pytest.raises(BackboneError, match=r"several chat templates \(rag, tool_use\)"):
         render(plain, ADD.messages)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (None, ["### Instruction:", "### Response:"]),  # and <s> and </s>, which HTML has, too
+        (CHATML, ["<|im_start|>", "<|im_end|>"]),
+        (SYSTEM_LAST, ["[INST]", "[/INST]"]),
+        (CHATML.replace("<|im_start|>", "<start_of_turn>"), ["<start_of_turn>", "<|im_end|>"]),
+        (CHATML.replace("<|im_start|>", "<｜User｜>"), ["<｜User｜>", "<|im_end|>"]),
+        (PLAIN_TURNS, []),
+        ("{% if messages|length < 9 %}{{ raise_exception('too short') }}{% endif %}", []),
+    ],
+)
+def test_the_marks_of_a_template_are_those_that_texts_do_not_hold_by_themselves(
+    plain: PreTrainedTokenizerBase, template: str | None, expected: list[str]
+) -> None:
+    plain.chat_template = template
+    assert marks(plain) == expected
 
 
 def test_a_template_that_writes_the_date_writes_the_same_every_day(
