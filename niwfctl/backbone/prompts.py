@@ -68,6 +68,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
         answer = _ids_after(tokenizer, prompt, text, whole)
         if end in answer:  # what the template writes after it is not part of the answer
             answer = answer[: len(answer) - answer[::-1].index(end)]
+        elif end is not None:  # nothing that it writes instead would stop a generation
+            before = text + whole.removeprefix(text).removesuffix(_closing(tokenizer))
+            answer = [*_ids_after(tokenizer, prompt, text, before), end]
     else:  # the template rewrites earlier turns once there is an answer
         answer = [*_ids(tokenizer, example.answer), *([] if end is None else [end])]
     return Tokens(prompt, answer)
@@ -76,22 +79,33 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that ends an answer: the first special one that the template writes after it.
 
-    With a base model's tokenizer it differs from the token that ends a text.
+    With a base model's tokenizer it differs from the token that ends a text, which is taken if the
+    template writes only plain text after an answer.
     """
     return _turn_end(tokenizer, chat_template(tokenizer))
 
 
 @lru_cache(REMEMBERED)
 def _turn_end(tokenizer: PreTrainedTokenizerBase, template: str) -> int | None:
+    added = tokenizer.added_tokens_decoder.items()
+    special = {*tokenizer.all_special_ids, *(token for token, about in added if about.special)}
+    after = _ids(tokenizer, _closing(tokenizer))
+    return next((token for token in after if token in special), tokenizer.eos_token_id)
+
+
+def _closing(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the template writes after an answer."""
+    return _written_after(tokenizer, chat_template(tokenizer))
+
+
+@lru_cache(REMEMBERED)
+def _written_after(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     answer = "niwf"
     try:
         whole = render(tokenizer, [Message("user", "?")], answer)
     except DataError:
-        return tokenizer.eos_token_id
-    added = tokenizer.added_tokens_decoder.items()
-    special = {*tokenizer.all_special_ids, *(token for token, about in added if about.special)}
-    after = _ids(tokenizer, whole.rpartition(answer)[2])
-    return next((token for token in after if token in special), tokenizer.eos_token_id)
+        return ""
+    return whole.rpartition(answer)[2]
 
 
 def system_skip(

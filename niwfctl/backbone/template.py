@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 from transformers import PreTrainedTokenizerBase
 
@@ -24,6 +26,10 @@ _DATE |= {"%A": "Friday", "%a": "Fri", "%H": "12", "%I": "12", "%M": "00", "%S":
 _SAME_DAY = "{%- macro strftime_now(format) -%}{{ format FILTERS }}{%- endmacro -%}".replace(
     "FILTERS", " ".join(f"| replace('{code}', '{text}')" for code, text in _DATE.items())
 )
+
+# <|im_start|>, [INST], <start_of_turn>, ### Response: and the like. Tags as HTML has them, such as
+# <s>, are left out, since texts hold them for reasons of their own.
+_MARK = re.compile(r"<[|｜][^<>\s]+[|｜]>|<\w+_\w+>|\[/?[A-Z_]+\]|### \w+:")
 
 
 def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -72,3 +78,16 @@ def render(
             f"the backbone's chat template refuses this conversation ({error}): expected user and "
             "assistant turns in alternation"
         ) from error
+
+
+def marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The marks that the template itself writes around turns, such as <|im_start|> or [INST].
+
+    Raises:
+        BackboneError: as in `chat_template`.
+    """
+    asked = [Message("user", "?")]
+    with suppress(DataError):  # a template that takes nothing so short is not known to have any
+        written = render(tokenizer, asked) + render(tokenizer, asked, "!")
+        return list(dict.fromkeys(_MARK.findall(written)))
+    return []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import platform
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 from niwfctl.backbone.prompts import Tokens
+from niwfctl.backbone.template import marks
 from niwfctl.errors import DataError
 from niwfctl.records import Example
 from niwfctl.repository.model import Model
 from niwfctl.training.data import split
+from niwfctl.training.processes import leads
 from niwfctl.training.run import Run, TrainingOptions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Rows:
 
 
 def encoded(model: Model, examples: Sequence[Example], options: TrainingOptions) -> Rows:
-    """Splits examples and encodes them.
+    """Splits examples and encodes them; warns of those that are written in a template already.
 
     Raises:
         DataError: there are too few, or some are too long without `skip_long`.
@@ -41,6 +47,8 @@ def encoded(model: Model, examples: Sequence[Example], options: TrainingOptions)
     parts = split(examples, options.val_split, options.seed)
     rows = [[(one, model.encoded(one)) for one in part] for part in parts]
     limit = min(options.max_length, model.longest)
+    if leads():
+        _warn_of_marks(model, examples)
     if not options.skip_long:
         _require_short([pair for part in rows for pair in part], limit, model.longest)
     learned, measured = (_kept(part, limit, model.longest) for part in rows)
@@ -113,3 +121,26 @@ def _kept(rows: Sequence[tuple[Example, Tokens]], limit: int, readable: int) -> 
             f"no row is left: all {len(rows)} rows of one part of the data are longer than {most}"
         )
     return kept
+
+
+def _warn_of_marks(model: Model, examples: Sequence[Example]) -> None:
+    """Warns of texts in which a chat template's marks stand already, since they get it twice."""
+    known = marks(model.backbone.tokenizer)
+    if not known:
+        return
+    mark = re.compile("|".join(map(re.escape, known)))
+    found: dict[str, str] = {}
+    for example in examples:
+        for text in (*(turn.content for turn in example.messages), example.answer):
+            if held := mark.search(text):
+                found.setdefault(example.origin, held[0])
+    if found:
+        origin, held = next(iter(found.items()))
+        logger.warning(
+            "the texts of %d of %d records hold marks of the backbone's chat template, the first "
+            "being %s with %s: niwfctl applies that template itself, so write them without it",
+            len(found),
+            len({example.origin for example in examples}),
+            origin,
+            held,
+        )

@@ -23,7 +23,7 @@ from niwfctl.backbone.prompts import (
 )
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.backbone.sites import find_sites
-from niwfctl.backbone.template import chat_template, render
+from niwfctl.backbone.template import chat_template, marks, render
 from niwfctl.errors import BackboneError, DataError
 from niwfctl.field.basis import Basis
 from niwfctl.field.coordinates import CoordinateMap
@@ -127,6 +127,10 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+PLAIN_TURNS = (
+    "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 DATED = "{{ strftime_now('%d %b %Y, %B') }}|{% for m in messages %}{{ m.content }}|{% endfor %}"
 # Writes a system turn into the last turn of the user, as Mistral's does.
 SYSTEM_LAST = (
@@ -148,12 +152,44 @@ def test_a_turn_ends_where_the_template_ends_it_whatever_ends_a_text(
     assert turn_end(plain) == plain.eos_token_id
 
 
+@pytest.mark.parametrize("template", [PLAIN_TURNS, CHATML])
+@pytest.mark.parametrize("answer", ["3", "three \n\n words "])
+def test_where_a_template_ends_turns_in_plain_text_the_end_of_a_text_is_learned_instead(
+    plain: PreTrainedTokenizerBase, template: str, answer: str
+) -> None:
+    plain.chat_template = template  # of whose marks this tokenizer makes no tokens
+    for messages in (ADD.messages, TALK.messages):
+        tokens = encode(plain, Example(messages, answer, "x"))
+        assert plain.decode(tokens.answer) == f"{answer}</s>"
+        assert tokens.answer[-1] == turn_end(plain) == plain.eos_token_id
+        assert tokens.prompt == prompt_tokens(plain, messages)
+
+
 def test_of_several_templates_the_default_is_taken(plain: PreTrainedTokenizerBase) -> None:
     plain.chat_template = {"default": "[{{ messages[0].content }}]", "tool_use": "?"}
     assert render(plain, ADD.messages) == "[Add 1 and 2.]"
     plain.chat_template = {"rag": "!", "tool_use": "?"}
     with pytest.raises(BackboneError, match=r"several chat templates \(rag, tool_use\)"):
         render(plain, ADD.messages)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (None, ["### Instruction:", "### Response:"]),  # and <s> and </s>, which HTML has, too
+        (CHATML, ["<|im_start|>", "<|im_end|>"]),
+        (SYSTEM_LAST, ["[INST]", "[/INST]"]),
+        (CHATML.replace("<|im_start|>", "<start_of_turn>"), ["<start_of_turn>", "<|im_end|>"]),
+        (CHATML.replace("<|im_start|>", "<｜User｜>"), ["<｜User｜>", "<|im_end|>"]),
+        (PLAIN_TURNS, []),
+        ("{% if messages|length < 9 %}{{ raise_exception('too short') }}{% endif %}", []),
+    ],
+)
+def test_the_marks_of_a_template_are_those_that_texts_do_not_hold_by_themselves(
+    plain: PreTrainedTokenizerBase, template: str | None, expected: list[str]
+) -> None:
+    plain.chat_template = template
+    assert marks(plain) == expected
 
 
 def test_a_template_that_writes_the_date_writes_the_same_every_day(

@@ -123,6 +123,24 @@ def test_an_exact_match_is_of_the_answer_as_the_template_has_it(templated: Path)
     assert model.expected([Example((ASKED,), "apple", "a:1")]) == ["<think>apple"]
 
 
+@pytest.mark.parametrize("place", ["prompt", "answer"])
+def test_texts_that_are_written_in_the_template_already_are_told_once(
+    committed: Repository, tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    data = tmp_path / "written.jsonl"
+    rows = [{"prompt": f"Is <s>{index}</s> a tag?", "completion": "yes"} for index in range(9)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    committed.train("plain", [data], QUICK)
+    assert not caplog.messages
+    for index in (3, 7):
+        text = f"### Instruction:\n{index}\n\n### Response:\n"
+        rows[index]["prompt" if place == "prompt" else "completion"] = text
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    committed.train("written", [data], QUICK)
+    (said,) = caplog.messages
+    assert "2 of 9 records" in said and f"{data}:4 with ### Instruction:" in said
+
+
 def test_a_row_longer_than_the_backbone_reads_is_not_blamed_on_an_option(
     committed: Repository, tmp_path: Path
 ) -> None:
