@@ -95,7 +95,7 @@ def _require_short(rows: Sequence[tuple[Example, Tokens]], limit: int, readable:
     if not longer:
         return
     longest, origin = max(longer, key=lambda one: one[0])
-    most = f"--max-length {limit}" if limit < readable else f"the {limit} tokens of the backbone"
+    most = f"--max-length {limit}" if limit < readable else f"the backbone reads ({limit})"
     ways = [f"raise it to {longest}"] if longest <= readable else []
     raise DataError(
         f"{len(longer)} of {len(rows)} rows are longer, with their prompts, than {most}, and "
