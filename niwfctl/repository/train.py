@@ -197,7 +197,7 @@ def _require_place(repository: Repository, name: str, options: TrainingOptions) 
     if mode == "new" and name in atlas:
         raise UsageError(
             f"{name!r} is committed, and what is committed never changes: add to it with --extend, "
-            "make a new version of it with --revise, or train under another name"
+            "train it anew, from scratch, with --revise, or train under another name"
         )
     if mode == "new":
         require_file_name(name, atlas)
