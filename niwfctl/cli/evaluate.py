@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +15,7 @@ from niwfctl.cli.schema import Json, figures_json
 from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from niwfctl.atlas import Atlas
     from niwfctl.repository import Repository
     from niwfctl.repository.measure import Measured, Subject
 
@@ -64,7 +64,7 @@ def evaluate(
 ) -> None:
     """Measure the base and capabilities on data: perplexity of the answers."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.measure import Bench, Data
+    from niwfctl.repository.measure import Bench, Data, warn_of_learned_rows
 
     if matrix and names:
         raise UsageError("--matrix measures every capability: give no names, only their data")
@@ -86,8 +86,11 @@ def evaluate(
             plot_matrix(table, ctx.obj / plot)
         emit_json(matrix_json(table)) if as_json else show_matrix(table)
         return
-    subjects = _subjects(repository, names or [], auto)
+    chosen = names or list(filter(None, [repository.active]))
+    answering = {name: repository.capability(name) for name in chosen}
+    subjects = _subjects(repository, answering, auto)
     read = Data.read([inside(ctx.obj, source) for source in data])
+    warn_of_learned_rows(answering | (repository.atlas() if auto else {}), read)
     with measuring_progress() as report:
         bench = Bench(repository, report, recall=False)
         rows = [(one.target, bench.measure(one, read, **how)) for one in subjects]
@@ -101,12 +104,11 @@ def evaluate(
         out.print(f"{label:<20} perplexity {number(figures.perplexity)}{match}", markup=False)
 
 
-def _subjects(repository: Repository, names: Sequence[str], auto: bool) -> list[Subject]:
-    """The base, the capabilities (the active one by default), and the router where asked."""
+def _subjects(repository: Repository, answering: Atlas, auto: bool) -> list[Subject]:
+    """The base, the capabilities, and the router where asked."""
     from niwfctl.repository.measure import base, named, routed
 
-    chosen = names or list(filter(None, [repository.active]))
-    found = [base(), *(named(name, repository.capability(name)) for name in chosen)]
+    found = [base(), *(named(name, capability) for name, capability in answering.items())]
     return [*found, routed("HEAD", repository.atlas())] if auto else found
 
 

@@ -155,7 +155,10 @@ def train(
         bool, typer.Option("--extend", help="Add a region to a committed capability of this name.")
     ] = False,
     revise: Annotated[
-        bool, typer.Option("--revise", help="Make a new version of a committed capability.")
+        bool,
+        typer.Option(
+            "--revise", help="Train a new version of a committed capability, from scratch."
+        ),
     ] = False,
     reuse_from: Annotated[
         list[str] | None,

@@ -27,6 +27,7 @@ def run_json(run: Run) -> Json:
         "loss": run.loss,
         "base_perplexity": run.base_perplexity,
         "perplexity": run.perplexity,
+        "glances": [glance.model_dump() for glance in run.glances],
         "seconds": run.seconds,
         "tokens": run.tokens,
         "sources": run.sources,

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from niwfctl.atlas import Atlas, Capability, RegionEntry, Takeover, owner_names
 from niwfctl.cli.output import SIGNS, number, out, put, size
+from niwfctl.training.run import GLANCE_ROWS
 
 if TYPE_CHECKING:
     from niwfctl.git.signature import Signature
@@ -73,10 +74,19 @@ def _region_lines(entry: RegionEntry, name: str, owner: Mapping[str, str]) -> di
             "training": _training_line(run),
             "perplexity": perplexity_line(run),
         }
+    if run.glances:
+        lines |= {"held-out": _curve(run)}
     return lines | {
         "routing": _routing_line(entry, owner),
         "made with": ", ".join(f"{name} {which}" for name, which in run.versions.items()),
     }
+
+
+def _curve(run: Run) -> str:
+    """How the perplexity went on, from that of the base."""
+    curve = " → ".join(number(glance.validation) for glance in run.glances)
+    steps = ", ".join(str(glance.step) for glance in run.glances)
+    return f"{curve} (step {steps}; on {min(run.held_out_rows, GLANCE_ROWS)} rows)"
 
 
 def _training_line(run: Run) -> str:

@@ -22,7 +22,6 @@ from niwfctl.errors import UsageError
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.region import Region
 from niwfctl.paths import existing_ancestor, require_new, require_new_file
-from niwfctl.records import Example
 from niwfctl.repository.backbone import pinned_source
 from niwfctl.repository.forms import (
     factors_of,
@@ -32,12 +31,12 @@ from niwfctl.repository.forms import (
     write_peft,
 )
 from niwfctl.repository.gguf_lora import Layout, write_gguf_lora
+from niwfctl.repository.measure import Data, warn_of_learned_rows
 from niwfctl.repository.mixture import of_capability
 from niwfctl.repository.model import Model
 from niwfctl.repository.regions import acting_everywhere, load_region
 from niwfctl.repository.same_field import usable
 from niwfctl.storage import storing
-from niwfctl.training.data import data_hash, read_examples
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -96,13 +95,15 @@ def export(
     capability = usable(repository, name)
     layout = _layout(repository) if form == "gguf-lora" else None
     (require_new_file if layout else require_new)(target)
-    examples = read_examples(data) if data else []
-    model = Model(repository) if prompt is not None or examples or form == "merged" else None
+    measured = Data.read(data) if data else None
+    if measured:
+        warn_of_learned_rows({name: capability}, measured)
+    model = Model(repository) if prompt is not None or measured or form == "merged" else None
     if form == "merged":
         require_mergeable(model)
     terms = _terms(repository, capability, None if prompt is None else model.coordinate(prompt))
     change = _sum(terms)
-    freezing = _freezing(model, name, change, examples) if examples else None
+    freezing = _freezing(model, name, change, measured) if measured else None
     factors = None if form == "merged" else factors_of(change)
     where = "mean" if prompt is None else "prompt"
     provenance = json.dumps(_provenance(repository, name, where, terms), indent=1)
@@ -163,14 +164,14 @@ def _layout(repository: Repository) -> Layout:
     return Layout.of(read_config(source.folder))
 
 
-def _freezing(model: Model, name: str, change: FrozenSum, examples: Sequence[Example]) -> Freezing:
+def _freezing(model: Model, name: str, change: FrozenSum, data: Data) -> Freezing:
     model.use(name)
-    live = model.score(examples)
+    live = model.score(data.examples)
     adapter = model.adapter
     adapter.active = ActiveField.of_frozen(adapter.groups, change, model.device)
-    fixed = model.score(examples)
-    digest = data_hash(examples)
-    return Freezing(live.perplexity, fixed.perplexity, len(examples), live.tokens, digest)
+    fixed = model.score(data.examples)
+    rows = len(data.examples)
+    return Freezing(live.perplexity, fixed.perplexity, rows, live.tokens, data.hash)
 
 
 def _provenance(

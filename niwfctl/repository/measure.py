@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import islice
 from operator import eq
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -29,6 +31,8 @@ from niwfctl.training.data import data_hash, read_examples
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
+
+logger = logging.getLogger(__name__)
 
 LONGEST_ANSWER = 256  # tokens
 BATCH_SIZE = 8  # rows
@@ -110,6 +114,26 @@ class Measured:
     def score(self, measure: str) -> float:
         """−log(perplexity) in nats per token, or the exact match: higher is better for both."""
         return -math.log(self.perplexity) if measure == "perplexity" else self.exact_match
+
+
+def warn_of_learned_rows(capabilities: Mapping[str, Capability], data: Data) -> None:
+    """Warns if a capability, by `NAME` or `NAME@REV`, or a part was trained on this very data."""
+    found = (
+        (target, source)
+        for target, capability in capabilities.items()
+        for source, regions in (
+            (target, capability.regions),
+            *((part.of, part.regions) for part in capability.parts),
+        )
+        if any(one.run.origin == "trained" and one.run.data_hash == data.hash for one in regions)
+    )
+    for target, source in islice(found, 1):
+        logger.warning(
+            "%r was trained on most rows of this data, so its figures say little of other prompts: "
+            "its held-out perplexity is in `niwfctl show %s`",
+            target,
+            source,
+        )
 
 
 class Bench:

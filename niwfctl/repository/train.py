@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -28,6 +29,10 @@ from niwfctl.training.run import Reused, Run, TrainingOptions
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
+
+logger = logging.getLogger(__name__)
+
+WORSENING = 0.02  # of the perplexity after its best; less is noise on so few rows
 
 
 def train(
@@ -69,7 +74,27 @@ def train(
             trainer.fit(report, save, lambda: processes.any(stop()), save_seconds)
         finally:
             model.adapter.detach()  # so that the backbone is freed when nothing refers to it
+        if leads():
+            warn_of_overfitting(run)
         return run
+
+
+def warn_of_overfitting(run: Run) -> None:
+    """Warns if the result is worse than the base, or than an earlier step was."""
+    problems = []
+    if run.perplexity > run.base_perplexity:
+        problems.append(f"is {run.perplexity:.4g}, worse than the base's {run.base_perplexity:.4g}")
+    best = min(run.glances, key=lambda glance: glance.validation, default=None)
+    rise = run.glances[-1].validation / best.validation - 1 if best else 0
+    if rise > WORSENING:
+        problems.append(f"was best at step {best.step} of {run.steps} and has risen by {rise:.1%}")
+    if problems:
+        logger.warning(
+            "the held-out perplexity of %r %s: rather than commit it, train again with --restart "
+            "and fewer --epochs or --steps, a lower --lr, or more data",
+            run.name,
+            ", and ".join(problems),
+        )
 
 
 class _Saver:
@@ -185,7 +210,7 @@ def _require_place(repository: Repository, name: str, options: TrainingOptions) 
     if mode == "new" and name in atlas:
         raise UsageError(
             f"{name!r} is committed, and what is committed never changes: add to it with --extend, "
-            "make a new version of it with --revise, or train under another name"
+            "train it anew, from scratch, with --revise, or train under another name"
         )
     if mode == "new":
         require_file_name(name, atlas)

@@ -22,11 +22,10 @@ from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
 from niwfctl.training.data import spread
 from niwfctl.training.processes import Processes
-from niwfctl.training.run import Run, generator_share
+from niwfctl.training.run import GLANCE_ROWS, Glance, Run, generator_share
 
 LARGEST_GRADIENT = 1.0  # gradients of a larger norm are scaled down to it
-GLANCES = 4  # measurements on some held-out rows during training
-GLANCE_ROWS = 32
+GLANCES = 4  # measurements on some held-out rows during training, the last at its end
 SAVE_SECONDS = 60.0
 
 
@@ -65,6 +64,7 @@ class Trainer:
         reused: sealed bases that are gated beside the new ones.
         bases, generator: the new bases and the generator of all gates, in float32.
         coordinates: z of each training row when last seen, float32 [rows, dim]; NaN before.
+        losses: of each step, in nats per token, float64 [steps]; NaN before.
         optimizer: of the new bases and the generator.
         processes: that train together.
     """
@@ -96,6 +96,7 @@ class Trainer:
         self.reused = list(reused)
         self.bases, self.generator = _initial(adapter, run)
         self.coordinates = torch.full((len(training), adapter.coordinates.dim), math.nan)
+        self.losses = torch.full((run.steps,), math.nan, dtype=torch.float64)
         self._orders: dict[int, list[int]] = {}  # row orders of the epochs in the last step
         self._outcome: dict[str, Tensor] = {}
         self._kept = False  # whether there is a checkpoint of this run
@@ -120,6 +121,8 @@ class Trainer:
             for key, value in basis.tensors().items()
         }
         named |= {f"generator.{key}": value for key, value in self.generator.state_dict().items()}
+        if self.run.step and not self._outcome:
+            named["losses"] = self.losses[: self.run.step]
         for i, parameter in enumerate([] if self._outcome else self.parameters()):
             state = self.optimizer.state.get(parameter, {})
             named |= {f"optimizer.{i}.{key}": torch.as_tensor(v) for key, v in state.items()}
@@ -177,18 +180,21 @@ class Trainer:
             report(Progress("measuring the base", run.step, run.steps))
             self.adapter.active = None
             run.base_perplexity = self._score(self.held_out, pause_if_asked).perplexity
-        saved, validation, speed = time.monotonic(), None, _Speed()
+            self._glance()
+        saved, speed = time.monotonic(), _Speed()
+        glancing = {run.steps * part // GLANCES for part in range(1, GLANCES)}
         while run.step < run.steps:
             started = time.monotonic()
             run.loss, tokens = self.step()
+            self.losses[run.step] = run.loss
             run.step, run.tokens = run.step + 1, run.tokens + tokens
             seconds = time.monotonic() - started
             run.seconds += seconds
             speed.add(tokens, seconds)
-            if run.step % max(run.steps // GLANCES, 1) == 0 and run.step < run.steps:
+            if run.step in glancing:
                 self.adapter.active = self._sealed()
-                glance = self._score(spread(self.held_out, GLANCE_ROWS), lambda: None)
-                validation = glance.perplexity
+                self._glance()
+            validation = run.glances[-1].validation if run.glances else None
             left = speed.seconds * (run.steps - run.step)
             report(
                 Progress("training", run.step, run.steps, run.loss, validation, speed.rate, left)
@@ -198,6 +204,9 @@ class Trainer:
                 keep()
                 saved = time.monotonic()
         report(Progress("measuring", run.step, run.steps, run.loss))
+        self.adapter.active = self._sealed()
+        if not run.glances or run.glances[-1].step < run.step:
+            self._glance()
         self._measure(pause_if_asked)
         keep()
 
@@ -249,8 +258,16 @@ class Trainer:
         random = torch.Generator().manual_seed(self.options.seed + epoch)
         return torch.randperm(len(self.training), generator=random).tolist()
 
+    def _glance(self) -> None:
+        """Records how the active field does on some held-out rows, always the same."""
+        run = self.run
+        validation = self._score(spread(self.held_out, GLANCE_ROWS), lambda: None).perplexity
+        self._require_finite(validation)
+        since = self.losses[run.glances[-1].step if run.glances else 0 : run.step]
+        loss = float(since.nanmean()) if len(since) else None
+        run.glances += (Glance(step=run.step, loss=loss, validation=validation),)
+
     def _measure(self, pause_if_asked: Callable[[], None]) -> None:
-        self.adapter.active = self._sealed()
         score = self._score(self.held_out, pause_if_asked)
         witness, sample = witnessed(self.adapter)
         self._require_finite(score.perplexity)

@@ -15,6 +15,7 @@ FORMAT = 1
 LARGEST_RANK = 1024
 LARGEST_RATE = 3e-3  # chosen by default
 GENERATOR_RATE = 7.1e-4  # beside the default rate of bases
+GLANCE_ROWS = 32  # that are measured during training, at most
 SEEDS = 2**63
 SPARING = ("batch_size", "grad_accum", "gradient_checkpointing")  # may change on resuming
 
@@ -126,6 +127,16 @@ class ImportedAdapter(BaseModel):
     rounding: float = Field(ge=0, description="relative error of ΔW, from rounding to bf16")
 
 
+class Glance(BaseModel):
+    """The state of a training at one step, on at most GLANCE_ROWS of its held-out rows."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    step: int = Field(description="steps done; 0 is the base")
+    loss: float | None = Field(description="mean since the last glance, in nats a token")
+    validation: float = Field(description="perplexity")
+
+
 class Run(BaseModel):
     """The record of one training run; kept in its checkpoint, then in the manifest."""
 
@@ -151,6 +162,7 @@ class Run(BaseModel):
     loss: float | None = None
     base_perplexity: float | None = None
     perplexity: float | None = None
+    glances: tuple[Glance, ...] = ()
     seconds: float = 0.0
     tokens: int = 0
     witness: Witness | None = None

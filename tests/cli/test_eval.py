@@ -20,6 +20,7 @@ from typer.testing import Result
 from niwfctl.cli.matrix import show_matrix
 from niwfctl.cli.output import out
 from niwfctl.repository import Repository
+from niwfctl.repository.compose import Recipe
 from niwfctl.repository.history import Commit
 from niwfctl.repository.matrix import Matrix, Row, Task
 from niwfctl.repository.measure import Data, Measured
@@ -53,6 +54,39 @@ def test_eval_measures_anew_each_time_and_says_what_is_under_way(
             "apple: measuring 40 rows",
             "--auto: measuring 40 rows",
         ]
+
+
+@pytest.mark.parametrize("given", [["apple"], ["apple@HEAD"], ["half"], ["--auto"]], ids=str)
+def test_data_that_a_capability_learned_is_warned_of(
+    niwfctl: Command,
+    committed: Repository,
+    data: Path,
+    given: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    committed.compose(["apple"], "half", Recipe((0.5,)))
+    committed.checkout(None)
+    done = niwfctl("-C", committed.path, "eval", *given, "--data", data)
+    assert done.exit_code == 0
+    (said,) = caplog.messages
+    name = "apple" if given == ["--auto"] else given[0]
+    assert f"{name!r} was trained on most rows" in said
+    shown = re.search(r"`niwfctl (show apple\S*)`", said)[1]
+    assert "held-out" in niwfctl("-C", committed.path, *shown.split()).stdout
+
+
+def test_other_data_and_the_base_are_measured_without_a_warning(
+    niwfctl: Command,
+    committed: Repository,
+    data: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = write_data(tmp_path / "other.jsonl", rows=3)
+    niwfctl("-C", committed.path, "eval", "apple", "--auto", "--data", other)
+    committed.checkout(None)
+    niwfctl("-C", committed.path, "eval", "--data", data)
+    assert not caplog.messages
 
 
 def test_a_matrix_shows_each_commit_and_what_was_forgotten(

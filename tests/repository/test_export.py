@@ -12,7 +12,7 @@ from faults import ended, start
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny import save_tiny
+from tiny import save_tiny, write_data
 from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
@@ -157,8 +157,9 @@ def test_other_tools_find_a_plain_lora_and_its_provenance_lies_beside_it(
 
 @pytest.mark.parametrize("form", ["peft", "merged", "gguf-lora"])
 def test_it_tells_what_freezing_the_gates_costs(
-    committed: Repository, data: Path, tmp_path: Path, form: str
+    committed: Repository, tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    data = write_data(tmp_path / "other.jsonl", rows=20)
     freezing = committed.export("apple", tmp_path / "out", form, at=PROMPT, data=[data]).freezing
     model = committed.load("apple")
     examples = read_examples([str(data)])
@@ -170,6 +171,15 @@ def test_it_tells_what_freezing_the_gates_costs(
     assert freezing.frozen == pytest.approx(score.perplexity, rel=1e-4)
     assert freezing.frozen != freezing.live
     assert (freezing.rows, freezing.tokens) == (len(examples), score.tokens)
+    assert not caplog.messages
+
+
+def test_what_freezing_costs_on_rows_that_were_learned_is_told_with_a_warning(
+    committed: Repository, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    committed.export("apple", tmp_path / "lora", data=[data])
+    (said,) = caplog.messages
+    assert "'apple' was trained on most rows" in said and "`niwfctl show apple`" in said
 
 
 def test_gates_that_are_constant_lose_nothing_by_being_frozen(

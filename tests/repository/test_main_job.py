@@ -95,6 +95,7 @@ def test_an_interrupted_training_can_be_ended_at_the_step_it_has_reached(
         fresh.commit(["apple"], "Apples")
     run = fresh.train("apple", finish=True)
     assert (run.step, run.steps, run.finished) == (1, 1, True)
+    assert [glance.step for glance in run.glances] == [0, 1]
     fresh.commit(["apple"], "Apples")
     assert fresh.verify(deep=True).ok
     assert fresh.atlas()["apple"].regions[0].run.steps == 1
