@@ -21,6 +21,7 @@ from niwfctl.training.layouts import ACCEPTED, examples_of
 
 MOST_HELD_OUT = 256  # rows; more would take longer and hardly change the perplexity
 _LONGEST_FIELD = 2**31 - 1  # of CSV, the most any system allows; overlong rows are found by tokens
+_POINTER = "version https://git-lfs"
 _Row = TypeVar("_Row")
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?")
 _OBJECTS_ON_LINES = re.compile(r"\s*\{.*\}[ \t\r]*\n\s*\{")
@@ -194,6 +195,11 @@ def _parse(text: str, source: str, line: int) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
+        if text.startswith(_POINTER):
+            raise DataError(
+                f"{source} is a Git LFS pointer in place of the data: get them with `git lfs pull "
+                f"--include {source}`"
+            ) from None
         line += error.lineno - 1
         reason = f"at column {error.colno} ({error.msg})"
     except (ValueError, RecursionError) as error:  # too many digits, or brackets too deep
