@@ -1,6 +1,7 @@
 """Gates for pipelines."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,14 @@ def test_what_is_new_has_not_become_worse(niwfctl: Command, committed: Repositor
     assert done.exit_code == 0 and "the first commit" in done.stdout
 
 
+def test_on_a_branch_that_has_just_begun_everything_is_new(
+    niwfctl: Command, committed: Repository
+) -> None:
+    with_gates(committed, f"[gates.apple]\n{LIMITS}")
+    done = niwfctl("-C", committed.path, "check", "--against", "0" * 40)
+    assert done.exit_code == 0 and "it is new since the branch began" in done.stdout
+
+
 def test_what_is_not_what_was_committed_is_not_measured(
     niwfctl: Command, committed: Repository
 ) -> None:
@@ -176,6 +185,15 @@ def test_data_that_are_missing_or_broken_are_named_with_their_gate(
     refused(committed, ["check"], 5, "the gate of 'apple'", "does not exist")
 
 
+def test_data_that_git_lfs_has_not_fetched_are_said_to_be(
+    refused: Refused, committed: Repository
+) -> None:
+    with_gates(committed, f"[gates.apple]\n{LIMITS}")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    (committed.path / "apple.jsonl").write_text(pointer)
+    refused(committed, ["check"], 5, "is a Git LFS pointer", "git lfs pull --include")
+
+
 def test_an_unknown_revision_is_refused_whether_or_not_a_gate_needs_it(
     refused: Refused, committed: Repository
 ) -> None:
@@ -192,6 +210,17 @@ def test_a_shallow_clone_lacks_what_to_compare_with_and_is_told_so(
     refused(tmp_path / "copy", ["check"], 4, "shallow", "git fetch --deepen=1")
 
 
+def test_a_shallow_clone_is_enough_where_nothing_is_compared(
+    niwfctl: Command, committed: Repository, tmp_path: Path
+) -> None:
+    with_gates(committed, '[gates.apple]\ndata = "apple.jsonl"\nmax_perplexity = 1e6')
+    source = f"file://{committed.path}"
+    subprocess.run(["git", "clone", "-q", "--depth=1", source, tmp_path / "copy"], check=True)
+    objects = committed.path / ".git" / "lfs"
+    shutil.copytree(objects, tmp_path / "copy" / ".git" / "lfs", dirs_exist_ok=True)
+    assert outcome(niwfctl, Repository.open(tmp_path / "copy"))[0] == 0
+
+
 @pytest.mark.parametrize("file", ["none/report.xml", "capabilities"])
 def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
     refused: Refused, committed: Repository, file: str
@@ -204,4 +233,5 @@ def test_junit_holds_every_check_whatever_its_words() -> None:
     suite = ElementTree.fromstring(junit([Check("a", "b", ok, words) for ok in (True, False)]))
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
     assert "red" in suite.find("testcase/system-out").text
+    assert [case.get("name") for case in suite.iter("testcase")] == ["b", "b 2"]
     assert "& <tags>" in suite.find("testcase/failure").get("message")
