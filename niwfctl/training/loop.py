@@ -27,6 +27,7 @@ from niwfctl.training.run import GLANCE_ROWS, Glance, Run, generator_share
 LARGEST_GRADIENT = 1.0  # gradients of a larger norm are scaled down to it
 GLANCES = 4  # measurements on some held-out rows during training, the last at its end
 SAVE_SECONDS = 60.0
+SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Trainer:
             report: called after every step.
             save: called with the record and tensors of a checkpoint.
             stop: called after every step and measured batch; True saves and ends.
-            save_seconds: time between checkpoints.
+            save_seconds: time between checkpoints; longer where saving is slow.
 
         Raises:
             TrainingInterrupted: `stop` returned True; the checkpoint is saved.
@@ -181,7 +182,7 @@ class Trainer:
             self.adapter.active = None
             run.base_perplexity = self._score(self.held_out, pause_if_asked).perplexity
             self._glance()
-        saved, speed = time.monotonic(), _Speed()
+        saved, pause, speed = time.monotonic(), save_seconds, _Speed()
         glancing = {run.steps * part // GLANCES for part in range(1, GLANCES)}
         while run.step < run.steps:
             started = time.monotonic()
@@ -200,9 +201,10 @@ class Trainer:
                 Progress("training", run.step, run.steps, run.loss, validation, speed.rate, left)
             )
             pause_if_asked()
-            if run.step < run.steps and time.monotonic() - saved >= save_seconds:
+            if run.step < run.steps and (now := time.monotonic()) - saved >= pause:
                 keep()
                 saved = time.monotonic()
+                pause = max(save_seconds, (saved - now) / SAVING_SHARE)
         report(Progress("measuring", run.step, run.steps, run.loss))
         self.adapter.active = self._sealed()
         if not run.glances or run.glances[-1].step < run.step:
