@@ -113,7 +113,11 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides --epochs.")] = None,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = DEFAULTS["epochs"],
     bases: Annotated[
-        int, typer.Option(help="Bases of the new region; 1 by default beside reused ones.")
+        int,
+        typer.Option(
+            help="Bases of the new region; 1 by default beside reused ones. Each adds a change of "
+            "its own, so with more of them lower --lr."
+        ),
     ] = DEFAULTS["bases"],
     rank: Annotated[int, typer.Option(help="Rank of each basis.")] = DEFAULTS["rank"],
     alpha: Annotated[
