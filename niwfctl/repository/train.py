@@ -14,7 +14,7 @@ from niwfctl.atlas import AUTO_NAME, ObjectRef, RegionEntry, check_name, get_cap
 from niwfctl.backbone.load import default_device
 from niwfctl.backbone.recompute import recompute_layers
 from niwfctl.backbone.scoring import Scorer
-from niwfctl.errors import DataError, UsageError
+from niwfctl.errors import DataError, NiwfError, UsageError
 from niwfctl.field.region import Region
 from niwfctl.repository.measure import Data
 from niwfctl.repository.model import Model
@@ -72,11 +72,32 @@ def train(
         try:
             save = _Saver(repository, name).save
             trainer.fit(report, save, lambda: processes.any(stop()), save_seconds)
+            if leads() and run.options.mode != "new":
+                _compare(model, trainer)
         finally:
             model.adapter.detach()  # so that the backbone is freed when nothing refers to it
         if leads():
             warn_of_overfitting(run)
         return run
+
+
+def _compare(model: Model, trainer: Trainer) -> None:
+    """Warns if the committed version does better on the same held-out rows than the result."""
+    run = trainer.run
+    try:
+        model.use(run.name)
+    except NiwfError as error:  # the training is whole without it
+        logger.warning("the committed %r cannot be compared with: %s", run.name, error)
+        return
+    score = trainer.scorer.score(trainer.held_out, trainer.options.batch_size)
+    if score.perplexity < run.perplexity:
+        logger.warning(
+            "%r as it is committed has a perplexity of %.4g on the held-out rows, better than the "
+            "%.4g of this training: unless it learned from those rows, keep it",
+            run.name,
+            score.perplexity,
+            run.perplexity,
+        )
 
 
 def warn_of_overfitting(run: Run) -> None:

@@ -183,6 +183,24 @@ def test_automatic_reuse_takes_what_lowers_the_loss_and_nothing_else(
     assert model.score(read_examples([str(data)])).perplexity < base  # or there is nothing to take
 
 
+@pytest.mark.parametrize("mode", ["revise", "extend"])
+def test_a_training_that_is_worse_than_what_is_committed_says_so(
+    committed: Repository, data: Path, caplog: pytest.LogCaptureFixture, mode: str
+) -> None:
+    committed.train("apple", [data], options(mode=mode, lr=0.05, steps=20))
+    assert not any("as it is committed" in message for message in caplog.messages)
+    committed.train("apple", [data], options(mode="revise", lr=1e-9, steps=1), restart=True)
+    assert any("'apple' as it is committed has" in message for message in caplog.messages)
+
+
+def test_a_capability_whose_objects_are_lost_can_be_trained_anew(
+    committed: Repository, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    committed.store.path(committed.capability("apple").objects[0].oid).unlink()
+    assert committed.train("apple", [data], options(mode="revise")).finished
+    assert any("cannot be compared with" in message for message in caplog.messages)
+
+
 @pytest.mark.parametrize(
     ("name", "more", "error", "words"),
     [
