@@ -293,6 +293,31 @@ def test_verify_tells_when_plain_git_merge_broke_the_lock_and_merging_head_settl
     assert Repository.open(repository.path).verify().ok
 
 
+def test_the_author_of_a_branch_mends_what_plain_git_would_merge_as_verify_says(
+    crowd: Crowd,
+) -> None:
+    repository = crowd("first", 50.0)
+    git, start = repository.git.plain, repository.git.head()
+    for name in ("main", "topic"):
+        git("checkout", "--quiet", "-B", name, start)
+        crowd(f"of-{name}", 5.0)
+    git("update-ref", "refs/remotes/origin/main", "main")
+
+    def failures() -> list[str]:
+        """What verify says of the merge that a host would make."""
+        git("checkout", "--quiet", "-B", "host", "origin/main")
+        git("merge", "--quiet", "-m", "By git", "topic")
+        return [check.detail for check in repository.verify().checks if not check.ok]
+
+    (detail,) = failures()
+    git("checkout", "--quiet", "topic")
+    assert repository.verify().ok and repository.merge("HEAD").kind == "up to date"
+    command = "niwfctl merge origin/main"
+    assert f"`{command}` on its branch" in detail
+    repository.merge(command.split()[-1])
+    assert failures() == []
+
+
 def test_verify_tells_what_all_later_regions_win_together(crowd: Crowd) -> None:
     repository = crowd("first", 0.0)
     (check,) = [check for check in repository.verify().checks if check.check == "routing"]
