@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from niwfctl.atlas import Atlas, Capability, changes
+from niwfctl.atlas import Atlas, Capability, RegionEntry, changes
 from niwfctl.config import FILE
 from niwfctl.errors import Conflict, UsageError, shares_text
 from niwfctl.layout import ATTRIBUTES_FILE, OURS
@@ -167,7 +167,8 @@ def united(
 ) -> Atlas:
     """The three-way union: takes what one side changed; what both changed needs a resolution.
 
-    Without conflicts, the result does not depend on which side is ours.
+    Of a capability that both sides only extended, it keeps the regions of both, unless a resolution
+    says otherwise. Without conflicts, the result does not depend on which side is ours.
 
     Args:
         bases: of the best common ancestors. After criss-cross merges there are several, and a side
@@ -198,12 +199,41 @@ def united(
         atlas[name] = ours[name]
         atlas[new] = theirs[name].model_copy(update={"name": new})
     open_ones = [name for name in conflicts if name not in renames]
+    if not resolution.side:
+        for name in open_ones:
+            of_bases = [base.get(name) for base in bases]
+            if extended := _extended(of_bases, ours.get(name), theirs.get(name)):
+                atlas[name] = extended
+        open_ones = [name for name in open_ones if name not in atlas]
     if open_ones and not resolution.side:
         removed = [name for name in open_ones if not (name in ours and name in theirs)]
         raise Conflict([name for name in open_ones if name not in removed], removed, revision)
     side = ours if resolution.side == "ours" else theirs
     atlas |= {name: side[name] for name in open_ones if name in side}
     return dict(sorted(atlas.items()))
+
+
+def _extended(
+    bases: Sequence[Capability | None], ours: Capability | None, theirs: Capability | None
+) -> Capability | None:
+    """A capability with the regions that either side added; None if one did anything else to it."""
+    sides = [_regions(ours), _regions(theirs)]
+    kept = all(
+        base and base.regions and _regions(base).items() <= side.items()
+        for base in bases
+        for side in sides
+    )
+    # terms of a region that both have may differ, and nothing says which hold
+    if not (ours and theirs and kept and sides[0].items() <= (sides[0] | sides[1]).items()):
+        return None
+    both = {entry.id: entry for side in (theirs, ours) for entry in side.regions}
+    regions = tuple(sorted(both.values(), key=lambda entry: entry.place))
+    return ours.model_copy(update={"regions": regions})
+
+
+def _regions(capability: Capability | None) -> dict[str, RegionEntry]:
+    """Its regions by id, without routing."""
+    return {entry.id: entry for entry in capability.unrouted.regions} if capability else {}
 
 
 def _renames(

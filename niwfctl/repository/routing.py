@@ -143,7 +143,7 @@ def claims_among(repository: Repository, entries: Sequence[RegionEntry]) -> list
     """
     claims = [claim_of(repository, entry) for entry in entries]
     done: list[int] = []
-    for index in sorted(range(len(entries)), key=lambda index: _place(entries[index])):
+    for index in sorted(range(len(entries)), key=lambda index: entries[index].place):
         terms = entries[index].terms or Terms(order=0)
         earlier = [claims[i] for i in done if entries[i].id not in terms.supersedes]
         claims[index], _ = locked(claims[index], earlier, terms.max_takeover)
@@ -288,12 +288,7 @@ def _routed(atlas: Atlas) -> list[tuple[str, RegionEntry]]:
         for entry in capability.regions
         if entry.terms and not entry.terms.manual
     ]
-    return sorted(regions, key=lambda one: (*_place(one[1]), one[0]))
-
-
-def _place(entry: RegionEntry) -> tuple[int, str]:
-    """A region's place in the order of commits; the same on both sides of a merge."""
-    return entry.terms.order if entry.terms else -1, entry.region.oid
+    return sorted(regions, key=lambda one: (*one[1].place, one[0]))
 
 
 def _settle(
