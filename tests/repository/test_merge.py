@@ -15,6 +15,7 @@ from niwfctl.atlas import Atlas, Capability
 from niwfctl.errors import Conflict, FormatError, UsageError
 from niwfctl.field.routing import owners
 from niwfctl.repository import Repository
+from niwfctl.repository.diff import revisions
 from niwfctl.repository.merge import Resolution
 from niwfctl.repository.record import record
 from niwfctl.repository.routing import base_cell, routed_regions
@@ -384,6 +385,8 @@ def test_branches_that_only_extend_a_capability_merge_to_one_tree_in_any_order(
         for other in others:
             assert extended.merge(other).changed == ("many",)
         trees.add(extended.git.plain("rev-parse", "HEAD^{tree}"))
+        (change,) = revisions(extended.atlas(first), extended.atlas())
+        assert change.kind == "extended"
     assert len(trees) == 1
     branches = [regions(extended, f"b{number}") for number in range(3)]
     merged = regions(extended)
