@@ -130,6 +130,11 @@ class RegionEntry(BaseModel):
         return self.region.oid[:12]
 
     @property
+    def place(self) -> tuple[int, str]:
+        """Its place in the order of commits; the same on both sides of a merge."""
+        return self.terms.order if self.terms else -1, self.region.oid
+
+    @property
     def objects(self) -> tuple[ObjectRef, ...]:
         """All objects that the region is computed from."""
         return (self.region, *self.bases)

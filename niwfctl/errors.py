@@ -125,6 +125,8 @@ class TrainingInterrupted(NiwfError):
 class Conflict(NiwfError):
     """Both sides of a merge changed the same capabilities, or one removed what the other changed.
 
+    What both only extended is no conflict.
+
     Attributes:
         names: of these capabilities.
     """

@@ -29,8 +29,10 @@ def revise(repository: Repository, name: str, revision: int) -> str:
     return record(repository, lambda atlas: atlas | {name: new}, f"Revise {name}")
 
 
-def place(repository: Repository, name: str, *centre: float, **routing: object) -> None:
-    """Commits a capability that lies around a coordinate, of the finished training `apple`."""
+def place(
+    repository: Repository, name: str, *centre: float, mode: str = "new", **routing: object
+) -> None:
+    """Commits a region that lies around a coordinate, of the finished training `apple`."""
     run, tensors = load(repository.trainings.checkpoint("apple"))
     random = torch.Generator().manual_seed(sum(name.encode()))
     middle = torch.tensor([*centre, *[0.0] * (DIM - len(centre))])
@@ -38,7 +40,8 @@ def place(repository: Repository, name: str, *centre: float, **routing: object) 
         key: torch.randn(len(tensors[key]), DIM, generator=random) * 0.3 + middle
         for key in ("coordinates", "held_out")
     }
-    record = run.model_copy(update={"name": name, "id": name})
+    how = run.options.model_copy(update={"mode": mode})
+    record = run.model_copy(update={"name": name, "id": f"{name} {centre}", "options": how})
     save(repository.trainings.checkpoint(name), record, tensors | own)
     repository.commit([name], f"Add {name}", RoutingOptions(**routing))
 

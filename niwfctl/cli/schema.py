@@ -118,6 +118,7 @@ def merged_json(merged: Merged) -> Json:
         **lists,
         "biases": biases,
         "takeovers": takeovers,
+        "shadowed": merged.shadowed,
     }
 
 

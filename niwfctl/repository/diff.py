@@ -166,7 +166,8 @@ def _kind(old: Capability | None, new: Capability | None) -> str:
     if old is None or new is None:
         return "added" if old is None else "removed"
     had, has = old.unrouted.regions, new.unrouted.regions
-    return "extended" if len(has) > len(had) and has[: len(had)] == had else "changed"
+    kept = all(entry in has for entry in had)  # a merge may put one of the other side between them
+    return "extended" if len(has) > len(had) and kept else "changed"
 
 
 def _regions(old: Capability | None, new: Capability | None) -> Iterator[ChangedRegion]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from niwfctl.atlas import Atlas, Capability, changes
+from niwfctl.atlas import Atlas, Capability, RegionEntry, changes
 from niwfctl.config import FILE
-from niwfctl.errors import Conflict, UsageError
+from niwfctl.errors import Conflict, UsageError, shares_text
 from niwfctl.layout import ATTRIBUTES_FILE, OURS
 from niwfctl.repository.names import require_free
 from niwfctl.repository.operations import command_line
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
     from niwfctl.repository.routing import Excess
 
+logger = logging.getLogger(__name__)
 
 _UP_TO_DATE = ("up to date", (), (), ())
 
@@ -51,6 +53,8 @@ class Merged:
         biases: routing biases in nats (before, after) that the merge had to change, by name, or by
             `NAME/ID` where a capability has several regions.
         takeovers: the regions that would have won more of an earlier one than allowed.
+        shadowed: shares of a capability's anchors by owner, for each of which others now own more
+            than `max_shadow`, and did not on a side that has it.
     """
 
     commit: str
@@ -60,6 +64,7 @@ class Merged:
     removed: tuple[str, ...]
     biases: dict[str, tuple[float, float]] = field(default_factory=dict)
     takeovers: tuple[Excess, ...] = ()
+    shadowed: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def merge(
@@ -69,6 +74,8 @@ def merge(
     require_ready(repository)
     with storing(), repository.writing(), repository.operations.recording(command_line()):
         merged = _merge(repository, revision, resolution, message or f"Merge {revision}")
+    for name, owners in merged.shadowed.items():
+        _warn_of_shadow(name, owners, repository.config.routing.max_shadow)
     if merged.kind != "up to date":
         repository.git.tell_hook("post-merge", "0")
     return merged
@@ -92,7 +99,7 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
         return _report(theirs, "fast-forward", before, after)
     common = [repository.atlas(base) for base in bases] or [{}]
     union = united(common, before, after, resolution, revision)
-    atlas, routed = _routed(repository, union)
+    atlas, routed = _routed(repository, union, (before, after))
     commit = _commit(repository, ours, theirs, atlas, message, related=bool(bases))
     git.move(ours, commit, f"niwfctl merge {revision}")
     return replace(_report(commit, "merge", before, atlas), **routed)
@@ -101,7 +108,7 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
 def _settle(repository: Repository, head: str) -> Merged:
     """Restores the routing lock where plain `git merge` joined two branches."""
     before = repository.atlas(head)
-    after, routed = _routed(repository, before)
+    after, routed = _routed(repository, before, (before,))
     if after == before:
         return Merged(head, *_UP_TO_DATE)
     commit = record(repository, lambda atlas: _routed(repository, atlas)[0], "Settle the routing")
@@ -109,14 +116,35 @@ def _settle(repository: Repository, head: str) -> Merged:
     return replace(_report(commit, "settled", before, after), **routed)
 
 
-def _routed(repository: Repository, union: Atlas) -> tuple[Atlas, dict]:
+def _routed(
+    repository: Repository, union: Atlas, sides: Sequence[Atlas] = ()
+) -> tuple[Atlas, dict[str, Any]]:
     """The atlas with its routing settled, and the report's fields about that."""
-    from niwfctl.repository.routing import audited, settled
+    from niwfctl.repository.routing import audited, newly_shadowed, settled
 
     atlas = settled(repository, union)
     before, after = _biases(union), _biases(atlas)
     biases = {of: (before[of], after[of]) for of in before if before[of] != after[of]}
-    return atlas, {"biases": biases, "takeovers": audited(repository, union).excesses}
+    return atlas, {
+        "biases": biases,
+        "takeovers": audited(repository, union).excesses,
+        "shadowed": newly_shadowed(sides, atlas, repository.config.routing.max_shadow),
+    }
+
+
+def _warn_of_shadow(name: str, owners: dict[str, float], allowed: float) -> None:
+    """Warns rather than refuses: the terms of both sides are sealed, and could not be mended."""
+    logger.warning(
+        "%s of the prompts of %r, more than %.0f%% (max_shadow), since it was committed first or "
+        "as early: train %s again with --revise to put it after %r, take the merge back with "
+        "`niwfctl undo`, or ask for %r by name",
+        shares_text(owners, "now owns"),
+        name,
+        100 * allowed,
+        ", ".join(map(repr, sorted(owners))),
+        name,
+        name,
+    )
 
 
 def _biases(atlas: Atlas) -> dict[str, float]:
@@ -139,7 +167,8 @@ def united(
 ) -> Atlas:
     """The three-way union: takes what one side changed; what both changed needs a resolution.
 
-    Without conflicts, the result does not depend on which side is ours.
+    Of a capability that both sides only extended, it keeps the regions of both, unless a resolution
+    says otherwise. Without conflicts, the result does not depend on which side is ours.
 
     Args:
         bases: of the best common ancestors. After criss-cross merges there are several, and a side
@@ -170,12 +199,41 @@ def united(
         atlas[name] = ours[name]
         atlas[new] = theirs[name].model_copy(update={"name": new})
     open_ones = [name for name in conflicts if name not in renames]
+    if not resolution.side:
+        for name in open_ones:
+            of_bases = [base.get(name) for base in bases]
+            if extended := _extended(of_bases, ours.get(name), theirs.get(name)):
+                atlas[name] = extended
+        open_ones = [name for name in open_ones if name not in atlas]
     if open_ones and not resolution.side:
         removed = [name for name in open_ones if not (name in ours and name in theirs)]
         raise Conflict([name for name in open_ones if name not in removed], removed, revision)
     side = ours if resolution.side == "ours" else theirs
     atlas |= {name: side[name] for name in open_ones if name in side}
     return dict(sorted(atlas.items()))
+
+
+def _extended(
+    bases: Sequence[Capability | None], ours: Capability | None, theirs: Capability | None
+) -> Capability | None:
+    """A capability with the regions that either side added; None if one did anything else to it."""
+    sides = [_regions(ours), _regions(theirs)]
+    kept = all(
+        base and base.regions and _regions(base).items() <= side.items()
+        for base in bases
+        for side in sides
+    )
+    # terms of a region that both have may differ, and nothing says which hold
+    if not (ours and theirs and kept and sides[0].items() <= (sides[0] | sides[1]).items()):
+        return None
+    both = {entry.id: entry for side in (theirs, ours) for entry in side.regions}
+    regions = tuple(sorted(both.values(), key=lambda entry: entry.place))
+    return ours.model_copy(update={"regions": regions})
+
+
+def _regions(capability: Capability | None) -> dict[str, RegionEntry]:
+    """Its regions by id, without routing."""
+    return {entry.id: entry for entry in capability.unrouted.regions} if capability else {}
 
 
 def _renames(

@@ -143,7 +143,7 @@ def claims_among(repository: Repository, entries: Sequence[RegionEntry]) -> list
     """
     claims = [claim_of(repository, entry) for entry in entries]
     done: list[int] = []
-    for index in sorted(range(len(entries)), key=lambda index: _place(entries[index])):
+    for index in sorted(range(len(entries)), key=lambda index: entries[index].place):
         terms = entries[index].terms or Terms(order=0)
         earlier = [claims[i] for i in done if entries[i].id not in terms.supersedes]
         claims[index], _ = locked(claims[index], earlier, terms.max_takeover)
@@ -205,11 +205,49 @@ def warn_of_superseded(atlas: Atlas, names: Sequence[str], max_shadow: float) ->
             )
 
 
+def newly_shadowed(
+    sides: Sequence[Atlas], merged: Atlas, max_shadow: float
+) -> dict[str, dict[str, float]]:
+    """Capabilities of which others own more than allowed after a merge, unlike on some side of it.
+
+    Returns:
+        By capability, the shares of its most shadowed region's anchors by owner.
+    """
+    allowed = [
+        {id for (_, id), shadow in _shadows(side).items() if sum(shadow.values()) <= max_shadow}
+        for side in sides
+    ]
+    found: dict[str, dict[str, float]] = {}
+    for (name, id), shadow in _shadows(merged).items():
+        share = sum(shadow.values())
+        if share > max_shadow and any(id in side for side in allowed):
+            found[name] = max(found.get(name, {}), shadow, key=lambda one: sum(one.values()))
+    return found
+
+
+def _shadows(atlas: Atlas) -> dict[tuple[str, str], dict[str, float]]:
+    """Shares of every routed region that other capabilities own, by its capability and id."""
+    whose = owner_names(atlas)
+    return {
+        (name, entry.id): {
+            owner: share
+            for owner, share in _owned(entry, whose, superseded=False).items()
+            if owner != name
+        }
+        for name, capability in atlas.items()
+        for entry in capability.regions
+        if entry.routing
+    }
+
+
 def _owned(entry: RegionEntry, whose: dict[str, str], *, superseded: bool) -> dict[str, float]:
-    """Share of a region's anchors by owner, of those that it supersedes or of the others."""
+    """Share of a region's anchors by owner, of those that it supersedes or of the others.
+
+    Neither the base nor an owner that was removed since counts.
+    """
     shadow: dict[str, float] = {}
     for owner, share in entry.routing.shadow.items():
-        if owner != BASE_NAME and (owner in entry.terms.supersedes) == superseded:
+        if owner in whose and (owner in entry.terms.supersedes) == superseded:
             shadow[whose[owner]] = shadow.get(whose[owner], 0.0) + share
     return shadow
 
@@ -250,12 +288,7 @@ def _routed(atlas: Atlas) -> list[tuple[str, RegionEntry]]:
         for entry in capability.regions
         if entry.terms and not entry.terms.manual
     ]
-    return sorted(regions, key=lambda one: (*_place(one[1]), one[0]))
-
-
-def _place(entry: RegionEntry) -> tuple[int, str]:
-    """A region's place in the order of commits; the same on both sides of a merge."""
-    return entry.terms.order if entry.terms else -1, entry.region.oid
+    return sorted(regions, key=lambda one: (*one[1].place, one[0]))
 
 
 def _settle(

@@ -156,7 +156,11 @@ def _routing(repository: Repository, atlas: Atlas) -> Check:
         detail += f"; all later ones together win at most {share:.1%} of one, of {name}"
     if found.excesses:
         said = "; ".join(map(str, found.excesses))
-        detail = f"{said}: settle it with `niwfctl merge HEAD`"
+        # a pull request's branch alone is whole: only what it is merged with unsettles it
+        detail = (
+            f"{said}: settle it with `niwfctl merge HEAD` or, if this is a pull request's merge, "
+            "with `niwfctl merge origin/main` on its branch"
+        )
     return Check("atlas", "routing", not found.excesses, detail)
 
 

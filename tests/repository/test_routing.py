@@ -293,6 +293,31 @@ def test_verify_tells_when_plain_git_merge_broke_the_lock_and_merging_head_settl
     assert Repository.open(repository.path).verify().ok
 
 
+def test_the_author_of_a_branch_mends_what_plain_git_would_merge_as_verify_says(
+    crowd: Crowd,
+) -> None:
+    repository = crowd("first", 50.0)
+    git, start = repository.git.plain, repository.git.head()
+    for name in ("main", "topic"):
+        git("checkout", "--quiet", "-B", name, start)
+        crowd(f"of-{name}", 5.0)
+    git("update-ref", "refs/remotes/origin/main", "main")
+
+    def failures() -> list[str]:
+        """What verify says of the merge that a host would make."""
+        git("checkout", "--quiet", "-B", "host", "origin/main")
+        git("merge", "--quiet", "-m", "By git", "topic")
+        return [check.detail for check in repository.verify().checks if not check.ok]
+
+    (detail,) = failures()
+    git("checkout", "--quiet", "topic")
+    assert repository.verify().ok and repository.merge("HEAD").kind == "up to date"
+    command = "niwfctl merge origin/main"
+    assert f"`{command}` on its branch" in detail
+    repository.merge(command.split()[-1])
+    assert failures() == []
+
+
 def test_verify_tells_what_all_later_regions_win_together(crowd: Crowd) -> None:
     repository = crowd("first", 0.0)
     (check,) = [check for check in repository.verify().checks if check.check == "routing"]
@@ -353,6 +378,71 @@ def test_a_merge_reports_which_takeover_it_took_back(
     repository.operations.undo()
     text = niwfctl("-C", repository.path, "merge", "a").stdout
     assert f"takes over {excess['won']} of {excess['anchors']} anchors of" in text
+
+
+@pytest.fixture
+def late(crowd: Crowd) -> Repository:
+    """On `main`, `released`, on the same ground as `late` of the branch, which is as early."""
+    repository = crowd("first", 50.0)
+    limit(repository, "max_shadow", 1.0, 0.25)
+    repository.git.plain("checkout", "--quiet", "-B", "topic")
+    crowd("late", 5.0)
+    repository.git.plain("checkout", "--quiet", "-B", "main", "topic~1")
+    crowd("released", 5.0)
+    crowd("apart", -50.0)
+    return Repository.open(repository.path)
+
+
+@pytest.mark.parametrize("branch", ["main", "topic"])
+@pytest.mark.parametrize("plain", [False, True], ids=["by niwfctl", "by git, then settled"])
+def test_a_merge_warns_of_a_capability_that_lost_its_prompts(
+    late: Repository,
+    niwfctl: Callable[..., Result],
+    caplog: pytest.LogCaptureFixture,
+    branch: str,
+    plain: bool,
+) -> None:
+    git = late.git.plain
+    git("checkout", "--quiet", branch)
+    other = {"main": "topic", "topic": "main"}[branch]
+    if plain:
+        git("merge", "--quiet", "-m", "By git", other)
+    done = niwfctl("-C", late.path, "merge", "HEAD" if plain else other, "--json")
+    shadowed = json.loads(done.stdout)["shadowed"]
+    ((lost, owners),) = shadowed.items()
+    ((owner, share),) = owners.items()
+    assert {lost, owner} == {"late", "released"} and 0.25 < share <= 1
+    shadow = late.capability(lost).regions[0].routing.shadow
+    assert share == shadow[late.capability(owner).regions[0].id]
+    assert f"{owner} now owns {share:.0%} of the prompts of '{lost}', more than 25%" in caplog.text
+    again = niwfctl("-C", late.path, "merge", "HEAD", "--json")
+    assert json.loads(again.stdout)["shadowed"] == {} and len(caplog.records) == 1
+
+
+def test_a_merge_says_nothing_of_a_shadow_that_its_commit_accepted(
+    crowd: Crowd, caplog: pytest.LogCaptureFixture
+) -> None:
+    repository = crowd("first", 50.0)
+    limit(repository, "max_shadow", 1.0, 0.25)
+    repository.git.plain("branch", "topic")
+    crowd("old", 5.0)
+    crowd("new", 5.0, accept_shadow=True)
+    released = repository.git.head()
+    repository.git.plain("checkout", "--quiet", "topic")
+    crowd("apart", -50.0)
+    caplog.clear()
+    assert Repository.open(repository.path).merge(released).shadowed == {} and not caplog.records
+    assert sum(repository.capability("new").regions[0].routing.shadow.values()) > 0.25
+
+
+def test_what_lost_its_prompts_in_a_merge_has_them_again_once_the_other_is_revised(
+    late: Repository, crowd: Crowd
+) -> None:
+    ((lost, owners),) = late.merge("topic").shadowed.items()
+    (owner,) = owners
+    crowd(owner, 5.001, late, mode="revise", accept_shadow=True)
+    late.merge("HEAD")
+    assert late.capability(lost).regions[0].routing.shadow == {}
 
 
 @torch.no_grad()
