@@ -129,9 +129,18 @@ class Remotes:
             f"{remote} did not accept {', '.join(refs)}",
             "fix what it reports and push again; objects that it has are not sent again",
         )
-        # The hook was asked above.
-        self._push(remote, refs, "--no-verify", "--set-upstream", refusal=no)
+        following = [ref for ref in refs if self._follows(ref)]
+        fresh = [ref for ref in refs if ref not in following]
+        for some, options in ((following, ()), (fresh, ("--set-upstream",))):
+            if some:  # The hook was asked above.
+                self._push(remote, some, "--no-verify", *options, refusal=no)
         return len(oids)
+
+    def _follows(self, ref: str) -> bool:
+        """Whether a ref is a branch that already has an upstream."""
+        branch = self._git.plain("rev-parse", "--symbolic-full-name", ref)
+        key = f"branch.{branch.removeprefix('refs/heads/')}.merge"
+        return bool(self._git.plain("config", "--default=", "--get", key))
 
     def _push(
         self,
@@ -156,8 +165,16 @@ class Remotes:
             )
         elif ahead:
             what = "the remote has commits that are not here"
-            then += "; get them with `niwfctl pull` on that branch, and push again"
+            apart = [one for one, _ in ahead if self._counterpart(remote, one) != one]
+            how = f"fetch {remote}` and `niwfctl merge {remote}/{apart[0]}" if apart else "pull"
+            then += f"; get them with `niwfctl {how}` on that branch, and push again"
         self._require_done(said, (what, then))
+
+    def _counterpart(self, remote: str, branch: str) -> str:
+        """Name of the remote's branch that a branch has as its upstream, or else its own name."""
+        upstream = self._git.plain("for-each-ref", "--format=%(upstream)", f"refs/heads/{branch}")
+        place = f"refs/remotes/{remote}/"
+        return upstream.removeprefix(place) if upstream.startswith(place) else branch
 
     def _left(self, remote: str, branch: str, why: str) -> bool:
         """Whether a branch that git would not push was once, here, where the remote's is."""
@@ -212,9 +229,8 @@ class Remotes:
         self._run("fetch", "--no-tags", "--", remote, refusal=no)
 
     def _fetch_objects(self, remote: str, everything: bool) -> None:
-        listed = self._git.plain("for-each-ref", "--format=%(refname)", f"refs/remotes/{remote}")
         # HEAD may be at a tag that is on none of the branches.
-        revisions = ["HEAD", *(ref for ref in listed.split() if not ref.endswith("/HEAD"))]
+        revisions = ["HEAD", *(f"refs/remotes/{remote}/{name}" for name in self._branches(remote))]
         what = ("--all", "--", remote) if everything else ("--", remote, *revisions)
         said = transfer(self._git.worktree, "lfs", "fetch", *what)
         if said is None:
@@ -238,13 +254,26 @@ class Remotes:
         )
 
     def pull(self, remote: str, lazy: bool = False) -> Merged:
-        """Fetches, and merges the remote's branch of the same name.
+        """Fetches, and merges the upstream if it is the remote's, or else the branch's namesake.
 
         Raises:
+            UnknownName: the remote has no such branch.
             RemoteError, Conflict, UsageError: as `fetch` and `Repository.merge`.
         """
+        there = self._counterpart(remote, self._branch())
         self.fetch(remote, lazy=lazy)
-        return self._repository.merge(f"{remote}/{self._branch()}")
+        if there not in self._branches(remote):
+            raise UnknownName(
+                f"{remote} has no branch {there}: push it, or set an upstream with `git branch "
+                "--set-upstream-to`"
+            )
+        return self._repository.merge(f"{remote}/{there}")
+
+    def _branches(self, remote: str) -> list[str]:
+        """Names of the remote's branches, as last fetched."""
+        place = f"refs/remotes/{remote}/"
+        listed = self._git.plain("for-each-ref", "--format=%(refname)", place)
+        return [ref.removeprefix(place) for ref in listed.split() if ref != f"{place}HEAD"]
 
     def fetch_object(self, oid: str) -> str | None:
         """Gets one object from the first remote that has it.

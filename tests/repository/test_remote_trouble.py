@@ -150,6 +150,38 @@ def test_pushing_after_an_undo_does_not_send_for_what_was_undone(
             shared.remotes.push("origin")
 
 
+def test_pull_and_push_go_by_the_upstream_that_status_reports(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    shared.remotes.push("origin")
+    copy = clone(str(remote), tmp_path / "copy")
+    git(copy.path, "checkout", "-q", "-b", "topic", "--track", "origin/main")
+    git(copy.path, "branch", "fresh")
+    shared.rename("apple", "apples")
+    shared.remotes.push("origin")
+    assert copy.remotes.pull("origin").kind == "fast-forward"
+    assert set(copy.atlas()) == {"apples"}
+    copy.remotes.push("origin", ["topic", "fresh"])
+    assert git(copy.path, "rev-parse", "--abbrev-ref", "topic@{upstream}") == "origin/main"
+    assert git(copy.path, "rev-parse", "--abbrev-ref", "fresh@{upstream}") == "origin/fresh"
+    shared.remotes.fetch("origin")
+    shared.checkout("topic")
+    shared.rename("apples", "pears")
+    shared.remotes.push("origin")
+    copy.rename("apples", "plums")
+    with pytest.raises(RemoteError, match=r"`niwfctl merge origin/topic` on that branch"):
+        copy.remotes.push("origin")
+
+
+def test_pull_of_a_branch_that_the_remote_lacks_says_what_to_do(
+    shared: Repository, remote: Path
+) -> None:
+    shared.remotes.push("origin")
+    git(shared.path, "checkout", "-q", "-b", "topic")
+    with pytest.raises(UnknownName, match=r"^origin has no branch topic: push it, or set"):
+        shared.remotes.pull("origin")
+
+
 def test_a_work_tree_of_another_repository_can_be_the_remote(
     shared: Repository, remote: Path, tmp_path: Path
 ) -> None:
