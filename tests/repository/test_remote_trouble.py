@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from faults import run_git as git
+from histories import revise
 from niwfstore import ObjectStore
 
 from niwfctl.errors import ObjectError, RemoteError, UnknownName
@@ -107,6 +108,34 @@ def test_push_brings_what_plain_git_left_behind(
     assert shared.remotes.push("origin", []) == 4
     copy.remotes.fetch("origin")
     assert copy.verify().ok
+
+
+def test_an_incomplete_branch_hinders_only_those_who_use_it(
+    shared: Repository, remote: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared.remotes.push("origin")
+    fetched = clone(str(remote), tmp_path / "fetched")
+    git(shared.path, "checkout", "-q", "-b", "side")
+    revise(shared, "apple", 2)
+    git(shared.path, "push", "-q", "--no-verify", "origin", "side")
+    git(shared.path, "checkout", "-q", "main")
+    shared.rename("apple", "apples")
+    shared.remotes.push("origin")
+    assert clone(str(remote), tmp_path / "cloned").verify().ok
+    assert "those of side: someone who has them must run `niwfctl push origin side`" in caplog.text
+    assert fetched.remotes.pull("origin").kind == "fast-forward"
+    fetched.remotes.fetch("origin")
+    assert fetched.verify().ok
+    for everything, branch in ((True, "main"), (False, "side")):
+        fetched.checkout(branch)
+        with pytest.raises(RemoteError, match="origin lacks objects of"):
+            fetched.remotes.fetch("origin", everything=everything)
+    git(fetched.path, "checkout", "-q", "-b", "topic", "main")
+    git(fetched.path, "branch", "-q", "--set-upstream-to", "origin/side")
+    with pytest.raises(RemoteError, match="origin lacks objects of apple "):
+        fetched.remotes.pull("origin")
+    shared.remotes.push("origin", ["side"])
+    fetched.remotes.fetch("origin", everything=True)
 
 
 def test_what_a_pre_push_hook_says_is_shown_where_there_is_no_terminal(
