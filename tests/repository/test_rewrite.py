@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import QUICK
-from histories import revise
+from histories import place, revise
 from typer.testing import Result
 
 from niwfctl.errors import (
@@ -198,6 +198,23 @@ def test_a_rollback_that_makes_no_sense_is_refused(two: Repository) -> None:
     with pytest.raises(UsageError, match="say what"):
         two.rollback()
     assert two.git.head() == head
+
+
+def test_what_is_already_as_it_was_is_not_rolled_back_where_others_are_not_settled(
+    trained: Repository,
+) -> None:
+    place(trained, "first", 50.0)
+    start = trained.git.head()
+    for name in "ab":
+        trained.git.plain("checkout", "--quiet", "-b", name, start)
+        place(trained, name, 5.0, accept_shadow=True)
+    trained.git.plain("merge", "--quiet", "-m", "By git", "a")
+    head = trained.git.head()
+    assert not trained.verify().ok
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match=f"first is already as it was at {start[:12]}"):
+            trained.rollback("first", to=start, dry_run=dry_run)
+    assert trained.git.head() == head
 
 
 def test_bases_that_others_share_stay_until_the_last_of_them_goes(
