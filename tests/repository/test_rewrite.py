@@ -1,5 +1,6 @@
 """rollback, rm, mv and undo, and hooks: whatever was, can be again, bit for bit."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -341,6 +342,40 @@ def test_a_training_that_fails_is_no_operation_and_costs_none(
         trained.train("apple", [data], hopeless, restart=True)
     assert trained.trainings.checkpoint("apple").read_bytes() == before
     assert trained.operations.entries() == done
+
+
+def test_each_work_tree_undoes_what_was_done_in_it(
+    trained: Repository, data: Path, tmp_path: Path
+) -> None:
+    trained.git.plain("worktree", "add", "-q", str(tmp_path / "other"))
+    other = Repository.open(tmp_path / "other")
+    with pytest.raises(NiwfError, match="nothing to undo"):
+        other.operations.undo()
+    before = trained.trainings.checkpoint("apple").read_bytes()
+    trained.train("apple", [data], QUICK.model_copy(update={"seed": 1}), restart=True)
+    other.train("plum", [data], QUICK)
+    trained.operations.undo()
+    assert [run.name for run in trained.uncommitted()] == ["apple", "plum"]
+    assert trained.trainings.checkpoint("apple").read_bytes() == before
+    other.operations.undo()
+    assert [run.name for run in trained.uncommitted()] == ["apple"]
+    trained.operations.undo()
+    assert trained.trainings.checkpoint("apple").read_bytes() != before
+    other.operations.undo()
+    assert [run.name for run in other.uncommitted()] == ["apple", "plum"]
+
+
+def test_what_an_older_version_logged_is_undone_in_any_work_tree(
+    trained: Repository, tmp_path: Path
+) -> None:
+    log = trained.private / "operations" / "log.json"
+    entries = json.loads(log.read_bytes())
+    for entry in entries:
+        del entry["worktree"]
+    log.write_text(json.dumps(entries))
+    trained.git.plain("worktree", "add", "-q", str(tmp_path / "other"))
+    Repository.open(tmp_path / "other").operations.undo()
+    assert trained.uncommitted() == []
 
 
 def test_a_training_under_way_cannot_be_undone(trained: Repository, data: Path) -> None:
