@@ -135,7 +135,7 @@ def fetch(
 def pull(
     ctx: typer.Context, remote: Remote = "origin", lazy: Lazy = False, as_json: AsJson = False
 ) -> None:
-    """Fetch, and merge the remote's branch of the same name."""
+    """Fetch, and merge the remote's branch that this one follows, or that of the same name."""
     from niwfctl.repository import Repository
 
     merged = Repository.open(ctx.obj).remotes.pull(remote, lazy)

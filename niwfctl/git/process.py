@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -25,7 +26,15 @@ _DISK = {  # messages of the system, git and git-lfs, in lower case
     "failed to write new configuration": errno.ENOSPC,
     "disk quota exceeded": errno.EDQUOT,
     "read-only file system": errno.EROFS,
+    "insufficient permission for adding an object": errno.EACCES,
 }
+# In the words of git, or of git-lfs. "Permission denied (publickey)" is ssh's, about the remote; a
+# warning is no reason.
+_CLOSED = re.compile(
+    r"(?:(?:fatal|error): (?:.*? )?(?:'([^'\n]+)'|(\S+))|\b(?:mkdir|open) (/.+?))"
+    r": permission denied'?$",
+    re.IGNORECASE | re.MULTILINE,
+)
 # Variables that say which repository git is in, or lend it parts of another, as listed by `git
 # rev-parse --local-env-vars`. Configuration (GIT_CONFIG_COUNT and such) stays: it belongs to none.
 _OF_ONE_REPOSITORY = (
@@ -183,7 +192,7 @@ def transfer(
         None on success; else its output.
 
     Raises:
-        OSError: the disk is full or read-only.
+        OSError: the disk is full or read-only, or the user lacks permission for a file.
     """
     if command[0] == "lfs":
         streams = {"stdout": progress(), "stderr": subprocess.PIPE}
@@ -232,8 +241,13 @@ def words(error: git.GitCommandError) -> str:
 
 
 def blame_disk(said: str) -> None:
-    """Raises OSError if git failed because of this machine's disk."""
-    here = "\n".join(line for line in said.lower().splitlines() if not line.startswith("remote:"))
+    """Raises OSError if git failed because of this machine's disk, or of who may access a file."""
+    here = "\n".join(line for line in said.splitlines() if not line.startswith("remote:"))
     for reason, number in _DISK.items():
-        if reason in here:
+        if reason in here.lower():
             raise OSError(number, os.strerror(number))
+    if closed := _CLOSED.search(here):
+        path = Path(next(filter(None, closed.groups())))
+        # A lock is not there: it is its folder that is closed.
+        path = path.parent if path.suffix == ".lock" else path
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))

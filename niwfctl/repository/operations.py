@@ -43,6 +43,8 @@ class Operation:
         added: trainings that were made.
         active_before, active_after: the active capability, as in `Repository.active`; both None
             in older logs, which did not record it.
+        worktree: git's name of the linked work tree where it was made; empty for the main one,
+            None in older logs, whose operations count for every work tree.
     """
 
     id: str
@@ -55,6 +57,7 @@ class Operation:
     added: list[str] = field(default_factory=list)
     active_before: str | None = None
     active_after: str | None = None
+    worktree: str | None = None
 
     @property
     def empty(self) -> bool:
@@ -130,7 +133,7 @@ class Operations:
             operation.removed.append(name)
 
     def undo(self) -> Operation:
-        """Undoes the last operation; done twice, it redoes it.
+        """Undoes the last operation of this work tree; done twice, it redoes it.
 
         Raises:
             NiwfError: there is nothing to undo.
@@ -139,7 +142,7 @@ class Operations:
         """
         with ExitStack() as locks:
             locks.enter_context(self._repository.writing())
-            done = self.entries()
+            done = [one for one in self.entries() if one.worktree in (None, self._worktree)]
             if not done:
                 raise NiwfError("there is nothing to undo: no operation is remembered here")
             last = done[-1]
@@ -168,6 +171,11 @@ class Operations:
     def folder_of(self, operation: Operation) -> Path:
         """Where an operation puts trainings aside."""
         return self._folder / operation.id
+
+    @property
+    def _worktree(self) -> str:
+        git = self._repository.git
+        return "" if git.folder == git.common else git.folder.name
 
     @property
     def _file(self) -> Path:
@@ -270,16 +278,18 @@ class Operations:
         where = f"refs/heads/{branch}" if branch else "HEAD"
         operation = Operation(uuid.uuid4().hex[:8], now, command, where, head, head)
         operation.active_before = operation.active_after = self._repository.active
+        operation.worktree = self._worktree
         return operation
 
     def _locked(self) -> AbstractContextManager[bool]:
         return lock(self._folder.with_suffix(".lock"), "operation log", PATIENCE)
 
     def _append(self, operation: Operation) -> None:
-        operations = [*self._known(operation), operation][-REMEMBERED:]
-        self._write(operations)
-        for entry in operations[:-1]:  # only the last can be undone
-            if entry.removed:
+        operations = [*self._known(operation), operation]
+        self._write(operations[-REMEMBERED:])
+        last = {entry.worktree: entry.id for entry in operations[-REMEMBERED:]}
+        for entry in operations:  # only the last of each work tree can be undone
+            if entry.removed and entry.id not in last.values():
                 shutil.rmtree(self.folder_of(entry), ignore_errors=True)
 
     def _known(self, operation: Operation) -> list[Operation]:

@@ -22,6 +22,7 @@ from niwfctl.repository.lfs import (
     require_lfs,
 )
 from niwfctl.repository.pointers import pointed, read_pointers
+from niwfctl.repository.tracking import branches_of, counterpart, follows, place
 from niwfctl.several import Names, several
 
 if TYPE_CHECKING:
@@ -129,8 +130,11 @@ class Remotes:
             f"{remote} did not accept {', '.join(refs)}",
             "fix what it reports and push again; objects that it has are not sent again",
         )
-        # The hook was asked above.
-        self._push(remote, refs, "--no-verify", "--set-upstream", refusal=no)
+        following = [ref for ref in refs if follows(self._git, ref)]
+        fresh = [ref for ref in refs if ref not in following]
+        for some, options in ((following, ()), (fresh, ("--set-upstream",))):
+            if some:  # The hook was asked above.
+                self._push(remote, some, "--no-verify", *options, refusal=no)
         return len(oids)
 
     def _push(
@@ -156,12 +160,14 @@ class Remotes:
             )
         elif ahead:
             what = "the remote has commits that are not here"
-            then += "; get them with `niwfctl pull` on that branch, and push again"
+            apart = [one for one, _ in ahead if counterpart(self._git, remote, one) != one]
+            how = f"fetch {remote}` and `niwfctl merge {remote}/{apart[0]}" if apart else "pull"
+            then += f"; get them with `niwfctl {how}` on that branch, and push again"
         self._require_done(said, (what, then))
 
     def _left(self, remote: str, branch: str, why: str) -> bool:
         """Whether a branch that git would not push was once, here, where the remote's is."""
-        here, there = f"refs/heads/{branch}", f"refs/remotes/{remote}/{branch}"
+        here, there = f"refs/heads/{branch}", place(remote, branch)
         if why == "fetch first" or here not in self._git.names(branch):
             return False  # the remote's commit is not even known here
         tip = self._git.plain("for-each-ref", "--format=%(objectname)", there)
@@ -172,7 +178,8 @@ class Remotes:
     ) -> None:
         """Fetches refs, then the objects of HEAD and of the remote's branches.
 
-        A tag that differs here from the remote's is kept, with a warning.
+        A tag that differs here from the remote's is kept, with a warning. Objects that the remote
+        lacks are an error if HEAD or what `pull` would merge needs them, else a warning.
 
         Args:
             everything: fetch the objects of all history.
@@ -181,7 +188,7 @@ class Remotes:
 
         Raises:
             UnknownName: there is no such remote.
-            RemoteError: the remote cannot be reached, or git-lfs is missing.
+            RemoteError: the remote cannot be reached or lacks objects, or git-lfs is missing.
         """
         self.require(remote)
         if not lazy:
@@ -212,10 +219,9 @@ class Remotes:
         self._run("fetch", "--no-tags", "--", remote, refusal=no)
 
     def _fetch_objects(self, remote: str, everything: bool) -> None:
-        listed = self._git.plain("for-each-ref", "--format=%(refname)", f"refs/remotes/{remote}")
+        refs = {place(remote, name): name for name in branches_of(self._git, remote)}
         # HEAD may be at a tag that is on none of the branches.
-        revisions = ["HEAD", *(ref for ref in listed.split() if not ref.endswith("/HEAD"))]
-        what = ("--all", "--", remote) if everything else ("--", remote, *revisions)
+        what = ("--all", "--", remote) if everything else ("--", remote, "HEAD", *refs)
         said = transfer(self._git.worktree, "lfs", "fetch", *what)
         if said is None:
             return
@@ -225,9 +231,25 @@ class Remotes:
                 f"not all objects were fetched from {remote} (see above): nothing is lost; run "
                 "the same command to resume"
             )
+        branch = self._git.branch()
+        own = branch and place(remote, counterpart(self._git, remote, branch))
+        incomplete = [
+            ref
+            for ref in ("HEAD", *refs)
+            if not oids.isdisjoint(pointed(self._git, "--no-walk", ref).values())
+        ]
+        others = [refs[ref] for ref in incomplete if ref not in ("HEAD", own)]
+        if others and len(others) == len(incomplete) and not everything:
+            # Whoever pushed another branch incompletely must not stop those who do not use it.
+            logger.warning(
+                "%s lacks objects that only other branches need, those of %s: someone who has "
+                "them must run `niwfctl push %s %s`",
+                *(remote, ", ".join(others), remote, " ".join(others)),
+            )
+            return
         names = {
             name
-            for revision in revisions
+            for revision in incomplete
             for name, capability in self._repository.atlas(revision).items()
             if any(ref.oid in oids for ref in capability.objects)
         }
@@ -238,13 +260,20 @@ class Remotes:
         )
 
     def pull(self, remote: str, lazy: bool = False) -> Merged:
-        """Fetches, and merges the remote's branch of the same name.
+        """Fetches, and merges the upstream if it is the remote's, or else the branch's namesake.
 
         Raises:
+            UnknownName: the remote has no such branch.
             RemoteError, Conflict, UsageError: as `fetch` and `Repository.merge`.
         """
+        there = counterpart(self._git, remote, self._branch())
         self.fetch(remote, lazy=lazy)
-        return self._repository.merge(f"{remote}/{self._branch()}")
+        if there not in branches_of(self._git, remote):
+            raise UnknownName(
+                f"{remote} has no branch {there}: push it, or set an upstream with `git branch "
+                "--set-upstream-to`"
+            )
+        return self._repository.merge(f"{remote}/{there}")
 
     def fetch_object(self, oid: str) -> str | None:
         """Gets one object from the first remote that has it.

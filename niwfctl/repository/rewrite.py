@@ -137,7 +137,9 @@ def rollback(
     before = repository.atlas()
     if name is not None:
         require_file_name(name, before)
-    after = brought_back(dict(before))
+    # Where plain git merged, others' routing may not be settled: bringing back one is no reason to.
+    same = name in before and before[name].unrouted == then[name].unrouted
+    after = before if same else brought_back(dict(before))
     if after == before:
         raise UsageError(f"{name or 'everything'} is already as it was at {source[:12]}")
     message = f"Roll back {name or 'everything'} to {source[:12]}"

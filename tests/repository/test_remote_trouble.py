@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from faults import run_git as git
+from histories import revise
 from niwfstore import ObjectStore
 
 from niwfctl.errors import ObjectError, RemoteError, UnknownName
@@ -109,6 +110,34 @@ def test_push_brings_what_plain_git_left_behind(
     assert copy.verify().ok
 
 
+def test_an_incomplete_branch_hinders_only_those_who_use_it(
+    shared: Repository, remote: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared.remotes.push("origin")
+    fetched = clone(str(remote), tmp_path / "fetched")
+    git(shared.path, "checkout", "-q", "-b", "side")
+    revise(shared, "apple", 2)
+    git(shared.path, "push", "-q", "--no-verify", "origin", "side")
+    git(shared.path, "checkout", "-q", "main")
+    shared.rename("apple", "apples")
+    shared.remotes.push("origin")
+    assert clone(str(remote), tmp_path / "cloned").verify().ok
+    assert "those of side: someone who has them must run `niwfctl push origin side`" in caplog.text
+    assert fetched.remotes.pull("origin").kind == "fast-forward"
+    fetched.remotes.fetch("origin")
+    assert fetched.verify().ok
+    for everything, branch in ((True, "main"), (False, "side")):
+        fetched.checkout(branch)
+        with pytest.raises(RemoteError, match="origin lacks objects of"):
+            fetched.remotes.fetch("origin", everything=everything)
+    git(fetched.path, "checkout", "-q", "-b", "topic", "main")
+    git(fetched.path, "branch", "-q", "--set-upstream-to", "origin/side")
+    with pytest.raises(RemoteError, match="origin lacks objects of apple "):
+        fetched.remotes.pull("origin")
+    shared.remotes.push("origin", ["side"])
+    fetched.remotes.fetch("origin", everything=True)
+
+
 def test_what_a_pre_push_hook_says_is_shown_where_there_is_no_terminal(
     shared: Repository, remote: Path, capfd: pytest.CaptureFixture
 ) -> None:
@@ -148,6 +177,38 @@ def test_pushing_after_an_undo_does_not_send_for_what_was_undone(
             shared.remotes.fetch("origin")
         with pytest.raises(RemoteError, match="commits that are not here"):
             shared.remotes.push("origin")
+
+
+def test_pull_and_push_go_by_the_upstream_that_status_reports(
+    shared: Repository, remote: Path, tmp_path: Path
+) -> None:
+    shared.remotes.push("origin")
+    copy = clone(str(remote), tmp_path / "copy")
+    git(copy.path, "checkout", "-q", "-b", "topic", "--track", "origin/main")
+    git(copy.path, "branch", "fresh")
+    shared.rename("apple", "apples")
+    shared.remotes.push("origin")
+    assert copy.remotes.pull("origin").kind == "fast-forward"
+    assert set(copy.atlas()) == {"apples"}
+    copy.remotes.push("origin", ["topic", "fresh"])
+    assert git(copy.path, "rev-parse", "--abbrev-ref", "topic@{upstream}") == "origin/main"
+    assert git(copy.path, "rev-parse", "--abbrev-ref", "fresh@{upstream}") == "origin/fresh"
+    shared.remotes.fetch("origin")
+    shared.checkout("topic")
+    shared.rename("apples", "pears")
+    shared.remotes.push("origin")
+    copy.rename("apples", "plums")
+    with pytest.raises(RemoteError, match=r"`niwfctl merge origin/topic` on that branch"):
+        copy.remotes.push("origin")
+
+
+def test_pull_of_a_branch_that_the_remote_lacks_says_what_to_do(
+    shared: Repository, remote: Path
+) -> None:
+    shared.remotes.push("origin")
+    git(shared.path, "checkout", "-q", "-b", "topic")
+    with pytest.raises(UnknownName, match=r"^origin has no branch topic: push it, or set"):
+        shared.remotes.pull("origin")
 
 
 def test_a_work_tree_of_another_repository_can_be_the_remote(

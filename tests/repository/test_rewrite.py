@@ -1,12 +1,13 @@
 """rollback, rm, mv and undo, and hooks: whatever was, can be again, bit for bit."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import QUICK
-from histories import revise
+from histories import place, revise
 from typer.testing import Result
 
 from niwfctl.errors import (
@@ -200,6 +201,23 @@ def test_a_rollback_that_makes_no_sense_is_refused(two: Repository) -> None:
     assert two.git.head() == head
 
 
+def test_what_is_already_as_it_was_is_not_rolled_back_where_others_are_not_settled(
+    trained: Repository,
+) -> None:
+    place(trained, "first", 50.0)
+    start = trained.git.head()
+    for name in "ab":
+        trained.git.plain("checkout", "--quiet", "-b", name, start)
+        place(trained, name, 5.0, accept_shadow=True)
+    trained.git.plain("merge", "--quiet", "-m", "By git", "a")
+    head = trained.git.head()
+    assert not trained.verify().ok
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match=f"first is already as it was at {start[:12]}"):
+            trained.rollback("first", to=start, dry_run=dry_run)
+    assert trained.git.head() == head
+
+
 def test_bases_that_others_share_stay_until_the_last_of_them_goes(
     two: Repository, add: Add, evidence: Evidence
 ) -> None:
@@ -324,6 +342,40 @@ def test_a_training_that_fails_is_no_operation_and_costs_none(
         trained.train("apple", [data], hopeless, restart=True)
     assert trained.trainings.checkpoint("apple").read_bytes() == before
     assert trained.operations.entries() == done
+
+
+def test_each_work_tree_undoes_what_was_done_in_it(
+    trained: Repository, data: Path, tmp_path: Path
+) -> None:
+    trained.git.plain("worktree", "add", "-q", str(tmp_path / "other"))
+    other = Repository.open(tmp_path / "other")
+    with pytest.raises(NiwfError, match="nothing to undo"):
+        other.operations.undo()
+    before = trained.trainings.checkpoint("apple").read_bytes()
+    trained.train("apple", [data], QUICK.model_copy(update={"seed": 1}), restart=True)
+    other.train("plum", [data], QUICK)
+    trained.operations.undo()
+    assert [run.name for run in trained.uncommitted()] == ["apple", "plum"]
+    assert trained.trainings.checkpoint("apple").read_bytes() == before
+    other.operations.undo()
+    assert [run.name for run in trained.uncommitted()] == ["apple"]
+    trained.operations.undo()
+    assert trained.trainings.checkpoint("apple").read_bytes() != before
+    other.operations.undo()
+    assert [run.name for run in other.uncommitted()] == ["apple", "plum"]
+
+
+def test_what_an_older_version_logged_is_undone_in_any_work_tree(
+    trained: Repository, tmp_path: Path
+) -> None:
+    log = trained.private / "operations" / "log.json"
+    entries = json.loads(log.read_bytes())
+    for entry in entries:
+        del entry["worktree"]
+    log.write_text(json.dumps(entries))
+    trained.git.plain("worktree", "add", "-q", str(tmp_path / "other"))
+    Repository.open(tmp_path / "other").operations.undo()
+    assert trained.uncommitted() == []
 
 
 def test_a_training_under_way_cannot_be_undone(trained: Repository, data: Path) -> None:
