@@ -61,8 +61,8 @@ def main() -> None:
         f"\n\nTrained parameters: niwfctl {sizes['niwfctl']:,} (2 bases of rank 8, layers 4 up), "
         f"PEFT LoRA {sizes['peft']:,} (rank {PEFT_RANK}, all layers). {arguments.steps} steps of 8 "
         "rows, in the same order, on SmolLM2-135M-Instruct in bf16. The rate at which the "
-        "generator learns was chosen among 1, 0.5, 0.25 and 0.1 of the bases' by these held-out "
-        "rows of shell and code, with seed 0; PEFT's rate is ours and was not searched."
+        "generator learns was chosen among 1, 0.5, 0.25 and 0.1 of the bases', then 3e-3, by these "
+        "held-out rows of shell and code, with seed 0; PEFT's rate is ours and was not searched."
     )
     write_results("quality", {"steps": arguments.steps, "results": results}, table)
 
