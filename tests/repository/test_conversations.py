@@ -131,13 +131,13 @@ def test_texts_that_are_written_in_the_template_already_are_told_once(
     rows = [{"prompt": f"Is <s>{index}</s> a tag?", "completion": "yes"} for index in range(9)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     committed.train("plain", [data], QUICK)
-    assert not caplog.messages
+    assert not any("template" in message for message in caplog.messages)
     for index in (3, 7):
         text = f"### Instruction:\n{index}\n\n### Response:\n"
         rows[index]["prompt" if place == "prompt" else "completion"] = text
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     committed.train("written", [data], QUICK)
-    (said,) = caplog.messages
+    (said,) = (message for message in caplog.messages if "template" in message)
     assert "2 of 9 records" in said and f"{data}:4 with ### Instruction:" in said
 
 
