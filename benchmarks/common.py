@@ -20,6 +20,7 @@ from niwfctl.backbone.batch import batched, pad
 from niwfctl.backbone.load import Backbone, load, resolve
 from niwfctl.backbone.platform import current_platform
 from niwfctl.backbone.prompts import Tokens, encode
+from niwfctl.backbone.sites import width
 from niwfctl.training.data import read_examples
 from niwfctl.training.loop import LARGEST_GRADIENT, learning_rate
 from niwfctl.training.run import TrainingOptions
@@ -116,7 +117,7 @@ class PeftTrainer:
             target_modules=MODULES,
             task_type="CAUSAL_LM",
         )
-        self.options = options.for_width(model.config.hidden_size)
+        self.options = options.for_width(width(model))
         self.model = get_peft_model(model, config)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.0)

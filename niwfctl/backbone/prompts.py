@@ -89,7 +89,7 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def _turn_end(tokenizer: PreTrainedTokenizerBase, template: str) -> int | None:
     added = tokenizer.added_tokens_decoder.items()
     special = {*tokenizer.all_special_ids, *(token for token, about in added if about.special)}
-    after = _ids(tokenizer, _closing(tokenizer))
+    after = _ids(tokenizer, _written_after(tokenizer, template))
     return next((token for token in after if token in special), tokenizer.eos_token_id)
 
 

@@ -201,13 +201,13 @@ def train(
     if reuse not in (None, AUTO_NAME):
         raise UsageError(f"--reuse {reuse!r} is unknown: give `--reuse auto`, or `--from {reuse}`")
     given = {key for key in ctx.params if ctx.get_parameter_source(key).name == "COMMANDLINE"}
-    previous = resume or finish
-    if previous and given - {"name", "resume", "finish", "as_json", *SPARING}:
+    going_on = resume or finish
+    if going_on and given - {"name", "resume", "finish", "as_json", *SPARING}:
         raise UsageError(
             "--resume and --finish keep the options that the training began with: give only "
             "--batch-size and --grad-accum of the same product, and --gradient-checkpointing"
         )
-    if not previous and not data:
+    if not going_on and not data:
         raise UsageError("there is nothing to learn from: give --data FILE, or --resume")
     if extend and revise:
         raise UsageError("--extend and --revise exclude each other: give one of them")

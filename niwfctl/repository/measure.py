@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from itertools import islice
 from operator import eq
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -127,12 +126,11 @@ def warn_of_learned_rows(capabilities: Mapping[str, Capability], data: Data) -> 
         )
         if any(one.run.origin == "trained" and one.run.data_hash == data.hash for one in regions)
     )
-    for target, source in islice(found, 1):
+    if first := next(found, None):
         logger.warning(
             "%r was trained on most rows of this data, so its figures say little of other prompts: "
             "its held-out perplexity is in `niwfctl show %s`",
-            target,
-            source,
+            *first,
         )
 
 

@@ -107,17 +107,19 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
 
 def _settle(repository: Repository, head: str) -> Merged:
     """Restores the routing lock where plain `git merge` joined two branches."""
+    from niwfctl.repository.routing import settled
+
     before = repository.atlas(head)
     after, routed = _routed(repository, before, (before,))
     if after == before:
         return Merged(head, *_UP_TO_DATE)
-    commit = record(repository, lambda atlas: _routed(repository, atlas)[0], "Settle the routing")
+    commit = record(repository, lambda atlas: settled(repository, atlas), "Settle the routing")
     after = repository.atlas(commit)
     return replace(_report(commit, "settled", before, after), **routed)
 
 
 def _routed(
-    repository: Repository, union: Atlas, sides: Sequence[Atlas] = ()
+    repository: Repository, union: Atlas, sides: Sequence[Atlas]
 ) -> tuple[Atlas, dict[str, Any]]:
     """The atlas with its routing settled, and the report's fields about that."""
     from niwfctl.repository.routing import audited, newly_shadowed, settled
@@ -224,7 +226,8 @@ def _extended(
         for side in sides
     )
     # terms of a region that both have may differ, and nothing says which hold
-    if not (ours and theirs and kept and sides[0].items() <= (sides[0] | sides[1]).items()):
+    agreed = all(sides[1].get(id, entry) == entry for id, entry in sides[0].items())
+    if not (ours and theirs and kept and agreed):
         return None
     both = {entry.id: entry for side in (theirs, ours) for entry in side.regions}
     regions = tuple(sorted(both.values(), key=lambda entry: entry.place))

@@ -72,18 +72,19 @@ def train(
         try:
             save = _Saver(repository, name).save
             trainer.fit(report, save, lambda: processes.any(stop()), save_seconds)
-            if leads() and run.options.mode != "new":
+            if leads():
+                warn_of_overfitting(run)
                 _compare(model, trainer)
         finally:
             model.adapter.detach()  # so that the backbone is freed when nothing refers to it
-        if leads():
-            warn_of_overfitting(run)
         return run
 
 
 def _compare(model: Model, trainer: Trainer) -> None:
     """Warns if the committed version does better on the same held-out rows than the result."""
     run = trainer.run
+    if run.options.mode == "new":
+        return
     try:
         model.use(run.name)
     except NiwfError as error:  # the training is whole without it

@@ -73,10 +73,9 @@ def split(
     if not 0 < share < 1:
         raise DataError(f"a share of {share} cannot be held out: give one between 0 and 1")
     together = _prompts_of(examples)
-    different = list(dict.fromkeys(together))
-    if len(different) < 2:
+    if len(set(together)) < 2:
         together = _contents_of(examples)
-        different = list(dict.fromkeys(together))
+    different = list(dict.fromkeys(together))
     if len(different) < 2:
         raise DataError(
             "at least 2 different records are needed, some to learn from and some to measure on: "
