@@ -16,6 +16,7 @@ from niwfctl.git.process import require_recent_git, transfer
 from niwfctl.paths import require_new
 from niwfctl.repository.bundle import is_bundle, take
 from niwfctl.repository.lfs import add_hook, require_lfs
+from niwfctl.repository.tracking import branches_of
 from niwfctl.storage import storing
 
 if TYPE_CHECKING:
@@ -104,8 +105,7 @@ def _require_replaceable(folder: Path) -> None:
 def _check_out(url: str, git: Git) -> None:
     """Requires that a clone is of a niwfctl repository; checks out a branch if git did not."""
     if git.head() is None:  # the remote's HEAD is a branch that was never pushed
-        listed = git.plain("for-each-ref", "--format=%(refname:lstrip=3)", "refs/remotes/origin")
-        branches = listed.split()
+        branches = branches_of(git, "origin")
         if len(branches) > 1:
             raise UsageError(
                 f"{url} has {', '.join(branches)}, but its HEAD is none of them: choose one there "
