@@ -85,7 +85,9 @@ class Routing(BaseModel):
 
     bias: float = Field(ge=0, description="nats taken off its score")
     margin: float = Field(0, ge=0, description="nats by which it must outbid the base")
-    takeover: tuple[Takeover, ...] = Field(description="by earlier region")
+    takeover: tuple[Takeover, ...] = Field(
+        description="by earlier region, of those of which it wins or disputes any anchors"
+    )
     base: Takeover | None = Field(
         None, description="of the base; None for a general region or an old map"
     )

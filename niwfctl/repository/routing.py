@@ -307,10 +307,12 @@ def _settle(
         _takeover(one.entry.id, won(claim, one.claim), disputed.get(one.entry.id, ()))
         for one in earlier
     )
+    # Those that lose nothing stay out, so that a manifest changes only with regions that concern it
+    # and two branches seldom change the same one.
     routing = Routing(
         bias=claim.bias,
         margin=margin,
-        takeover=tuple(counts),
+        takeover=tuple(one for one in counts if one.won or one.disputed),
         base=None if terms.general else _of_base(claim, base),
         ceded=claim.ceded_share(),
         shadow=_shadow(claim, earlier, Cell.from_tensors(base)),
