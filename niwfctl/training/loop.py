@@ -177,6 +177,8 @@ class Trainer:
                 keep()
                 raise TrainingInterrupted(run.name, run.step, run.steps)
 
+        if self.adapter.model.device.type == "cuda" and run.step < run.steps:
+            self.rehearse()
         if run.base_perplexity is None:
             report(Progress("measuring the base", run.step, run.steps))
             self.adapter.active = None
@@ -248,13 +250,37 @@ class Trainer:
         for parameter, gradient in zip(parameters, flat.split(sizes), strict=True):
             parameter.grad = gradient.view_as(parameter)
 
+    def rehearse(self) -> int:
+        """Computes the gradients of the largest batch to come, and forgets them.
+
+        So memory that does not suffice runs out at once, not in the night.
+
+        Returns:
+            Size of that batch in tokens, with padding.
+        """
+        steps = map(self.rows_of, range(self.run.step, self.run.steps))
+        batches = (
+            [self.training[index] for index in batch]
+            for rows in steps
+            for batch in batched(self.processes.share(rows), self.options.batch_size)
+        )
+        largest = max(batches, key=_padded)
+        self.adapter.active = self._field()
+        self.scorer.loss(largest)[0].backward()
+        self.optimizer.zero_grad()
+        return _padded(largest)
+
     def rows_of(self, step: int) -> list[int]:
-        """The rows of a step; each epoch has a new order, which depends only on the seed."""
+        """The rows of a step, shortest first, so that its batches need little padding.
+
+        Each epoch has a new order, which depends only on the seed.
+        """
         size, count = self.options.rows_a_step, len(self.training)
         places = range(step * size, (step + 1) * size)
         epochs = {place // count for place in places}
         self._orders = {epoch: self._orders.get(epoch) or self._order(epoch) for epoch in epochs}
-        return [self._orders[place // count][place % count] for place in places]
+        rows = [self._orders[place // count][place % count] for place in places]
+        return sorted(rows, key=lambda index: len(self.training[index]))
 
     def _order(self, epoch: int) -> list[int]:
         random = torch.Generator().manual_seed(self.options.seed + epoch)
@@ -356,6 +382,10 @@ def _gain(run: Run) -> Tensor | None:
     own = run.options.alpha / run.options.rank
     gain = [one.scale / own for one in run.reused] + [1.0] * run.options.bases
     return torch.tensor(gain) if any(one != 1.0 for one in gain) else None
+
+
+def _padded(rows: Sequence[Tokens]) -> int:
+    return len(rows) * max(map(len, rows))
 
 
 class _Speed:

@@ -8,6 +8,7 @@ import torch
 from conftest import QUICK
 from torch import Tensor
 
+from niwfctl.backbone.prompts import Tokens
 from niwfctl.errors import TrainingInterrupted
 from niwfctl.repository import Repository
 from niwfctl.repository.model import Model
@@ -89,6 +90,28 @@ def test_checkpointed_layers_keep_less_while_bases_to_reuse_are_chosen(
     choosing = QUICK.model_copy(update={"reuse": ("auto",)})
     sparing = choosing.model_copy(update={"gradient_checkpointing": True})
     assert 0 < kept(sparing) < kept(choosing) / 2
+
+
+def test_a_rehearsal_meets_the_largest_batch_of_all_steps_and_leaves_no_trace(
+    fresh: Repository, data: Path
+) -> None:
+    options = QUICK.model_copy(update={"batch_size": 2, "grad_accum": 2})
+    plain, rehearsed = trainer_of(fresh, data, options), trainer_of(fresh, data, options)
+    met, loss = [], rehearsed.scorer.loss
+
+    def noted(rows: list[Tokens]) -> tuple[Tensor, int]:
+        met.append(len(rows) * max(map(len, rows)))
+        return loss(rows)
+
+    rehearsed.scorer.loss = noted
+    largest = rehearsed.rehearse()
+    assert met == [largest] and all(one.grad is None for one in rehearsed.parameters())
+    for step in range(2):
+        assert plain.step() == rehearsed.step()
+        plain.run.step = rehearsed.run.step = step + 1
+    assert max(met[1:]) == largest
+    for one, other in zip(plain.parameters(), rehearsed.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("quant", ["none", "nf4"])

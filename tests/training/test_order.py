@@ -32,3 +32,15 @@ def test_each_epoch_is_put_in_order_once_and_has_every_row_once(
     epochs = [order[count * epoch :][:count] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_rows_of_a_step_come_shortest_first_so_that_its_batches_need_little_padding(
+    fresh: Repository, data: Path
+) -> None:
+    model = Model(fresh)
+    rows = encoded(model, read_examples([str(data)]), QUICK)
+    run = new_run(model, "apple", [], "", rows, QUICK, steps=8)
+    trainer = Trainer(model.adapter, model.skip, run, rows.training, rows.held_out)
+    for step in range(8):
+        lengths = [len(rows.training[index]) for index in trainer.rows_of(step)]
+        assert lengths == sorted(lengths)
