@@ -149,8 +149,12 @@ def train(
         ),
     ] = False,
     skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave out longer rows.")] = False,
+    val_data: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure on these records, of the same kind as --data; repeatable."),
+    ] = None,
     val_split: Annotated[
-        float, typer.Option(help="Share of prompts held out to measure on; at most 256 rows.")
+        float, typer.Option(help="Share of prompts held out to measure on, without --val-data.")
     ] = DEFAULTS["val_split"],
     seed: Annotated[
         int, typer.Option(help="Seed of the split, the order and the first weights.")
@@ -209,6 +213,8 @@ def train(
         )
     if not going_on and not data:
         raise UsageError("there is nothing to learn from: give --data FILE, or --resume")
+    if val_data and "val_split" in given:
+        raise UsageError("--val-data and --val-split exclude each other: give one of them")
     if extend and revise:
         raise UsageError("--extend and --revise exclude each other: give one of them")
     chosen = {key: ctx.params[key] for key in given & set(TrainingOptions.model_fields)}
@@ -216,12 +222,13 @@ def train(
     chosen["reuse"] = (*(reuse_from or ()), *([reuse] if reuse else []))
     options = _options(**chosen)
     repository = Repository.open(ctx.obj)
-    sources = [inside(ctx.obj, source) for source in data or []]
+    sources, val_sources = ([inside(ctx.obj, one) for one in of or []] for of in (data, val_data))
     with stopping() as stop, training_progress(name) as report:
         run = repository.train(
             name,
             sources,
             options,
+            val_data=val_sources,
             resume=resume,
             finish=finish,
             restart=restart,

@@ -32,6 +32,7 @@ def run_json(run: Run) -> Json:
         "tokens": run.tokens,
         "sources": run.sources,
         "data_hash": run.data_hash,
+        "val_data": run.val_data.model_dump(mode="json") if run.val_data else None,
         "rows": run.rows,
         "held_out_rows": run.held_out_rows,
         "skipped_rows": run.skipped_rows,

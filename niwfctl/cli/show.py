@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from niwfctl.git.signature import Signature
     from niwfctl.repository.history import Change, Commit
     from niwfctl.repository.merge import Merged
-    from niwfctl.training.run import Run
+    from niwfctl.training.run import Run, ValidationData
 
 COMPOSED = "composed"  # origin of a run that trained nothing
 _COLOURS = {"added": "green", "changed": "yellow", "removed": "red"}
@@ -68,18 +68,24 @@ def _region_lines(entry: RegionEntry, name: str, owner: Mapping[str, str]) -> di
         lines |= {"composed": f"approximates {', '.join(run.sources)}"}
     else:
         lines |= {
-            "data": f"{', '.join(run.sources)} ({run.data_hash[:19]})",
+            "data": _data_line(run),
             "rows": f"{run.rows} to learn from, {run.held_out_rows} held out, "
             f"{run.skipped_rows} left out",
             "training": _training_line(run),
             "perplexity": perplexity_line(run),
         }
+    if run.val_data:
+        lines |= {"measured": f"on {_data_line(run.val_data)}"}
     if run.glances:
         lines |= {"held-out": _curve(run)}
     return lines | {
         "routing": _routing_line(entry, owner),
         "made with": ", ".join(f"{name} {which}" for name, which in run.versions.items()),
     }
+
+
+def _data_line(data: Run | ValidationData) -> str:
+    return f"{', '.join(data.sources)} ({data.data_hash[:19]})"
 
 
 def _curve(run: Run) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -154,8 +153,7 @@ def seal(repository: Repository, run: Run, region: Region, probe: Tensor) -> Reg
         layers=region.layers,
         radius=float(region.cell.radius),
         anchors=len(region.anchors),
-        # the data's paths are private to its owner; the hash identifies it
-        run=run.model_copy(update={"sources": [Path(source).name for source in run.sources]}),
+        run=run.without_folders,
         sealed_on=current_platform(torch.device("cpu")),
     )
 

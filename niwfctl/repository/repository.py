@@ -194,6 +194,7 @@ class Repository(Exchange, Inspection):
         data: Sources = (),
         options: TrainingOptions | None = None,
         *,
+        val_data: Sources = (),
         resume: bool = False,
         finish: bool = False,
         restart: bool = False,
@@ -206,6 +207,8 @@ class Repository(Exchange, Inspection):
             name: of the capability.
             data: a file or hub dataset id, or several.
             options: how to train.
+            val_data: what to measure on, of the same kind as `data`; none holds a share of `data`
+                out for it.
             resume: continue the interrupted training of that name with its own options; of those
                 given, only `batch_size`, `grad_accum` and `gradient_checkpointing` count, and a
                 step must keep its rows.
@@ -219,7 +222,8 @@ class Repository(Exchange, Inspection):
         """
         from niwfctl.repository.train import train
 
-        return train(self, name, several(data), options, resume, finish, restart, report, stop)
+        given = several(data), several(val_data)
+        return train(self, name, *given, options, resume, finish, restart, report, stop)
 
     def commit(
         self, names: Names, message: str, routing: RoutingOptions | None = None

@@ -38,21 +38,33 @@ class Rows:
     skipped: int
 
 
-def encoded(model: Model, examples: Sequence[Example], options: TrainingOptions) -> Rows:
-    """Splits examples and encodes them; warns of those that are written in a template already.
+def encoded(
+    model: Model,
+    examples: Sequence[Example],
+    options: TrainingOptions,
+    held_out: Sequence[Example] = (),
+) -> Rows:
+    """Encodes examples; warns of those that are written in a template already.
+
+    Args:
+        examples: to learn from.
+        held_out: to measure on; without any, a share of `examples` is, and is not learned from.
 
     Raises:
         DataError: there are too few, or some are too long without `skip_long`.
     """
-    parts = split(examples, options.val_split, options.seed)
+    parts = (examples, held_out)
+    if not held_out:
+        parts = split(examples, options.val_split, options.seed)
     rows = [[(one, model.encoded(one)) for one in part] for part in parts]
     limit = min(options.max_length, model.longest)
     if leads():
-        _warn_of_marks(model, examples)
+        _warn_of_marks(model, [*examples, *held_out])
     if not options.skip_long:
         _require_short([pair for part in rows for pair in part], limit, model.longest)
     learned, measured = (_kept(part, limit, model.longest) for part in rows)
-    return Rows(learned, measured, len(examples) - len(learned) - len(measured))
+    skipped = sum(map(len, parts)) - len(learned) - len(measured)
+    return Rows(learned, measured, skipped)
 
 
 def new_run(
@@ -73,7 +85,7 @@ def new_run(
     return Run(
         id=uuid.uuid4().hex[:12],
         name=name,
-        sources=[str(Path(s).resolve()) if Path(s).exists() else s for s in sources],
+        sources=resolved(sources),
         data_hash=data_hash,
         rows=len(rows.training),
         held_out_rows=len(rows.held_out),
@@ -87,6 +99,11 @@ def new_run(
         },
         **details,
     )
+
+
+def resolved(sources: Sequence[str]) -> list[str]:
+    """Files by their full paths, and hub datasets as they are."""
+    return [str(Path(one).resolve()) if Path(one).exists() else one for one in sources]
 
 
 def _require_short(rows: Sequence[tuple[Example, Tokens]], limit: int, readable: int) -> None:

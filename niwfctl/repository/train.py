@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -20,12 +21,13 @@ from niwfctl.repository.measure import Data
 from niwfctl.repository.model import Model
 from niwfctl.repository.names import require_file_name, warn_of_ref
 from niwfctl.repository.regions import load_basis, load_region
-from niwfctl.repository.runs import Rows, encoded, new_run
+from niwfctl.repository.runs import Rows, encoded, new_run, resolved
 from niwfctl.training import checkpoint
+from niwfctl.training.data import repeated
 from niwfctl.training.loop import SAVE_SECONDS, Progress, Trainer
 from niwfctl.training.processes import Processes, leads
 from niwfctl.training.reuse import related
-from niwfctl.training.run import Reused, Run, TrainingOptions
+from niwfctl.training.run import Reused, Run, TrainingOptions, ValidationData
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -39,6 +41,7 @@ def train(
     repository: Repository,
     name: str,
     sources: list[str],
+    val_sources: list[str],
     options: TrainingOptions | None,
     resume: bool,
     finish: bool,
@@ -57,9 +60,10 @@ def train(
         if previous:
             previous.options = previous.options.sparing(options or TrainingOptions())
             sources, options = previous.sources, previous.options
+            val_sources = list(previous.val_data.sources) if previous.val_data else []
         options = _defaults(options or TrainingOptions())
         processes.share(range(options.rows_a_step))  # refuses too many before the slow loading
-        data = _data(name, sources, previous)
+        data = _data(name, sources, val_sources, previous)
         report(Progress(f"loading the backbone onto {default_device()}", 0, 0))
         model = Model(repository)
         rows = _rows(name, model, data, options, previous)
@@ -136,22 +140,48 @@ class _Saver:
         self._recorded = True
 
 
-def _data(name: str, sources: list[str], previous: Run | None) -> Data:
-    """The examples to train on, which a resumed training must have begun with."""
-    data = Data.read(sources)
-    if previous and data.hash != previous.data_hash:
+@dataclass(frozen=True)
+class _Data:
+    """The examples to train on, and those to measure on; None: a share of the former."""
+
+    training: Data
+    validation: Data | None
+    val_data: ValidationData | None
+
+
+def _data(name: str, sources: list[str], val_sources: list[str], previous: Run | None) -> _Data:
+    """The data of a training, which a resumed one must have begun with."""
+    training, validation, val_data = Data.read(sources), None, None
+    if val_sources:
+        validation = Data.read(val_sources)
+        names = tuple(resolved(val_sources))
+        val_data = ValidationData(sources=names, data_hash=validation.hash)
+    if previous and (training.hash, val_data) != (previous.data_hash, previous.val_data):
         raise DataError(
             f"the data of {name!r} has changed since its training began: restore it, or start over "
             f"with `niwfctl train {name} --restart --data …`"
         )
-    return data
+    if validation and not previous and leads():
+        _warn_of_repeated(training, validation)
+    return _Data(training, validation, val_data)
+
+
+def _warn_of_repeated(training: Data, validation: Data) -> None:
+    if count := repeated(training.examples, validation.examples):
+        logger.warning(
+            "%d of the %d rows of --val-data begin with prompts that --data holds, too, so the "
+            "held-out perplexity says less of new ones: take them out of one of the two",
+            count,
+            len(validation.examples),
+        )
 
 
 def _rows(
-    name: str, model: Model, data: Data, options: TrainingOptions, previous: Run | None
+    name: str, model: Model, data: _Data, options: TrainingOptions, previous: Run | None
 ) -> Rows:
     """The examples as tokens, split as a resumed training split them."""
-    rows = encoded(model, data.examples, options)
+    held_out = data.validation.examples if data.validation else ()
+    rows = encoded(model, data.training.examples, options, held_out)
     if previous and previous.rows != len(rows.training):
         raise DataError(
             f"the training of {name!r} was begun by a version that held out other rows: start over "
@@ -165,13 +195,14 @@ def _new(
     model: Model,
     name: str,
     sources: list[str],
-    data: Data,
+    data: _Data,
     rows: Rows,
     options: TrainingOptions,
     report: Callable[[Progress], None],
 ) -> Run:
     """The record of a training that begins now."""
-    run = new_run(model, name, sources, data.hash, rows, options, steps=_steps(options, rows))
+    details = {"steps": _steps(options, rows), "val_data": data.val_data}
+    run = new_run(model, name, sources, data.training.hash, rows, options, **details)
     if AUTO_NAME in options.reuse:
         report(Progress("choosing bases", 0, 0))
     run.reused = _reused(repository, model, run, rows)

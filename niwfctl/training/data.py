@@ -95,6 +95,12 @@ def split(
     )
 
 
+def repeated(training: Iterable[Example], held_out: Sequence[Example]) -> int:
+    """How many held-out examples come from records whose first prompt is learned from, too."""
+    learned = set(_prompts_of(training))
+    return sum(prompt in learned for prompt in _prompts_of(held_out))
+
+
 def _prompts_of(examples: Iterable[Example]) -> list[Hashable]:
     """The first prompt of each example's record."""
     firsts: dict[str, Hashable] = {}

@@ -127,6 +127,15 @@ class ImportedAdapter(BaseModel):
     rounding: float = Field(ge=0, description="relative error of ΔW, from rounding to bf16")
 
 
+class ValidationData(BaseModel):
+    """The data that a training was measured on, where it is not a share of what it learned from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    sources: tuple[str, ...]
+    data_hash: str
+
+
 class Glance(BaseModel):
     """The state of a training at one step, on at most GLANCE_ROWS of its held-out rows."""
 
@@ -148,6 +157,7 @@ class Run(BaseModel):
     origin: Literal["trained", "imported", "composed"] = "trained"
     sources: list[str]
     data_hash: str
+    val_data: ValidationData | None = None
     rows: int
     held_out_rows: int
     skipped_rows: int = 0
@@ -171,6 +181,15 @@ class Run(BaseModel):
     def finished(self) -> bool:
         """Whether all steps are done and the result is measured."""
         return self.witness is not None
+
+    @property
+    def without_folders(self) -> Run:
+        """The record to publish: where data lie is private, and their hashes identify them."""
+        update: dict[str, object] = {"sources": [Path(one).name for one in self.sources]}
+        if self.val_data:
+            names = tuple(Path(one).name for one in self.val_data.sources)
+            update["val_data"] = self.val_data.model_copy(update={"sources": names})
+        return self.model_copy(update=update)
 
 
 def read_run(path: Path) -> Run:
