@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.batch import by_length, pad, prompt_mask
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.errors import BackboneError, DataError
+
+LOGITS = 2**26  # computed at once: 256 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Scorer:
         self.adapter, self.skip = adapter, skip
         self._model = adapter.model
         config = self._model.config.get_text_config()
+        self._vocabulary = config.vocab_size
         self._softcap = getattr(config, "final_logit_softcapping", None)
         self._check()
 
@@ -62,9 +66,7 @@ class Scorer:
         with self.adapter.prompts(mask):
             states = self._model.get_decoder()(tokens, use_cache=False).last_hidden_state
         row_of, position = _answer_positions(rows)
-        logits = self._logits(states[row_of, position - 1])
-        targets = tokens[row_of, position]
-        return torch.nn.functional.cross_entropy(logits, targets, reduction="sum"), len(row_of)
+        return self._nats(states[row_of, position - 1], tokens[row_of, position]), len(row_of)
 
     @torch.no_grad()
     def score(
@@ -91,6 +93,22 @@ class Scorer:
             coordinates[places] = self.adapter.z.cpu()
             between()
         return Score(math.exp(min(total / count, 700.0)), count, coordinates)
+
+    def _nats(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Summed negative log-likelihood of the targets [n] at the states [n, width].
+
+        Logits take many times the memory of the states, so of long answers those of one part are
+        computed at a time, and again for the gradient.
+        """
+        most = max(LOGITS // self._vocabulary, 1)
+        if len(targets) <= most:
+            return self._nats_of(states, targets)
+        parts = zip(states.split(most), targets.split(most), strict=True)
+        again = {"use_reentrant": False, "preserve_rng_state": False}
+        return torch.stack([checkpoint(self._nats_of, *part, **again) for part in parts]).sum()
+
+    def _nats_of(self, states: Tensor, targets: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(self._logits(states), targets, reduction="sum")
 
     def _logits(self, states: Tensor) -> Tensor:
         logits = self._model.get_output_embeddings()(states).float()

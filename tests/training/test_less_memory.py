@@ -8,6 +8,7 @@ import torch
 from conftest import QUICK
 from torch import Tensor
 
+from niwfctl.backbone import scoring
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.errors import TrainingInterrupted
 from niwfctl.repository import Repository
@@ -90,6 +91,21 @@ def test_checkpointed_layers_keep_less_while_bases_to_reuse_are_chosen(
     choosing = QUICK.model_copy(update={"reuse": ("auto",)})
     sparing = choosing.model_copy(update={"gradient_checkpointing": True})
     assert 0 < kept(sparing) < kept(choosing) / 2
+
+
+def test_logits_of_long_answers_are_computed_in_parts_with_the_same_gradients(
+    fresh: Repository, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parted = trainer_of(fresh, data, QUICK), trainer_of(fresh, data, QUICK)
+    most, all_at_once = kept_for_the_gradient(whole), whole.step()
+    vocabulary = whole.adapter.model.config.vocab_size
+    monkeypatch.setattr(scoring, "LOGITS", 5 * vocabulary)
+    kept, in_parts = kept_for_the_gradient(parted), parted.step()
+    answers = sum(len(row.answer) for row in whole.training[:4])
+    assert most - kept > 0.8 * answers * vocabulary * 4  # the logits, in float32
+    assert in_parts == (pytest.approx(all_at_once[0]), all_at_once[1])
+    for one, other in zip(whole.parameters(), parted.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_rehearsal_meets_the_largest_batch_of_all_steps_and_leaves_no_trace(
