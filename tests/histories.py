@@ -1,5 +1,7 @@
 """Histories in which capabilities are revised, or lie where a test wants them."""
 
+from pathlib import Path
+
 import torch
 from niwfstore import ObjectStore
 
@@ -60,3 +62,16 @@ def cut(repository: Repository) -> None:
 def stored(store: ObjectStore) -> int:
     """Bytes of all objects."""
     return sum(store.size(oid) for oid in store)
+
+
+def on(repository: Repository, branch: str, start: str) -> None:
+    """Begins a branch, or begins it again."""
+    repository.git.plain("checkout", "--quiet", "-B", branch, start)
+
+
+def settled(repository: Repository) -> None:
+    """The work tree is HEAD's, and HEAD has the pointers of its capabilities and no other."""
+    assert repository.changes() == []
+    used = {ref.oid for capability in repository.atlas().values() for ref in capability.objects}
+    pointers = repository.git.files("HEAD", "objects")
+    assert {Path(path).stem for path in pointers} == used | {repository.config.field.coordinates}

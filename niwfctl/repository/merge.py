@@ -170,7 +170,8 @@ def united(
     """The three-way union: takes what one side changed; what both changed needs a resolution.
 
     Of a capability that both sides only extended, it keeps the regions of both, unless a resolution
-    says otherwise. Without conflicts, the result does not depend on which side is ours.
+    says otherwise. What one side renamed and the other changed is changed under its new name.
+    Without conflicts, the result does not depend on which side is ours.
 
     Args:
         bases: of the best common ancestors. After criss-cross merges there are several, and a side
@@ -182,6 +183,7 @@ def united(
             nothing says which to take.
         UsageError: a rename does not apply.
     """
+    bases, ours, theirs = _under_new_names(bases, ours, theirs)
     atlas: Atlas = {}
     conflicts = []
     for name in sorted(ours.keys() | theirs.keys()):
@@ -215,19 +217,46 @@ def united(
     return dict(sorted(atlas.items()))
 
 
+def _under_new_names(
+    bases: Sequence[Atlas], ours: Atlas, theirs: Atlas
+) -> tuple[list[Atlas], Atlas, Atlas]:
+    """The atlases, in which what one side renamed has its new name on the other and before."""
+    before, sides = [dict(base) for base in bases], [dict(ours), dict(theirs)]
+    for side, other in (sides, sides[::-1]):
+        for old, new in _renamed(bases, side).items():
+            if old in other and new not in other:
+                for atlas in (*before, other):
+                    atlas[new] = atlas.pop(old).model_copy(update={"name": new})
+    return before, *sides
+
+
+def _renamed(bases: Sequence[Atlas], side: Atlas) -> dict[str, str]:
+    """The new names of capabilities that a side has under no old one, with all of their regions."""
+    known = {name for base in bases for name in base}
+    found: dict[str, str] = {}
+    for old in sorted(known - side.keys()):
+        of_bases = [base.get(old) for base in bases]
+        names = [new for new in side.keys() - known if _contains(side[new], of_bases)]
+        if len(names) == 1:
+            found[old] = names[0]
+    return found
+
+
+def _contains(capability: Capability, earlier: Sequence[Capability | None]) -> bool:
+    """Whether it has all regions of each earlier one, and each has some."""
+    own = _regions(capability).items()
+    return all(one and one.regions and _regions(one).items() <= own for one in earlier)
+
+
 def _extended(
     bases: Sequence[Capability | None], ours: Capability | None, theirs: Capability | None
 ) -> Capability | None:
     """A capability with the regions that either side added; None if one did anything else to it."""
-    sides = [_regions(ours), _regions(theirs)]
-    kept = all(
-        base and base.regions and _regions(base).items() <= side.items()
-        for base in bases
-        for side in sides
-    )
+    if not (ours and theirs and _contains(ours, bases) and _contains(theirs, bases)):
+        return None
     # terms of a region that both have may differ, and nothing says which hold
-    agreed = all(sides[1].get(id, entry) == entry for id, entry in sides[0].items())
-    if not (ours and theirs and kept and agreed):
+    others = _regions(theirs)
+    if any(others.get(id, entry) != entry for id, entry in _regions(ours).items()):
         return None
     both = {entry.id: entry for side in (theirs, ours) for entry in side.regions}
     regions = tuple(sorted(both.values(), key=lambda entry: entry.place))
