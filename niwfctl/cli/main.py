@@ -24,6 +24,7 @@ from niwfctl.errors import (
     of_memory,
 )
 from niwfctl.storage import storing
+from niwfctl.typed import typed
 
 MODULES = {  # and their commands, in the order in which help lists them
     "make": ("init", "train", "commit", "checkout"),
@@ -41,6 +42,7 @@ MODULES = {  # and their commands, in the order in which help lists them
     "check": ("verify", "check", "fsck", "gc", "doctor"),
 }
 MODULE_OF = {name: module for module, names in MODULES.items() for name in names}
+_GIVEN = "niwfctl.arguments"  # where a context keeps what was typed
 
 
 FULL = (
@@ -94,15 +96,20 @@ class _Commands(TyperGroup):
         super().__init__(**settings)
         self.commands = _Lazy()
 
-    def make_context(self, *arguments: object, **settings: object) -> typer.Context:
+    def make_context(
+        self, name: str | None, arguments: list[str], **settings: object
+    ) -> typer.Context:
+        given = list(arguments)  # which parsing consumes
         try:
-            return super().make_context(*arguments, **settings)
+            context = super().make_context(name, arguments, **settings)
         except StorageError as error:  # help and the version are reports, too
             self._say(error)
+        context.meta[_GIVEN] = given
+        return context
 
     def invoke(self, ctx: typer.Context) -> object:
         try:
-            with storing():
+            with storing(), typed(ctx.meta[_GIVEN]):
                 try:
                     return super().invoke(ctx)
                 finally:

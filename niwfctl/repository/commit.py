@@ -16,7 +16,6 @@ from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
 from niwfctl.field.naming import under
 from niwfctl.field.region import Region
-from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.regions import load_basis, pins
 from niwfctl.repository.routing import require_light, settled, warn_of_superseded
@@ -25,6 +24,7 @@ from niwfctl.storage import storing
 from niwfctl.tensors import as_bytes
 from niwfctl.training import checkpoint
 from niwfctl.training.run import Run
+from niwfctl.typed import command_line
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -88,7 +88,7 @@ def commit_regions(
         UsageError, UnknownName, Shadowed: as `adding`.
         GitError: git refuses.
     """
-    with repository.operations.recording(command_line()) as operation:
+    with repository.operations.recording(command_line(message)) as operation:
         new = record(repository, lambda atlas: adding(repository, atlas, entries, routing), message)
         for name in trainings:
             repository.operations.set_aside(operation, name)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from niwfctl.atlas import Atlas, Capability, Part, parse_target
 from niwfctl.errors import UsageError
 from niwfctl.repository.names import require_free, warn_of_ref
-from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import usable
 from niwfctl.repository.underway import require_ready
 from niwfctl.storage import storing
 from niwfctl.training.run import SEEDS
+from niwfctl.typed import command_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ def compose(
         None if recipe.method in EXACT else _approximated(repository, name, parts, recipe)
     )
     message = message or _message(name, sources, recipe, approximation)
-    with storing(), repository.writing(), repository.operations.recording(command_line()):
+    with storing(), repository.writing(), repository.operations.recording(command_line(message)):
         entry = approximation and approximation.sealed(repository)
 
         def change(atlas: Atlas) -> Atlas:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shlex
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from pathlib import Path
 from niwfstore.atomic import make_dirs, write_atomic
 
 from niwfctl.errors import Busy
+from niwfctl.typed import command_line
 
 _UNKNOWN = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # from a file system without locks
 _POLL = 0.05  # seconds
@@ -52,7 +51,7 @@ def lock(path: Path, purpose: str, patience: float = 0.0) -> Iterator[bool]:
                 )
             time.sleep(_POLL)
         since = datetime.now().astimezone().isoformat(timespec="seconds")
-        command = shlex.join(["niwfctl", *sys.argv[1:]])[:200]
+        command = command_line("a program of yours")
         text = f"process {os.getpid()} on {os.uname().nodename}, `{command}`, since {since}"
         write_atomic(holder, text.encode(errors="backslashreplace"))
         with path.open("ab") as second:

@@ -12,11 +12,11 @@ from niwfctl.config import FILE
 from niwfctl.errors import Conflict, UsageError, shares_text
 from niwfctl.layout import ATTRIBUTES_FILE, OURS
 from niwfctl.repository.names import require_free
-from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import changed_files, record
 from niwfctl.repository.same_field import require_same_field
 from niwfctl.repository.underway import require_ready
 from niwfctl.storage import storing
+from niwfctl.typed import command_line
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -72,8 +72,9 @@ def merge(
 ) -> Merged:
     """Implements `Repository.merge`."""
     require_ready(repository)
-    with storing(), repository.writing(), repository.operations.recording(command_line()):
-        merged = _merge(repository, revision, resolution, message or f"Merge {revision}")
+    message = message or f"Merge {revision}"
+    with storing(), repository.writing(), repository.operations.recording(command_line(message)):
+        merged = _merge(repository, revision, resolution, message)
     for name, owners in merged.shadowed.items():
         _warn_of_shadow(name, owners, repository.config.routing.max_shadow)
     if merged.kind != "up to date":

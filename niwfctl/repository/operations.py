@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import shutil
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -22,6 +21,7 @@ from niwfctl.errors import FormatError, NiwfError, UsageError
 from niwfctl.repository.checkout import activate
 from niwfctl.repository.lock import lock
 from niwfctl.repository.underway import require_ended
+from niwfctl.typed import command_line
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -112,7 +112,7 @@ class Operations:
         No branch moves, so this does not take the commit lock.
         """
         with self._locked():
-            operation = self._begin(command_line())
+            operation = self._begin(command_line(f"Train {name}"))
             checkpoint = self._repository.trainings.checkpoint(name)
             if checkpoint.is_file():
                 with suppress(OSError):
@@ -342,8 +342,3 @@ def _taking_back(command: str) -> str:
     return (
         f"redo of {redone}" if redone != command else f"undo of {command.removeprefix('redo of ')}"
     )
-
-
-def command_line() -> str:
-    """What the user typed, for the log."""
-    return " ".join(["niwfctl", *sys.argv[1:]])[:200]

@@ -14,10 +14,10 @@ from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
 from niwfctl.layout import manifest_file
 from niwfctl.repository.checkout import activate, active
 from niwfctl.repository.names import require_file_name, require_free, warn_of_ref
-from niwfctl.repository.operations import command_line
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import require_same_field
 from niwfctl.repository.underway import require_ready
+from niwfctl.typed import command_line
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -206,7 +206,7 @@ def _recorded(
         successors: by removed capability, what becomes active if it was.
     """
     require_ready(repository)
-    with repository.writing(), repository.operations.recording(command_line()):
+    with repository.writing(), repository.operations.recording(command_line(message)):
         commit = record(repository, change, message)
         if successors and (was := active(repository)) in successors:
             activate(repository, successors[was])
