@@ -24,12 +24,13 @@ class Example:
         messages: the prompt.
         answer: what the model should answer; empty if only the prompt is known.
         origin: the record it comes from: `FILE:LINE` for JSONL and CSV, `FILE[INDEX]` for JSON,
-            `FILE row INDEX` for Parquet and the hub. All answers of one chat have the same.
+            `FILE row INDEX` for Parquet and the hub. All answers of one chat have the same; without
+            one, it is a record of its own.
     """
 
     messages: tuple[Message, ...]
     answer: str
-    origin: str
+    origin: str = ""
 
 
 _MOST_THREADS = 4096  # no machine has more, and libraries may crash when asked for them

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +24,7 @@ from niwfctl.cli.schema import capability_json, run_json
 from niwfctl.cli.show import show_committed
 from niwfctl.config import reason_of
 from niwfctl.errors import UsageError
+from niwfctl.training.interrupt import stopping
 from niwfctl.training.processes import leads
 from niwfctl.training.run import SPARING, TrainingOptions
 
@@ -213,8 +210,6 @@ def train(
         )
     if not going_on and not data:
         raise UsageError("there is nothing to learn from: give --data FILE, or --resume")
-    if val_data and "val_split" in given:
-        raise UsageError("--val-data and --val-split exclude each other: give one of them")
     if extend and revise:
         raise UsageError("--extend and --revise exclude each other: give one of them")
     chosen = {key: ctx.params[key] for key in given & set(TrainingOptions.model_fields)}
@@ -316,26 +311,6 @@ def checkout(
     if branch is None and base == (target is not None):
         raise UsageError("say what to check out: a capability, a revision, or --base")
     out.print(Repository.open(ctx.obj).checkout(target, branch), markup=False)
-
-
-@contextmanager
-def stopping() -> Iterator:
-    """A function that says whether Ctrl-C was pressed; a second Ctrl-C stops at once."""
-    asked: set[int] = set()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and number in asked:
-            raise KeyboardInterrupt
-        if not asked and leads():
-            err.print("saving after this step; Ctrl-C again stops at once without saving")
-        asked.add(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _edited(repository: Repository) -> str | None:

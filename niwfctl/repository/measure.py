@@ -25,7 +25,7 @@ from niwfctl.backbone.load import default_device
 from niwfctl.backbone.platform import current_platform
 from niwfctl.records import Example
 from niwfctl.repository.model import AUTO, Model
-from niwfctl.several import Sources
+from niwfctl.several import Sources, names_of, sources_of
 from niwfctl.training.data import data_hash, read_examples
 
 if TYPE_CHECKING:
@@ -47,10 +47,15 @@ Compute = Callable[[Model, Sequence[Example], Done], Figures]
 
 @dataclass(frozen=True)
 class Data:
-    """Examples to measure on, and their hash."""
+    """Examples to learn from or to measure on.
+
+    Attributes:
+        sources: names of where they come from.
+    """
 
     examples: tuple[Example, ...]
     hash: str
+    sources: tuple[str, ...]
 
     @classmethod
     def read(cls, sources: Sources) -> Data:
@@ -59,8 +64,9 @@ class Data:
         Raises:
             DataError: a source cannot be read, or a record in it is not an example.
         """
-        examples = read_examples(sources)
-        return cls(tuple(examples), data_hash(examples))
+        given = sources_of(sources)
+        examples = read_examples(given)
+        return cls(tuple(examples), data_hash(examples), tuple(names_of(given)))
 
 
 @dataclass(frozen=True)

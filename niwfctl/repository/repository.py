@@ -25,7 +25,7 @@ from niwfctl.repository.objects import obtain
 from niwfctl.repository.operations import Operations
 from niwfctl.repository.remote import Remotes
 from niwfctl.repository.trainings import Trainings
-from niwfctl.several import Names, Sources, several
+from niwfctl.several import Names, Sources, several, sources_of
 
 if TYPE_CHECKING:
     from niwfctl.repository.commit import Committed, RoutingOptions
@@ -199,13 +199,13 @@ class Repository(Exchange, Inspection):
         finish: bool = False,
         restart: bool = False,
         report: Callable[[Progress], None] = lambda progress: None,
-        stop: Callable[[], bool] = lambda: False,
+        stop: Callable[[], bool] | None = None,
     ) -> Run:
         """Trains a new capability; it stays uncommitted until `commit`.
 
         Args:
             name: of the capability.
-            data: a file or hub dataset id, or several.
+            data: a file or hub dataset id, several, or records, such as a `datasets.Dataset`.
             options: how to train.
             val_data: what to measure on, of the same kind as `data`; none holds a share of `data`
                 out for it.
@@ -215,14 +215,15 @@ class Repository(Exchange, Inspection):
             finish: end the interrupted training of that name at the step it has reached.
             restart: first discard an uncommitted training of that name.
             report: called after every step.
-            stop: asked after every step; True saves and ends.
+            stop: asked after every step; True saves and ends. By default Ctrl-C does, and a
+                notebook's stop button, unless the program handles SIGINT itself.
 
         Raises:
             UsageError, DataError, BackboneError, TrainingError, TrainingInterrupted, Busy.
         """
         from niwfctl.repository.train import train
 
-        given = several(data), several(val_data)
+        given = sources_of(data), sources_of(val_data)
         return train(self, name, *given, options, resume, finish, restart, report, stop)
 
     def commit(

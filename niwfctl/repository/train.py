@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -22,8 +21,10 @@ from niwfctl.repository.model import Model
 from niwfctl.repository.names import require_file_name, warn_of_ref
 from niwfctl.repository.regions import load_basis, load_region
 from niwfctl.repository.runs import Rows, encoded, new_run, resolved
+from niwfctl.several import IN_MEMORY, Source
 from niwfctl.training import checkpoint
 from niwfctl.training.data import repeated
+from niwfctl.training.interrupt import Stop, stopping_if_free
 from niwfctl.training.loop import SAVE_SECONDS, Progress, Trainer
 from niwfctl.training.processes import Processes, leads
 from niwfctl.training.reuse import related
@@ -40,34 +41,34 @@ WORSENING = 0.02  # of the perplexity after its best; less is noise on so few ro
 def train(
     repository: Repository,
     name: str,
-    sources: list[str],
-    val_sources: list[str],
+    data: Sequence[Source],
+    val_data: Sequence[Source],
     options: TrainingOptions | None,
     resume: bool,
     finish: bool,
     restart: bool,
     report: Callable[[Progress], None],
-    stop: Callable[[], bool],
+    stop: Stop | None,
     save_seconds: float = SAVE_SECONDS,
 ) -> Run:
     """Implements `Repository.train`."""
     check_name(name)
     processes = Processes()
-    with repository.trainings.locked() if leads() else nullcontext():
+    locked = repository.trainings.locked() if leads() else nullcontext()
+    with locked, nullcontext(stop) if stop else stopping_if_free() as stop:
         previous = _previous(repository, name, options, resume or finish, restart)
         if previous and finish:
             _end(previous)
         if previous:
             previous.options = previous.options.sparing(options or TrainingOptions())
-            sources, options = previous.sources, previous.options
-            val_sources = list(previous.val_data.sources) if previous.val_data else []
+            options = previous.options
         options = _defaults(options or TrainingOptions())
         processes.share(range(options.rows_a_step))  # refuses too many before the slow loading
-        data = _data(name, sources, val_sources, previous)
+        training, validation = _data(name, data, val_data, options, previous)
         report(Progress(f"loading the backbone onto {default_device()}", 0, 0))
         model = Model(repository)
-        rows = _rows(name, model, data, options, previous)
-        run = previous or _new(repository, model, name, sources, data, rows, options, report)
+        rows = _rows(name, model, training, validation, options, previous)
+        run = previous or _new(model, name, training, validation, rows, options, report)
         run = processes.agreed(run)
         trainer = _trainer(repository, model, run, rows, processes)
         if previous:
@@ -140,30 +141,45 @@ class _Saver:
         self._recorded = True
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The examples to train on, and those to measure on; None: a share of the former."""
+def _data(
+    name: str,
+    data: Sequence[Source],
+    val_data: Sequence[Source],
+    options: TrainingOptions,
+    previous: Run | None,
+) -> tuple[Data, Data | None]:
+    """What to learn from, and what to measure on; None: a share of the former.
 
-    training: Data
-    validation: Data | None
-    val_data: ValidationData | None
-
-
-def _data(name: str, sources: list[str], val_sources: list[str], previous: Run | None) -> _Data:
-    """The data of a training, which a resumed one must have begun with."""
-    training, validation, val_data = Data.read(sources), None, None
-    if val_sources:
-        validation = Data.read(val_sources)
-        names = tuple(resolved(val_sources))
-        val_data = ValidationData(sources=names, data_hash=validation.hash)
-    if previous and (training.hash, val_data) != (previous.data_hash, previous.val_data):
-        raise DataError(
-            f"the data of {name!r} has changed since its training began: restore it, or start over "
-            f"with `niwfctl train {name} --restart --data …`"
-        )
-    if validation and not previous and leads():
+    A resumed training must get what it began with.
+    """
+    if previous:
+        data = _again(name, previous.sources, data)
+        val_data = _again(name, previous.val_data.sources if previous.val_data else (), val_data)
+    elif val_data and "val_split" in options.model_fields_set:
+        raise UsageError("--val-data and --val-split exclude each other: give one of them")
+    training, validation = Data.read(data), Data.read(val_data) if val_data else None
+    if previous:
+        before = previous.data_hash, previous.val_data and previous.val_data.data_hash
+        if before != (training.hash, validation and validation.hash):
+            raise DataError(
+                f"the data of {name!r} has changed since its training began: restore it, or start "
+                f"over with `niwfctl train {name} --restart --data …`"
+            )
+    elif validation and leads():
         _warn_of_repeated(training, validation)
-    return _Data(training, validation, val_data)
+    return training, validation
+
+
+def _again(name: str, sources: Sequence[str], given: Sequence[Source]) -> Sequence[Source]:
+    """The data of a training that is resumed: what was in memory must be given again."""
+    if IN_MEMORY not in sources:
+        return sources
+    if not given:
+        raise UsageError(
+            f"the data of {name!r} was in a program's memory: resume it from Python, and give "
+            "`train` the same data again"
+        )
+    return given
 
 
 def _warn_of_repeated(training: Data, validation: Data) -> None:
@@ -177,11 +193,15 @@ def _warn_of_repeated(training: Data, validation: Data) -> None:
 
 
 def _rows(
-    name: str, model: Model, data: _Data, options: TrainingOptions, previous: Run | None
+    name: str,
+    model: Model,
+    training: Data,
+    validation: Data | None,
+    options: TrainingOptions,
+    previous: Run | None,
 ) -> Rows:
     """The examples as tokens, split as a resumed training split them."""
-    held_out = data.validation.examples if data.validation else ()
-    rows = encoded(model, data.training.examples, options, held_out)
+    rows = encoded(model, training.examples, options, validation.examples if validation else ())
     if previous and previous.rows != len(rows.training):
         raise DataError(
             f"the training of {name!r} was begun by a version that held out other rows: start over "
@@ -191,21 +211,23 @@ def _rows(
 
 
 def _new(
-    repository: Repository,
     model: Model,
     name: str,
-    sources: list[str],
-    data: _Data,
+    training: Data,
+    validation: Data | None,
     rows: Rows,
     options: TrainingOptions,
     report: Callable[[Progress], None],
 ) -> Run:
     """The record of a training that begins now."""
-    details = {"steps": _steps(options, rows), "val_data": data.val_data}
-    run = new_run(model, name, sources, data.training.hash, rows, options, **details)
+    val_data = validation and ValidationData(
+        sources=resolved(validation.sources), data_hash=validation.hash
+    )
+    details = {"steps": _steps(options, rows), "val_data": val_data}
+    run = new_run(model, name, training.sources, training.hash, rows, options, **details)
     if AUTO_NAME in options.reuse:
         report(Progress("choosing bases", 0, 0))
-    run.reused = _reused(repository, model, run, rows)
+    run.reused = _reused(model, run, rows)
     return run
 
 
@@ -288,15 +310,15 @@ def _steps(options: TrainingOptions, rows: Rows) -> int:
     return options.steps or math.ceil(options.epochs * len(rows.training) / options.rows_a_step)
 
 
-def _reused(repository: Repository, model: Model, run: Run, rows: Rows) -> tuple[Reused, ...]:
+def _reused(model: Model, run: Run, rows: Rows) -> tuple[Reused, ...]:
     """The sealed bases that a new training gates, each once."""
-    options, atlas = run.options, repository.atlas()
+    options, atlas = run.options, model.repository.atlas()
     named = [name for name in options.reuse if name != AUTO_NAME]
     if options.mode == "extend":
         named.append(run.name)
     chosen = [(name, entry) for name in named for entry in get_capability(atlas, name).all_regions]
     if AUTO_NAME in options.reuse:
-        chosen += _related(repository, model, rows, options)
+        chosen += _related(model, rows, options)
     found = {
         ref.oid: Reused(of=name, oid=ref.oid, size=ref.size, scale=_scale_of(entry, ref))
         for name, entry in chosen
@@ -311,17 +333,16 @@ def _scale_of(entry: RegionEntry, basis: ObjectRef) -> float:
     return reused.get(basis.oid, entry.scale)
 
 
-def _related(
-    repository: Repository, model: Model, rows: Rows, options: TrainingOptions
-) -> list[tuple[str, RegionEntry]]:
+def _related(model: Model, rows: Rows, options: TrainingOptions) -> list[tuple[str, RegionEntry]]:
     candidates = {
         entry.id: (name, entry)
-        for name, capability in repository.atlas().items()
+        for name, capability in model.repository.atlas().items()
         for entry in capability.regions
     }
 
     def region_of(id: str) -> Region:
-        return load_region(repository, candidates[id][1], model.device, model.adapter.sites)
+        entry = candidates[id][1]
+        return load_region(model.repository, entry, model.device, model.adapter.sites)
 
     if options.gradient_checkpointing:  # as the trainer does, but later
         recompute_layers(model.adapter)

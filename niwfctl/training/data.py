@@ -10,13 +10,15 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import TypeVar
 
 from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
-from niwfctl.several import Sources, several
+from niwfctl.several import Source, Sources, several, sources_of
 from niwfctl.training.layouts import ACCEPTED, examples_of
 
 MOST_HELD_OUT = 256  # rows; more would take longer and hardly change the perplexity
@@ -34,17 +36,18 @@ def read_examples(sources: Sources) -> list[Example]:
 
     Args:
         sources: paths of .json, .jsonl, .ndjson, .csv, .tsv or .parquet files, or hub datasets
-            as `owner/name:split`; the split is `train` when left out.
+            as `owner/name:split`; the split is `train` when left out. Also records, such as the
+            rows of a `datasets.Dataset`, and examples.
 
     Raises:
         DataError: a source cannot be read, or a record in it is not an example.
     """
-    if not (given := several(sources)):
+    if not (given := sources_of(sources)):
         raise DataError("no data is given: name at least one file or hub dataset")
-    return [example for source in given for example in _read(source)]
+    return [example for index, one in enumerate(given) for example in _examples(index, one)]
 
 
-def read_prompts(sources: Sources) -> list[Example]:
+def read_prompts(sources: Iterable[str | Path]) -> list[Example]:
     """Reads text files with one prompt per line, as examples without an answer.
 
     Raises:
@@ -129,6 +132,15 @@ def data_hash(examples: Iterable[Example]) -> str:
         line = json.dumps([messages, example.answer], separators=(",", ":"))
         total.update(f"{line}\n".encode())
     return f"sha256:{total.hexdigest()}"
+
+
+def _examples(index: int, source: Source) -> list[Example]:
+    if isinstance(source, str | Path):
+        return _read(str(source))
+    origin = f"record {index}"
+    if isinstance(source, Example):
+        return [source if source.origin else replace(source, origin=origin)]
+    return examples_of(origin, source)
 
 
 def _read(source: str) -> list[Example]:

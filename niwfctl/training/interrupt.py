@@ -1,0 +1,44 @@
+"""Ctrl-C, or a notebook's stop button, ends a training after the step it is in."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType
+
+from niwfctl.training.processes import leads
+
+logger = logging.getLogger(__name__)
+
+Stop = Callable[[], bool]
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """A function that says whether Ctrl-C was pressed; a second Ctrl-C stops at once."""
+    asked: set[int] = set()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and number in asked:
+            raise KeyboardInterrupt
+        if not asked and leads():
+            logger.warning("saving after this step; Ctrl-C again stops at once without saving")
+        asked.add(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stopping_if_free() -> AbstractContextManager[Stop]:
+    """The same, unless the program handles Ctrl-C itself or this is not its main thread."""
+    free = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if free and threading.current_thread() is threading.main_thread():
+        return stopping()
+    return nullcontext(lambda: False)
