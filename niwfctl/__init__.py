@@ -14,6 +14,7 @@ from niwfctl import errors
 from niwfctl.errors import NiwfError
 
 if TYPE_CHECKING:
+    from niwfctl.backbone.scoring import Score
     from niwfctl.records import Example, Message
     from niwfctl.repository import Repository
     from niwfctl.repository.commit import RoutingOptions
@@ -21,17 +22,21 @@ if TYPE_CHECKING:
     from niwfctl.repository.merge import Resolution
     from niwfctl.repository.model import Model
     from niwfctl.training.data import read_examples
-    from niwfctl.training.run import TrainingOptions
+    from niwfctl.training.loop import Progress
+    from niwfctl.training.run import Run, TrainingOptions
 
 __all__ = [
     "Example",
     "Message",
     "Model",
     "NiwfError",
+    "Progress",
     "Recipe",
     "Repository",
     "Resolution",
     "RoutingOptions",
+    "Run",
+    "Score",
     "TrainingOptions",
     "__version__",
     "errors",
@@ -47,10 +52,13 @@ _LAZY = {
     "Example": "niwfctl.records",
     "Message": "niwfctl.records",
     "Model": "niwfctl.repository.model",
+    "Progress": "niwfctl.training.loop",
     "Recipe": "niwfctl.repository.compose",
     "Repository": "niwfctl.repository",
     "Resolution": "niwfctl.repository.merge",
     "RoutingOptions": "niwfctl.repository.commit",
+    "Run": "niwfctl.training.run",
+    "Score": "niwfctl.backbone.scoring",
     "TrainingOptions": "niwfctl.training.run",
     "read_examples": "niwfctl.training.data",
 }
@@ -59,7 +67,10 @@ _LAZY = {
 def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module 'niwfctl' has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    found = getattr(import_module(_LAZY[name]), name)
+    if hasattr(found, "model_rebuild"):
+        found.model_rebuild()  # until then help() would not name its fields
+    return found
 
 
 def __dir__() -> list[str]:

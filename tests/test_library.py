@@ -53,6 +53,15 @@ def test_what_users_need_is_there_by_name_and_listed() -> None:
         niwfctl.Nothing  # noqa: B018
 
 
+def test_options_name_their_fields_before_any_was_made() -> None:
+    program = "import inspect, niwfctl; print(inspect.signature(niwfctl.TrainingOptions))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert "lr: " in done.stdout and "val_split: " in done.stdout
+    assert niwfctl.TrainingOptions(reuse="auto").reuse == ("auto",)
+
+
 def test_importing_it_imports_nothing_heavy() -> None:
     heavy = ("torch", "transformers", "pydantic", "git", "typer", "numpy")
     program = f"import sys, niwfctl; print([name for name in {heavy} if name in sys.modules])"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from niwfstore import MalformedTensors, read_metadata
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from niwfctl.errors import FormatError, UsageError
 from niwfctl.records import Witness
@@ -55,6 +55,11 @@ class TrainingOptions(BaseModel):
         (), description="capabilities whose sealed bases are gated beside the new ones, or `auto`"
     )
     general: bool = Field(False, description="also answer what the base's own cell holds")
+
+    @field_validator("reuse", mode="before")
+    @classmethod
+    def _several(cls, given: object) -> object:
+        return (given,) if isinstance(given, str) else given
 
     def sparing(self, given: TrainingOptions) -> TrainingOptions:
         """These options, with the memory-saving ones (SPARING) taken from `given`.
