@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -20,16 +19,17 @@ from niwfctl.backbone.blend import Blend
 from niwfctl.backbone.calibration import pooled
 from niwfctl.backbone.generation import AnswerOptions, Request, answer
 from niwfctl.backbone.load import load
-from niwfctl.backbone.prompts import Tokens, encode, prompt_tokens, system_skip
+from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.backbone.scoring import Score, Scorer
 from niwfctl.backbone.sites import find_sites
-from niwfctl.errors import DataError, UsageError
+from niwfctl.errors import UsageError
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.naming import under
 from niwfctl.recent import Recent
 from niwfctl.records import Example, Message
 from niwfctl.repository.backbone import fitting, pinned_source
 from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
+from niwfctl.repository.reading import Reader
 from niwfctl.repository.regions import read_coordinates
 from niwfctl.repository.resident import ALIKE, RESIDENT, Resident
 from niwfctl.repository.routing import base_cell, routed_regions
@@ -43,7 +43,7 @@ AUTO = "--auto"  # which no capability can be called
 _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-class Model:
+class Model(Reader):
     """A backbone with one active capability, or none.
 
     Recently used regions stay in memory, so that returning to one is instant.
@@ -70,9 +70,8 @@ class Model:
         config = repository.config
         self.repository = repository
         with fitting(config.backbone.quant):
-            self.backbone = load(pinned_source(repository), config.backbone.quant)
-        self.skip = config.field.skip_tokens
-        self._skips_system = config.field.skip_system
+            backbone = load(pinned_source(repository), config.backbone.quant)
+        super().__init__(backbone, config.field)
         stored = read_coordinates(repository)
         coordinates = CoordinateMap.from_tensors(under(stored, "map"))
         sites = find_sites(self.backbone.model, config.field.tap_layer)
@@ -236,29 +235,6 @@ class Model:
             )
         return Request(self.backbone.tokenizer, tokens, skip, options)
 
-    def prompt(self, messages: Sequence[Message]) -> tuple[list[int], int]:
-        """A conversation's tokens, and how many leading ones its coordinate leaves out.
-
-        Raises:
-            DataError: the template refuses it.
-        """
-        tokens = prompt_tokens(self.backbone.tokenizer, messages)
-        own = self._system_skip(messages, tokens)
-        return tokens, self.skip if own is None else own
-
-    def _system_skip(self, messages: Sequence[Message], tokens: list[int]) -> int | None:
-        if not self._skips_system:
-            return None
-        return system_skip(self.backbone.tokenizer, messages, tokens)
-
-    def skipped(self, tokens: Sequence[int]) -> int:
-        """How many leading tokens of a plain text its coordinate leaves out.
-
-        The template's, if the text begins with them; otherwise just the first.
-        """
-        template = prompt_tokens(self.backbone.tokenizer, [Message("user", "?")])[: self.skip]
-        return self.skip if list(tokens[: self.skip]) == template else 1
-
     def answer(self, requests: Sequence[Request]) -> None:
         """Answers requests in one batch, each as if alone."""
         answer(self.backbone, self.adapter, requests)
@@ -326,52 +302,7 @@ class Model:
             lambda: progress(min(next(batches) * batch_size, total), total),
         )
 
-    def encode(self, examples: Sequence[Example]) -> list[Tokens]:
-        """Examples as tokens.
-
-        Raises:
-            DataError: the template refuses one, or it is longer than the backbone can read.
-        """
-        rows = [self.encoded(example) for example in examples]
-        self._require_readable(examples, rows)
-        return rows
-
-    def encoded(self, example: Example) -> Tokens:
-        """An example as tokens, of any length.
-
-        Raises:
-            DataError: the template refuses it.
-        """
-        row = encode(self.backbone.tokenizer, example)
-        return replace(row, skip=self._system_skip(example.messages, row.prompt))
-
-    def expected(self, examples: Sequence[Example]) -> list[str]:
-        """What `answers` would return if each answer were the example's, template and all.
-
-        Raises:
-            DataError: as `encode`.
-        """
-        decode = self.backbone.tokenizer.decode
-        rows = self.encode(examples)
-        return [decode(row.answer, skip_special_tokens=True).strip() for row in rows]
-
     @property
     def device(self) -> torch.device:
         """Where the backbone computes."""
         return self.backbone.model.device
-
-    @property
-    def longest(self) -> int:
-        """How many tokens the backbone can read."""
-        config = self.backbone.model.config.get_text_config()
-        return getattr(config, "max_position_embeddings", 1 << 30)
-
-    def _require_readable(
-        self, examples: Sequence[Example], rows: Sequence[Tokens | list[int]]
-    ) -> None:
-        for example, row in zip(examples, rows, strict=True):
-            if len(row) > self.longest:
-                raise DataError(
-                    f"{example.origin} has {len(row)} tokens, but the backbone reads at most "
-                    f"{self.longest}: shorten it"
-                )
