@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -74,11 +75,13 @@ class Scorer:
         rows: Sequence[Tokens],
         batch_size: int,
         between: Callable[[], None] = lambda: None,
+        during: Callable[[list[int]], AbstractContextManager[None]] = lambda places: nullcontext(),
     ) -> Score:
         """Perplexity over all rows.
 
         Args:
             between: called after every batch; it may raise.
+            during: gives a block for each batch to be computed in, from its places among the rows.
 
         Raises:
             DataError: no row has an answer.
@@ -88,7 +91,8 @@ class Scorer:
         total, count = 0.0, 0
         coordinates = torch.empty(len(rows), self.adapter.coordinates.dim)
         for places in by_length(rows, batch_size):
-            loss, tokens = self.loss([rows[place] for place in places])
+            with during(places):
+                loss, tokens = self.loss([rows[place] for place in places])
             total, count = total + loss.item(), count + tokens
             coordinates[places] = self.adapter.z.cpu()
             between()

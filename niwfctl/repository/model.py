@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -28,7 +29,8 @@ from niwfctl.field.naming import under
 from niwfctl.recent import Recent
 from niwfctl.records import Example, Message
 from niwfctl.repository.backbone import fitting, pinned_source
-from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
+from niwfctl.repository.chosen import Rows
+from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners
 from niwfctl.repository.reading import Reader
 from niwfctl.repository.regions import read_coordinates
 from niwfctl.repository.resident import ALIKE, RESIDENT, Resident
@@ -79,6 +81,7 @@ class Model(Reader):
         self.resident = Resident(repository, self.adapter, resident)
         self.base_probe = stored["probe"]
         self.routes: Routes | None = None
+        self._rows: tuple[object, Rows] | None = None  # (the field of all, each one's)
         self._used: dict[str, Mixture] = {}
         # Those that are still resident.
         self._known: WeakValueDictionary[str, ActiveField | Blend] = WeakValueDictionary()
@@ -105,17 +108,46 @@ class Model(Reader):
         self.adapter.active = active
 
     def use_each(self, capabilities: Sequence[str | None]) -> None:
-        """Makes a capability active for each row of the next batches, AUTO for its owner.
+        """Makes a capability active for each row, AUTO for the owner of its prompt.
+
+        From now on as many rows must be given to `score`, `answers`, `answer` and `generate`; row i
+        is taken under the i-th capability, whatever batches the rows are computed in.
 
         Raises:
             UnknownName: there is no such capability.
             ObjectError: an object is missing or corrupt.
+            UsageError: a single name is given.
         """
-        terms = [
-            (torch.tensor([[float(one == name)] for one in capabilities]), self._mixture(name))
-            for name in dict.fromkeys(capabilities)
-        ]
-        self.adapter.active = self.resident.acting(weighted(terms))
+        if isinstance(capabilities, str):
+            raise UsageError(
+                f"use_each takes a list, with a capability for each row, not {capabilities!r}: to "
+                "make one active for all rows, call `use`"
+            )
+        names = tuple(capabilities)
+        rows = Rows(names, {name: self._mixture(name) for name in dict.fromkeys(names)})
+        active = self.resident.acting(rows.at(range(len(names))))
+        self.adapter.active, self._rows = active, (active, rows)
+
+    def _each(self, count: int) -> Callable[[Sequence[int]], AbstractContextManager[None]]:
+        """Gives a block for each batch, from its places among `count` rows, where their own act.
+
+        Raises:
+            UsageError: `use_each` made another number of capabilities active.
+        """
+        if self._rows is None or self._rows[0] is not self.adapter.active:
+            return lambda places: nullcontext()
+        active, rows = self._rows
+        rows.require(count)
+
+        @contextmanager
+        def block(places: Sequence[int]) -> Iterator[None]:
+            self.adapter.active = self.resident.acting(rows.at(places))
+            try:
+                yield
+            finally:
+                self.adapter.active = active
+
+        return block
 
     def route(self, revision: str = "HEAD") -> Routes:
         """Lets the owner of each prompt's coordinate answer it, by a revision's atlas (G3).
@@ -198,7 +230,8 @@ class Model(Reader):
             stream: called with each new piece of text.
 
         Raises:
-            UsageError: the prompt is empty, or longer than the backbone can read.
+            UsageError: the prompt is empty, or longer than the backbone can read, or several
+                capabilities are active after `use_each`.
         """
         messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
         if not messages or not messages[-1].content.strip():
@@ -212,11 +245,17 @@ class Model(Reader):
     def answers(
         self, examples: Sequence[Example], max_new_tokens: int = 256, batch_size: int = 8
     ) -> list[str]:
-        """The likeliest answer to each example's prompt, in the order of the examples."""
+        """The likeliest answer to each example's prompt, in the order of the examples.
+
+        Raises:
+            UsageError: after `use_each`, their number is not that of its capabilities.
+        """
         options = AnswerOptions(max_new_tokens)
         requests = [self.request(example.messages, options) for example in examples]
-        for batch in batched(requests, batch_size):
-            self.answer(batch)
+        each = self._each(len(requests))
+        for places in batched(range(len(requests)), batch_size):
+            with each(places):
+                answer(self.backbone, self.adapter, [requests[place] for place in places])
         return [request.text.strip() for request in requests]
 
     def request(self, messages: Sequence[Message], options: AnswerOptions) -> Request:
@@ -236,7 +275,12 @@ class Model(Reader):
         return Request(self.backbone.tokenizer, tokens, skip, options)
 
     def answer(self, requests: Sequence[Request]) -> None:
-        """Answers requests in one batch, each as if alone."""
+        """Answers requests in one batch, each as if alone.
+
+        Raises:
+            UsageError: after `use_each`, their number is not that of its capabilities.
+        """
+        self._each(len(requests))
         answer(self.backbone, self.adapter, requests)
 
     def coordinate(self, prompt: str) -> Tensor:
@@ -293,13 +337,16 @@ class Model(Reader):
 
         Raises:
             DataError: an example is longer than the backbone can read.
+            UsageError: after `use_each`, their number is not that of its capabilities.
         """
+        each = self._each(len(examples))
         batches, total = count(1), len(examples)
         scorer = Scorer(self.adapter, self.skip)
         return scorer.score(
             self.encode(examples),
             batch_size,
             lambda: progress(min(next(batches) * batch_size, total), total),
+            each,
         )
 
     @property
