@@ -2,13 +2,95 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
+from niwfctl.atlas import parse_target
 from niwfctl.errors import UsageError
-from niwfctl.repository.mixture import Mixture, weighted
+from niwfctl.recent import Recent
+from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
+from niwfctl.repository.resident import ALIKE, RESIDENT
+from niwfctl.repository.routing import base_cell, routed_regions
+from niwfctl.repository.same_field import usable
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+_COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+class Mixtures:
+    """What names mean, remembered for as long as it cannot have changed.
+
+    That of HEAD is remembered until HEAD's commit is another one, that of a full commit id for
+    good; branches, tags and other revisions are resolved anew each time.
+    """
+
+    def __init__(self, repository: Repository) -> None:
+        """
+        Args:
+            repository: whose capabilities they are.
+        """
+        self._repository = repository
+        self._fixed: Recent[str, Mixture] = Recent(RESIDENT)
+        self._routes: Recent[str, tuple[Mixture, Routes]] = Recent(ALIKE)
+        self._stamp: object = None  # of the HEAD that the next two are of
+        self._here: Recent[str, Mixture] = Recent(RESIDENT)
+        self._commit: str | None = None
+
+    def of(self, capability: str | None) -> Mixture:
+        """The mixture of `NAME` or `NAME@REV`; None for the bare backbone.
+
+        Raises:
+            UnknownName: there is no such capability or revision.
+            UsageError: it was trained in another field.
+            ObjectError: an object is missing or corrupt.
+        """
+        if capability is None:
+            return BARE
+
+        def made() -> Mixture:
+            return of_capability(self._repository, usable(self._repository, capability))
+
+        name, revision = parse_target(capability)
+        if revision == "HEAD":
+            self._follow()
+            return self._here.get(name, made)
+        return self._fixed.get(capability, made) if _COMMIT.fullmatch(revision) else made()
+
+    def routed(self, revision: str = "HEAD") -> tuple[Mixture, Routes]:
+        """The routed union of a revision's atlas, and who owns what in it.
+
+        Raises:
+            UnknownName: there is no such revision.
+            ObjectError: an object is missing or corrupt.
+        """
+        repository, commit = self._repository, self._resolved(revision)
+
+        def made() -> tuple[Mixture, Routes]:
+            return of_owners(
+                routed_regions(repository, repository.atlas(commit)), base_cell(repository)
+            )
+
+        return self._routes.get(commit, made)
+
+    def _resolved(self, revision: str) -> str:
+        if revision != "HEAD":
+            return self._repository.git.resolve(revision)
+        self._follow()
+        if self._commit is None:
+            self._commit = self._repository.git.resolve(revision)
+        return self._commit
+
+    def _follow(self) -> None:
+        """Forgets what HEAD's names meant if its commit is another one now."""
+        stamp = self._repository.git.head_stamp()
+        if stamp != self._stamp:
+            self._stamp, self._here, self._commit = stamp, Recent(RESIDENT), None
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import parse_target
-from niwfctl.backbone.adapter import ActiveField, FieldAdapter
+from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.batch import batched, by_length
-from niwfctl.backbone.blend import Blend
 from niwfctl.backbone.calibration import pooled
 from niwfctl.backbone.generation import AnswerOptions, Request, answer
 from niwfctl.backbone.load import load
@@ -26,29 +22,27 @@ from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import UsageError
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.naming import under
-from niwfctl.recent import Recent
 from niwfctl.records import Example, Message
 from niwfctl.repository.backbone import fitting, pinned_source
-from niwfctl.repository.chosen import Rows
-from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners
+from niwfctl.repository.chosen import Mixtures, Rows
+from niwfctl.repository.mixture import Mixture, Routes
 from niwfctl.repository.reading import Reader
 from niwfctl.repository.regions import read_coordinates
-from niwfctl.repository.resident import ALIKE, RESIDENT, Resident
-from niwfctl.repository.routing import base_cell, routed_regions
-from niwfctl.repository.same_field import usable
+from niwfctl.repository.resident import RESIDENT, Resident
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 
 AUTO = "--auto"  # which no capability can be called
-_COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Model(Reader):
     """A backbone with one active capability, or none.
 
-    Recently used regions stay in memory, so that returning to one is instant.
+    Recently used regions stay in memory, so that returning to one is instant. Names follow HEAD: a
+    capability is what is committed there when it is made active; until the next call of `use`,
+    `use_each` or `route`, what is active stays as it is.
 
     Attributes:
         repository: whose capabilities these are.
@@ -82,36 +76,27 @@ class Model(Reader):
         self.base_probe = stored["probe"]
         self.routes: Routes | None = None
         self._rows: tuple[object, Rows] | None = None  # (the field of all, each one's)
-        self._used: dict[str, Mixture] = {}
-        # Those that are still resident.
-        self._known: WeakValueDictionary[str, ActiveField | Blend] = WeakValueDictionary()
-        self._mixtures: Recent[str, Mixture] = Recent(RESIDENT)
-        self._routes: Recent[str, tuple[Mixture, Routes]] = Recent(ALIKE)
+        self._mixtures = Mixtures(repository)
 
     def use(self, capability: str | None) -> None:
         """Makes a capability active; for a resident one, this is only a lookup.
 
         Args:
-            capability: `NAME` or `NAME@REV`, as committed at its first use; None for the bare
-                backbone.
+            capability: `NAME`, as HEAD has it now; `NAME@REV`, as the revision has it now; None
+                for the bare backbone.
 
         Raises:
             UnknownName: there is no such capability.
             ObjectError: an object is missing or corrupt.
         """
-        active = self._known.get(capability)
-        if active is None and capability is not None:
-            if capability not in self._used:
-                self._used[capability] = self._mixture(capability)
-            active = self.resident.acting(self._used[capability])
-            self._known[capability] = active
-        self.adapter.active = active
+        self.adapter.active = self.resident.acting(self._mixture(capability))
 
     def use_each(self, capabilities: Sequence[str | None]) -> None:
         """Makes a capability active for each row, AUTO for the owner of its prompt.
 
-        From now on as many rows must be given to `score`, `answers`, `answer` and `generate`; row i
-        is taken under the i-th capability, whatever batches the rows are computed in.
+        Names mean what they do to `use`. From now on as many rows must be given to `score`,
+        `answers`, `answer` and `generate`; row i is taken under the i-th capability, whatever
+        batches the rows are computed in.
 
         Raises:
             UnknownName: there is no such capability.
@@ -159,7 +144,7 @@ class Model(Reader):
             ObjectError: an object is missing or corrupt.
             UnknownName: there is no such revision.
         """
-        mixture, self.routes = self._routed(revision)
+        mixture, self.routes = self._mixtures.routed(revision)
         self.adapter.active = self.resident.acting(mixture)
         return self.routes
 
@@ -169,7 +154,7 @@ class Model(Reader):
         The score is log N(z; μ, Σ) − b, or None if the cell does not hold z. What is active does
         not change.
         """
-        _, routes = self._routed("HEAD")
+        _, routes = self._mixtures.routed()
         found = routes.bids(self.coordinate(prompt)[None])[0].tolist()
         order = sorted(range(len(found)), key=lambda index: (-found[index], index))
         names = [None, *routes.claimants]
@@ -185,31 +170,14 @@ class Model(Reader):
         Raises:
             DataError: the template refuses a prompt, or it is longer than the backbone can read.
         """
-        _, routes = self._routed("HEAD")
+        _, routes = self._mixtures.routed()
         return routes.owners(self.coordinates(examples, batch_size))
 
     def _mixture(self, capability: str | None) -> Mixture:
-        if capability is None:
-            return BARE
-        if capability == AUTO:
-            mixture, self.routes = self._routed("HEAD")
-            return mixture
-        if not _COMMIT.fullmatch(parse_target(capability)[1]):  # which may move
-            return self._made(capability)
-        return self._mixtures.get(capability, lambda: self._made(capability))
-
-    def _made(self, capability: str) -> Mixture:
-        return of_capability(self.repository, usable(self.repository, capability))
-
-    def _routed(self, revision: str) -> tuple[Mixture, Routes]:
-        repository, commit = self.repository, self.repository.git.resolve(revision)
-
-        def routed() -> tuple[Mixture, Routes]:
-            return of_owners(
-                routed_regions(repository, repository.atlas(commit)), base_cell(repository)
-            )
-
-        return self._routes.get(commit, routed)
+        if capability != AUTO:
+            return self._mixtures.of(capability)
+        mixture, self.routes = self._mixtures.routed()
+        return mixture
 
     def generate(
         self,

@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUICK
+from histories import revise
 from tiny import write_data
 
+from niwfctl.atlas import RegionEntry
 from niwfctl.backbone.adapter import Factors
 from niwfctl.backbone.batch import pad, prompt_mask
 from niwfctl.backbone.generation import AnswerOptions, Request
 from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.backbone.sites import decoder_layers
+from niwfctl.errors import UnknownName
 from niwfctl.field.region import Region
 from niwfctl.git.git import Git
 from niwfctl.recent import Recent
@@ -109,13 +112,46 @@ def test_no_more_regions_stay_in_memory_than_are_to(two: Repository) -> None:
     assert [one() for one in fields] == [None, None]
 
 
-def test_a_capability_is_what_it_was_when_it_was_first_used(two: Repository) -> None:
-    model = Model(two, resident=1)
-    model.use("apple")
+@pytest.mark.parametrize("name", ["apple", "apple@HEAD", "apple@{branch}"])
+def test_what_a_name_means_follows_head(two: Repository, name: str) -> None:
+    model, name = two.load(None), name.format(branch=two.git.branch())
+
+    def entries() -> list[RegionEntry]:
+        found = []
+        for use in (model.use, lambda one: model.use_each([one])):
+            use(name)
+            field = model.adapter.active.at(torch.zeros(1, model.adapter.coordinates.dim))
+            found += [e for e in versions if model.resident.field(e) is field]
+        return found
+
+    versions = [two.capability("apple").regions[0]]
+    first = two.git.resolve("HEAD")
+    assert entries() == versions * 2
+    revise(two, "apple", 2)
+    versions.append(two.capability("apple").regions[0])
+    assert entries() == versions[1:] * 2
+    two.rollback(to=first)
+    assert entries() == versions[:1] * 2
     two.remove("apple")
-    model.use("pear")
-    model.use("apple")  # which was not resident any more
-    assert model.adapter.active
+    with pytest.raises(UnknownName, match="apple"):
+        model.use(name)
+    with pytest.raises(UnknownName, match="apple"):
+        model.use_each([name])
+    model.use(f"apple@{first}")
+    assert model.adapter.active is model.resident.field(versions[0])
+
+
+def test_using_a_resident_capability_starts_no_process(
+    two: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, head = two.load("apple"), two.git.resolve("HEAD")
+    names = ["pear@HEAD", None, f"pear@{head}", AUTO, "apple"]
+    for name in names:
+        model.use(name)
+    monkeypatch.setattr("subprocess.Popen", None)
+    for name in names:
+        model.use(name)
+    model.use_each(names)
 
 
 def test_joined_fields_are_what_stacking_their_bases_gives_bit_for_bit(two: Repository) -> None:
