@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from niwfctl.atlas import parse_target
+from niwfctl.atlas import AUTO_NAME, BASE_NAME, parse_target
+from niwfctl.backbone.adapter import ActiveField
+from niwfctl.backbone.blend import Blend
 from niwfctl.errors import UsageError
 from niwfctl.recent import Recent
 from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
@@ -20,7 +22,13 @@ from niwfctl.repository.same_field import usable
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
+AUTO = "--auto"  # which no capability can be called
 _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def called(capability: str | None) -> str:
+    """What a person calls a capability, AUTO or None."""
+    return {None: BASE_NAME, AUTO: AUTO_NAME}.get(capability, capability)
 
 
 class Mixtures:
@@ -126,3 +134,18 @@ class Rows:
                 f"`use_each` was given {len(self.names)} capabilities, one for each row, but the "
                 f"number of rows is {count}: give as many, or make one active with `use`"
             )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a model was told to make active.
+
+    Attributes:
+        field: what acts in its adapter.
+        label: what a person calls it.
+        rows: the capability of each row, if each has its own.
+    """
+
+    field: ActiveField | Blend | None
+    label: str
+    rows: Rows | None = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.naming import under
 from niwfctl.records import Example, Message
 from niwfctl.repository.backbone import fitting, pinned_source
-from niwfctl.repository.chosen import Mixtures, Rows
+from niwfctl.repository.chosen import AUTO, Chosen, Mixtures, Rows, called
 from niwfctl.repository.mixture import Mixture, Routes
 from niwfctl.repository.reading import Reader
 from niwfctl.repository.regions import read_coordinates
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 
-AUTO = "--auto"  # which no capability can be called
+_FREED = ("adapter", "backbone", "resident")  # by `close`
 
 
 class Model(Reader):
@@ -43,6 +44,13 @@ class Model(Reader):
     Recently used regions stay in memory, so that returning to one is instant. Names follow HEAD: a
     capability is what is committed there when it is made active; until the next call of `use`,
     `use_each` or `route`, what is active stays as it is.
+
+    A model is for one thread at a time, as transformers' own are: what is active is a state of it,
+    so that two threads would answer under each other's capabilities. Let one thread own it, and
+    hand others' requests to that one.
+
+    Close it, or use it as a context manager, to free its memory at once. A closed model raises a
+    UsageError.
 
     Attributes:
         repository: whose capabilities these are.
@@ -75,8 +83,47 @@ class Model(Reader):
         self.resident = Resident(repository, self.adapter, resident)
         self.base_probe = stored["probe"]
         self.routes: Routes | None = None
-        self._rows: tuple[object, Rows] | None = None  # (the field of all, each one's)
+        self._name = config.backbone.model
+        self._chosen = Chosen(None, called(None))
         self._mixtures = Mixtures(repository)
+
+    def close(self) -> None:
+        """Takes the field out of the backbone and lets go of both; twice is no error.
+
+        The memory is free once nobody else holds `backbone` or `adapter`.
+        """
+        if self._closed:
+            return
+        self.adapter.detach()
+        self._choose(Chosen(None, called(None)))  # regions refer to the adapter, and it to them
+        for name in _FREED:
+            delattr(self, name)
+
+    @property
+    def _closed(self) -> bool:
+        return "backbone" not in vars(self)
+
+    if not TYPE_CHECKING:  # where names that do not exist must be found
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Called for what is not there: never was, or went with `close`."""
+            if name in _FREED:
+                raise UsageError("this model is closed: load it again with `Repository.load`")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        about = "closed"
+        if not self._closed:
+            by_hand = self._chosen.field is not self.adapter.active
+            active = "a field of the caller's" if by_hand else self._chosen.label
+            about = f"{self._name} on {self.device}, active: {active}"
+        return f"<Model of {self.repository.path}: {about}>"
 
     def use(self, capability: str | None) -> None:
         """Makes a capability active; for a resident one, this is only a lookup.
@@ -89,7 +136,8 @@ class Model(Reader):
             UnknownName: there is no such capability.
             ObjectError: an object is missing or corrupt.
         """
-        self.adapter.active = self.resident.acting(self._mixture(capability))
+        field = self.resident.acting(self._mixture(capability))
+        self._choose(Chosen(field, called(capability)))
 
     def use_each(self, capabilities: Sequence[str | None]) -> None:
         """Makes a capability active for each row, AUTO for the owner of its prompt.
@@ -110,8 +158,12 @@ class Model(Reader):
             )
         names = tuple(capabilities)
         rows = Rows(names, {name: self._mixture(name) for name in dict.fromkeys(names)})
-        active = self.resident.acting(rows.at(range(len(names))))
-        self.adapter.active, self._rows = active, (active, rows)
+        field = self.resident.acting(rows.at(range(len(names))))
+        label = f"for each row its own ({reprlib.repr([called(name) for name in names])[1:-1]})"
+        self._choose(Chosen(field, label, rows))
+
+    def _choose(self, chosen: Chosen) -> None:
+        self.adapter.active, self._chosen = chosen.field, chosen
 
     def _each(self, count: int) -> Callable[[Sequence[int]], AbstractContextManager[None]]:
         """Gives a block for each batch, from its places among `count` rows, where their own act.
@@ -119,9 +171,9 @@ class Model(Reader):
         Raises:
             UsageError: `use_each` made another number of capabilities active.
         """
-        if self._rows is None or self._rows[0] is not self.adapter.active:
+        whole, rows = self._chosen.field, self._chosen.rows
+        if rows is None or whole is not self.adapter.active:  # which callers may set themselves
             return lambda places: nullcontext()
-        active, rows = self._rows
         rows.require(count)
 
         @contextmanager
@@ -130,7 +182,7 @@ class Model(Reader):
             try:
                 yield
             finally:
-                self.adapter.active = active
+                self.adapter.active = whole
 
         return block
 
@@ -145,7 +197,7 @@ class Model(Reader):
             UnknownName: there is no such revision.
         """
         mixture, self.routes = self._mixtures.routed(revision)
-        self.adapter.active = self.resident.acting(mixture)
+        self._choose(Chosen(self.resident.acting(mixture), called(AUTO)))
         return self.routes
 
     def bids(self, prompt: str) -> list[tuple[str | None, float | None]]:

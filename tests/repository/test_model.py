@@ -1,5 +1,6 @@
 """The loaded backbone: what it reads, and what it keeps."""
 
+import gc
 import weakref
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from niwfctl.backbone.batch import pad, prompt_mask
 from niwfctl.backbone.generation import AnswerOptions, Request
 from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.backbone.sites import decoder_layers
-from niwfctl.errors import UnknownName
+from niwfctl.errors import UnknownName, UsageError
 from niwfctl.field.region import Region
 from niwfctl.git.git import Git
 from niwfctl.recent import Recent
@@ -152,6 +153,47 @@ def test_using_a_resident_capability_starts_no_process(
     for name in names:
         model.use(name)
     model.use_each(names)
+
+
+def test_a_closed_model_frees_its_memory_at_once(two: Repository) -> None:
+    gc.disable()
+    try:
+        with two.load("apple") as model:
+            model.use_each(["apple", "pear"])
+            model.answers([Example((Message("user", one),), "", one) for one in PROMPTS[:2]], 2)
+            model.use("pear")
+            held = [weakref.ref(one) for one in (model.backbone.model, model.adapter.active)]
+            backbone = model.backbone.model
+            bare = weakref.ref(model.adapter)
+        assert model.close() is None and bare() is None
+        assert held[1]() is None and held[0]() is backbone
+        backbone(torch.tensor([[1, 2]]))  # without any field
+        del backbone
+        assert held[0]() is None
+    finally:
+        gc.enable()
+    asking = [lambda: model.use("apple"), lambda: model.generate("?"), lambda: model.device]
+    for ask in asking:
+        with pytest.raises(UsageError, match="this model is closed: load it again"):
+            ask()
+    with pytest.raises(AttributeError, match="'Model' object has no attribute 'close_it'"):
+        model.close_it()
+
+
+def test_a_model_says_what_it_is(two: Repository) -> None:
+    model = two.load("apple")
+    place = f"<Model of {two.path}: {two.config.backbone.model} on cpu, active: "
+    assert repr(model) == f"{place}apple>"
+    model.use_each(["pear", AUTO, None])
+    assert repr(model) == f"{place}for each row its own ('pear', 'auto', 'base')>"
+    model.route()
+    assert repr(model) == f"{place}auto>"
+    model.adapter.active = None
+    assert repr(model) == f"{place}a field of the caller's>"
+    model.use(None)
+    assert repr(model) == f"{place}base>"
+    model.close()
+    assert repr(model) == f"<Model of {two.path}: closed>"
 
 
 def test_joined_fields_are_what_stacking_their_bases_gives_bit_for_bit(two: Repository) -> None:
