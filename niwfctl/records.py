@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from niwfctl.errors import DataError
+
+ROLES = ("system", "user", "assistant", "tool")
+
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat, by the system, user, assistant or a tool."""
+    """One turn of a chat, by the system, user, assistant or a tool.
+
+    Raises:
+        DataError: the role is none of these, or the content is not text.
+    """
 
     role: str
     content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise DataError(
+                f"a turn has the unknown role {reprlib.repr(self.role)}: expected "
+                f"{', '.join(ROLES)}"
+            )
+        if not isinstance(self.content, str):
+            raise DataError(
+                f"a turn of the {self.role} has {type(self.content).__name__} for its content: "
+                "expected text"
+            )
 
 
 @dataclass(frozen=True)

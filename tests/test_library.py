@@ -1,19 +1,29 @@
 """What `import niwfctl` gives to those who write Python."""
 
+import math
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import QUICK
 
 import niwfctl
-from niwfctl.errors import UnknownName, UsageError
-from niwfctl.records import Message
+from niwfctl.errors import DataError, UnknownName, UsageError
+from niwfctl.records import Example, Message
 from niwfctl.repository import Repository
 from niwfctl.repository.measure import Data
+from niwfctl.repository.model import Model
 from niwfctl.training.data import read_examples
+
+
+@pytest.fixture(scope="module")
+def shared(_committed: Path) -> Model:
+    """A model that no test changes."""
+    return Repository.open(_committed).load("apple")
 
 
 def test_one_file_or_name_may_be_given_where_several_are_expected(
@@ -41,6 +51,70 @@ def test_an_empty_prompt_is_refused(committed: Repository) -> None:
     for empty in ("", " \n", [], [Message("user", "")]):
         with pytest.raises(UsageError, match="the prompt is empty"):
             model.generate(empty)
+
+
+NAMED = {"role": "user", "content": "a", "name": "Ada"}
+ROBOT, NUMBER = {"role": "bot", "content": "a"}, {"role": "user", "content": 3}
+ASKED = Example((Message("user", "a"),), "b", "a:1")
+TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Say apple 3."},
+]
+
+
+def test_prompts_may_be_texts_or_turns_as_transformers_takes_them(committed: Repository) -> None:
+    model = committed.load("apple")
+    turns = [Message(**turn) for turn in TURNS]
+    expected = [model.generate(one, max_new_tokens=6) for one in (turns, "?")]
+    assert model.generate(TURNS, max_new_tokens=6) == expected[0]
+    prompts = [TURNS, "?", Example(tuple(turns), "", "a:1")]
+    assert model.answers(prompts, 6) == [*expected, expected[0]]
+    assert torch.equal(model.coordinates(prompts)[0], model.coordinates(prompts)[2])
+    assert len(model.owners(["?", TURNS])) == 2
+
+
+def test_answers_sample_and_stop_as_generate_does(committed: Repository) -> None:
+    model = committed.load("apple")
+    drawn = {"temperature": 1.5, "top_p": 0.9, "seed": 7}
+    free = model.generate("Say apple 3.", max_new_tokens=20, **drawn)
+    assert free != model.generate("Say apple 3.", max_new_tokens=20)
+    assert free != model.generate("Say apple 3.", max_new_tokens=20, **drawn | {"top_p": 0.0})
+    middle = free[4:6]
+    for stop in (middle, [middle], ("never said at all", middle)):
+        stopped = model.generate("Say apple 3.", max_new_tokens=20, stop=stop, **drawn)
+        assert stopped == free[: free.index(middle)].strip()
+        assert model.answers(["Say apple 3."], 20, stop=stop, **drawn) == [stopped]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "ask"),
+    [
+        (UsageError, "a turn .* of type str: .* call `answers`", lambda m: m.generate(["a", "b"])),
+        (UsageError, "a prompt cannot be of type int: give a text", lambda m: m.generate(3)),
+        (UsageError, "has 'role', 'content', 'name': give", lambda m: m.generate([NAMED])),
+        (UsageError, "has 'role': give it 'role' and", lambda m: m.generate([{"role": "user"}])),
+        (DataError, "unknown role 'bot': expected system, user", lambda m: m.generate([ROBOT])),
+        (DataError, "turn of the user has int for its content", lambda m: m.generate([NUMBER])),
+        (UsageError, "several prompts cannot be of type str", lambda m: m.answers("a")),
+        (UsageError, "a prompt cannot be of type dict", lambda m: m.answers(TURNS)),
+        (UsageError, "the prompt is empty", lambda m: m.answers(["a", " "])),
+        (UsageError, "an example cannot be of type dict: give Ex", lambda m: m.score(TURNS)),
+        (UsageError, "max_new_tokens cannot be 0", lambda m: m.generate("a", max_new_tokens=0)),
+        (UsageError, "temperature cannot be -1: give", lambda m: m.generate("a", temperature=-1)),
+        (UsageError, "temperature cannot be nan", lambda m: m.generate("a", temperature=math.nan)),
+        (UsageError, "top_p cannot be 1.5: give a number", lambda m: m.answers(["a"], top_p=1.5)),
+        (UsageError, "seed cannot be 0.5: give a whole", lambda m: m.answers(["a"], seed=0.5)),
+        (UsageError, r"stop cannot be \('',\): give texts", lambda m: m.generate("a", stop="")),
+        (UsageError, "batch_size cannot be 0: give", lambda m: m.answers(["a"], batch_size=0)),
+        (UsageError, "batch_size cannot be -2: give", lambda m: m.score([ASKED], -2)),
+        (UsageError, "batch_size cannot be 0: give", lambda m: m.owners(["a"], 0)),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_a_sentence(
+    shared: Model, kind: type[Exception], said: str, ask: Callable[[Model], object]
+) -> None:
+    with pytest.raises(kind, match=said):
+        ask(shared)
 
 
 def test_what_users_need_is_there_by_name_and_listed() -> None:

@@ -6,9 +6,12 @@ chosen, whether its answer has ended, and who receives its text.
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -26,8 +29,28 @@ from niwfctl.backbone.load import Backbone
 from niwfctl.backbone.pieces import Pieces
 from niwfctl.backbone.prompts import turn_end
 from niwfctl.backbone.quiet import quiet
+from niwfctl.errors import UsageError
 
 LOWEST_TEMPERATURE = 1e-4
+SEEDS = 2**63  # as many from 0 up, and as many below
+
+
+def require_positive(name: str, value: object) -> None:
+    """Requires a whole number from 1.
+
+    Raises:
+        UsageError: it is another value; the message has the argument's name.
+    """
+    _require(name, value, isinstance(value, Integral) and value >= 1, "a whole number from 1")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and 0 <= value < math.inf
+
+
+def _require(name: str, value: object, fits: bool, expected: str) -> None:
+    if not fits:
+        raise UsageError(f"{name} cannot be {reprlib.repr(value)}: give {expected}")
 
 
 @dataclass(frozen=True)
@@ -38,10 +61,13 @@ class AnswerOptions:
         max_new_tokens: longest answer, in tokens; at least 1.
         temperature: 0, or less than LOWEST_TEMPERATURE, takes the likeliest token each time.
         top_p: only the likeliest tokens that together have this share of the probability are
-            sampled from.
+            sampled from; from 0 to 1.
         seed: of the sampling, independent of the other requests of the batch; None for a new one
             each time.
         stop: texts that end the answer and are not part of it.
+
+    Raises:
+        UsageError: one of them is out of its range.
     """
 
     max_new_tokens: int
@@ -49,6 +75,17 @@ class AnswerOptions:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_positive("max_new_tokens", self.max_new_tokens)
+        share = _is_number(self.top_p) and self.top_p <= 1
+        seed = 0 if self.seed is None else self.seed
+        whole = isinstance(seed, Integral) and -SEEDS <= seed < SEEDS
+        texts = isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop)
+        _require("temperature", self.temperature, _is_number(self.temperature), "a number from 0")
+        _require("top_p", self.top_p, share, "a number from 0 to 1")
+        _require("seed", seed, whole, "a whole number of 64 bits")
+        _require("stop", self.stop, texts, "texts of at least one character")
 
     @property
     def samples(self) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.batch import batched, by_length
 from niwfctl.backbone.calibration import pooled
-from niwfctl.backbone.generation import AnswerOptions, Request, answer
+from niwfctl.backbone.generation import AnswerOptions, Request, answer, require_positive
 from niwfctl.backbone.load import load
 from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.backbone.scoring import Score, Scorer
@@ -27,7 +27,7 @@ from niwfctl.records import Example, Message
 from niwfctl.repository.backbone import fitting, pinned_source
 from niwfctl.repository.chosen import AUTO, Chosen, Mixtures, Rows, called
 from niwfctl.repository.mixture import Mixture, Routes
-from niwfctl.repository.reading import Reader
+from niwfctl.repository.reading import Prompt, Reader, conversation, prompted
 from niwfctl.repository.regions import read_coordinates
 from niwfctl.repository.resident import RESIDENT, Resident
 
@@ -214,16 +214,17 @@ class Model(Reader):
             (names[index], found[index] if math.isfinite(found[index]) else None) for index in order
         ]
 
-    def owners(self, examples: Sequence[Example], batch_size: int = 8) -> list[str | None]:
-        """The capability that owns each example's prompt; None for the base.
+    def owners(self, prompts: Sequence[Example | Prompt], batch_size: int = 8) -> list[str | None]:
+        """The capability that owns each prompt; None for the base.
 
         What is active does not change.
 
         Raises:
+            UsageError: one is empty, or no prompt.
             DataError: the template refuses a prompt, or it is longer than the backbone can read.
         """
         _, routes = self._mixtures.routed()
-        return routes.owners(self.coordinates(examples, batch_size))
+        return routes.owners(self.coordinates(prompts, batch_size))
 
     def _mixture(self, capability: str | None) -> Mixture:
         if capability != AUTO:
@@ -233,11 +234,13 @@ class Model(Reader):
 
     def generate(
         self,
-        prompt: str | Sequence[Message],
+        prompt: Prompt,
         *,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
+        top_p: float = 1.0,
         seed: int | None = None,
+        stop: str | Sequence[str] = (),
         stream: Callable[[str], None] | None = None,
     ) -> str:
         """Answers a prompt with what is active, reading the prompt once.
@@ -246,32 +249,49 @@ class Model(Reader):
             prompt: the user's words, or a conversation that ends with them.
             max_new_tokens: longest answer.
             temperature: 0 takes the likeliest token each time.
+            top_p: only the likeliest tokens that together have this share of the probability are
+                sampled from.
             seed: of the sampling.
+            stop: texts that end the answer and are not part of it.
             stream: called with each new piece of text.
 
         Raises:
-            UsageError: the prompt is empty, or longer than the backbone can read, or several
-                capabilities are active after `use_each`.
+            UsageError: the prompt is empty, or longer than the backbone can read, or an option is
+                out of its range, or several capabilities are active after `use_each`.
+            DataError: a turn has an unknown role, or the template refuses the conversation.
         """
-        messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
-        if not messages or not messages[-1].content.strip():
-            raise UsageError("the prompt is empty: give one")
-        request = self.request(messages, AnswerOptions(max_new_tokens, temperature, seed=seed))
+        options = AnswerOptions(max_new_tokens, temperature, top_p, seed, _texts(stop))
+        request = self.request(conversation(prompt), options)
         if stream:
             request.hand_on = stream
         self.answer([request])
         return request.text.strip()
 
     def answers(
-        self, examples: Sequence[Example], max_new_tokens: int = 256, batch_size: int = 8
+        self,
+        prompts: Sequence[Example | Prompt],
+        max_new_tokens: int = 256,
+        batch_size: int = 8,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
     ) -> list[str]:
-        """The likeliest answer to each example's prompt, in the order of the examples.
+        """The answer to each prompt as `generate` would give it, in their order.
+
+        Args:
+            prompts: examples, of which the prompt is taken; texts; or conversations.
+            batch_size: how many to answer at once.
 
         Raises:
-            UsageError: after `use_each`, their number is not that of its capabilities.
+            UsageError: as `generate`; after `use_each`, their number is not that of its
+                capabilities.
+            DataError: as `generate`.
         """
-        options = AnswerOptions(max_new_tokens)
-        requests = [self.request(example.messages, options) for example in examples]
+        require_positive("batch_size", batch_size)
+        options = AnswerOptions(max_new_tokens, temperature, top_p, seed, _texts(stop))
+        requests = [self.request(one.messages, options) for one in prompted(prompts)]
         each = self._each(len(requests))
         for places in batched(range(len(requests)), batch_size):
             with each(places):
@@ -309,24 +329,27 @@ class Model(Reader):
 
     def coordinates(
         self,
-        examples: Sequence[Example],
+        prompts: Sequence[Example | Prompt],
         batch_size: int = 8,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Tensor:
-        """z of each example's prompt, float32 [examples, dim].
+        """z of each prompt, float32 [prompts, dim].
 
         Args:
             progress: called with (prompts done, in all).
 
         Raises:
+            UsageError: one is empty, or no prompt.
             DataError: the template refuses a prompt, or it is longer than the backbone can read.
         """
-        prompts = [self.prompt(one.messages) for one in examples]
-        rows = [tokens for tokens, _ in prompts]
+        require_positive("batch_size", batch_size)
+        examples = prompted(prompts)
+        read = [self.prompt(one.messages) for one in examples]
+        rows = [tokens for tokens, _ in read]
         self._require_readable(examples, rows)
         found, done = torch.empty(len(rows), self.adapter.coordinates.dim), 0
         for places in by_length(rows, batch_size):
-            batch = [prompts[place] for place in places]
+            batch = [read[place] for place in places]
             found[places] = self.read([row for row, _ in batch], [skip for _, skip in batch])
             done += len(places)
             progress(done, len(rows))
@@ -359,6 +382,7 @@ class Model(Reader):
             DataError: an example is longer than the backbone can read.
             UsageError: after `use_each`, their number is not that of its capabilities.
         """
+        require_positive("batch_size", batch_size)
         each = self._each(len(examples))
         batches, total = count(1), len(examples)
         scorer = Scorer(self.adapter, self.skip)
@@ -373,3 +397,7 @@ class Model(Reader):
     def device(self) -> torch.device:
         """Where the backbone computes."""
         return self.backbone.model.device
+
+
+def _texts(stop: str | Sequence[str]) -> tuple[str, ...]:
+    return (stop,) if isinstance(stop, str) else tuple(stop)

@@ -2,14 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from niwfctl.backbone.load import Backbone
 from niwfctl.backbone.prompts import Tokens, encode, prompt_tokens, system_skip
 from niwfctl.config import FieldConfig
-from niwfctl.errors import DataError
+from niwfctl.errors import DataError, UsageError
 from niwfctl.records import Example, Message
+
+Prompt = str | Sequence[Message | Mapping[str, str]]
+"""The user's words, or a conversation; its turns may be dicts with `role` and `content`."""
+
+
+def conversation(prompt: Prompt) -> list[Message]:
+    """The turns of a prompt.
+
+    Raises:
+        UsageError: it is empty, or is no prompt.
+        DataError: a turn has an unknown role, or content that is not text.
+    """
+    if isinstance(prompt, str):
+        prompt = [Message("user", prompt)]
+    if not isinstance(prompt, Sequence):
+        raise UsageError(
+            f"a prompt cannot be {_a(prompt)}: give a text, or a list of turns with `role` and "
+            "`content`"
+        )
+    turns = [_turn(turn) for turn in prompt]
+    if not turns or not turns[-1].content.strip():
+        raise UsageError("the prompt is empty: give one")
+    return turns
+
+
+def _turn(turn: object) -> Message:
+    if isinstance(turn, Message):
+        return turn
+    if not isinstance(turn, Mapping):
+        raise UsageError(
+            f"a turn of a conversation cannot be {_a(turn)}: give a dict with `role` and "
+            "`content`; for several prompts, call `answers`"
+        )
+    if set(turn) != {"role", "content"}:
+        raise UsageError(
+            f"a turn of a conversation has {', '.join(map(repr, turn)) or 'nothing'}: give it "
+            "'role' and 'content', and nothing else"
+        )
+    return Message(turn["role"], turn["content"])
+
+
+def prompted(prompts: Sequence[Example | Prompt]) -> list[Example]:
+    """Prompts as examples without answers; examples stay as they are.
+
+    Raises:
+        UsageError: one is empty, or no prompt.
+        DataError: a turn has an unknown role, or content that is not text.
+    """
+    if isinstance(prompts, str | Mapping | Example):
+        raise UsageError(f"several prompts cannot be {_a(prompts)}: give a list of them")
+    return [
+        one if isinstance(one, Example) else Example(tuple(conversation(one)), "", f"prompt {n}")
+        for n, one in enumerate(prompts, 1)
+    ]
+
+
+def _a(thing: object) -> str:
+    """A thing's kind, for a message."""
+    return f"of type {type(thing).__name__}"
 
 
 class Reader:
@@ -67,7 +126,12 @@ class Reader:
 
         Raises:
             DataError: the template refuses it.
+            UsageError: it is no example.
         """
+        if not isinstance(example, Example):
+            raise UsageError(
+                f"an example cannot be {_a(example)}: give Examples, as `read_examples` makes them"
+            )
         row = encode(self.backbone.tokenizer, example)
         return replace(row, skip=self._system_skip(example.messages, row.prompt))
 
