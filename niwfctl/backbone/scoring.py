@@ -27,11 +27,14 @@ class Score:
         perplexity: exp of the mean negative log-likelihood of the answer tokens.
         tokens: number of answer tokens in that mean.
         coordinates: z of each row, float32 [rows, dim], in the order of the rows.
+        losses: negative log-likelihood of each row's answer, summed over its tokens, in nats,
+            float64 [rows], in the order of the rows; 0 where there is no answer.
     """
 
     perplexity: float
     tokens: int
     coordinates: Tensor
+    losses: Tensor
 
 
 class Scorer:
@@ -60,6 +63,17 @@ class Scorer:
 
     def loss(self, rows: Sequence[Tokens]) -> tuple[Tensor, int]:
         """Summed negative log-likelihood of the answer tokens, in nats, and their number."""
+        states, targets, _ = self._predicting(rows)
+        return self._nats(states, targets), len(targets)
+
+    def _losses(self, rows: Sequence[Tokens]) -> tuple[Tensor, int]:
+        """The same of each row, float64 [rows] on the CPU, and the number of all tokens."""
+        states, targets, row_of = self._predicting(rows)
+        nats = self._nats(states, targets, "none").cpu().double()
+        return torch.zeros(len(rows)).double().index_add_(0, row_of, nats), len(targets)
+
+    def _predicting(self, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
+        """The states [n, width] that predict the answers' tokens, these, and the row of each."""
         tokens = pad([row.prompt + row.answer for row in rows]).to(self._model.device)
         lengths = [len(row.prompt) for row in rows]
         skips = [row.skipped(self.skip) for row in rows]
@@ -67,7 +81,7 @@ class Scorer:
         with self.adapter.prompts(mask):
             states = self._model.get_decoder()(tokens, use_cache=False).last_hidden_state
         row_of, position = _answer_positions(rows)
-        return self._nats(states[row_of, position - 1], tokens[row_of, position]), len(row_of)
+        return states[row_of, position - 1], tokens[row_of, position], row_of
 
     @torch.no_grad()
     def score(
@@ -88,31 +102,35 @@ class Scorer:
         """
         if not any(row.answer for row in rows):
             raise DataError("there is nothing to score: give at least one example with an answer")
-        total, count = 0.0, 0
+        losses, count = torch.zeros(len(rows)).double(), 0
         coordinates = torch.empty(len(rows), self.adapter.coordinates.dim)
         for places in by_length(rows, batch_size):
             with during(places):
-                loss, tokens = self.loss([rows[place] for place in places])
-            total, count = total + loss.item(), count + tokens
+                losses[places], tokens = self._losses([rows[place] for place in places])
+            count += tokens
             coordinates[places] = self.adapter.z.cpu()
             between()
-        return Score(math.exp(min(total / count, 700.0)), count, coordinates)
+        perplexity = math.exp(min(losses.sum().item() / count, 700.0))
+        return Score(perplexity, count, coordinates, losses)
 
-    def _nats(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Summed negative log-likelihood of the targets [n] at the states [n, width].
+    def _nats(self, states: Tensor, targets: Tensor, reduction: str = "sum") -> Tensor:
+        """Negative log-likelihood of the targets [n] at the states [n, width].
 
-        Logits take many times the memory of the states, so of long answers those of one part are
-        computed at a time, and again for the gradient.
+        Their sum, or that of each with the reduction `none`. Logits take many times the memory of
+        the states, so of long answers those of one part are computed at a time, and again for the
+        gradient.
         """
         most = max(LOGITS // self._vocabulary, 1)
         if len(targets) <= most:
-            return self._nats_of(states, targets)
+            return self._nats_of(states, targets, reduction)
         parts = zip(states.split(most), targets.split(most), strict=True)
         again = {"use_reentrant": False, "preserve_rng_state": False}
-        return torch.stack([checkpoint(self._nats_of, *part, **again) for part in parts]).sum()
+        found = [checkpoint(self._nats_of, *part, reduction, **again) for part in parts]
+        return torch.cat(found) if reduction == "none" else torch.stack(found).sum()
 
-    def _nats_of(self, states: Tensor, targets: Tensor) -> Tensor:
-        return torch.nn.functional.cross_entropy(self._logits(states), targets, reduction="sum")
+    def _nats_of(self, states: Tensor, targets: Tensor, reduction: str) -> Tensor:
+        logits = self._logits(states)
+        return torch.nn.functional.cross_entropy(logits, targets, reduction=reduction)
 
     def _logits(self, states: Tensor) -> Tensor:
         logits = self._model.get_output_embeddings()(states).float()
@@ -143,5 +161,5 @@ def _answer_positions(rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
         for index, row in enumerate(rows)
         for position in range(len(row.prompt), len(row))
     ]
-    row_of, position = torch.tensor(pairs).unbind(1)
+    row_of, position = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(1)
     return row_of, position

@@ -349,6 +349,20 @@ def test_coordinates_come_in_the_order_of_the_rows(scorer: Scorer, rows: list[To
         torch.testing.assert_close(scorer.score([row], 1).coordinates[0], z, atol=1e-4, rtol=1e-4)
 
 
+@settings(deadline=None, max_examples=10)
+@given(rows=rows_to_score, batch_size=st.integers(1, 4), part=st.sampled_from([1, 3, 1000]))
+def test_losses_come_in_the_order_of_the_rows(
+    scorer: Scorer, rows: list[Tokens], batch_size: int, part: int
+) -> None:
+    rows = [Tokens([1, 2], []), *rows]  # which has nothing to lose
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("niwfctl.backbone.scoring.LOGITS", part * scorer._vocabulary)
+        score = scorer.score(rows, batch_size)
+    expected = torch.tensor([0.0, *(plain_loss(scorer, row) for row in rows[1:])]).double()
+    torch.testing.assert_close(score.losses, expected, atol=1e-3, rtol=1e-4)
+    assert score.perplexity == pytest.approx((score.losses.sum() / score.tokens).exp().item())
+
+
 @pytest.mark.parametrize("rows", [[], [Tokens([1, 2], [])]])
 def test_where_no_row_has_an_answer_there_is_nothing_to_score(
     scorer: Scorer, rows: list[Tokens]
