@@ -23,11 +23,16 @@ app = typer.Typer()
 @app.command()
 def branch(
     ctx: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="A new branch; omit it to list them.")] = None,
-    start: Annotated[
-        str | None, typer.Argument(help="Where it starts, HEAD by default; with -m, the new name.")
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME [START]",
+            help="A new branch and where it starts, HEAD by default; omit both to list branches.",
+        ),
     ] = None,
-    delete: Annotated[bool, typer.Option("-d", "--delete", help="Delete a merged branch.")] = False,
+    delete: Annotated[
+        bool, typer.Option("-d", "--delete", help="Delete merged branches, by their names.")
+    ] = False,
     move: Annotated[
         bool, typer.Option("-m", "--move", help="Rename: -m OLD NEW, or -m NEW for this branch.")
     ] = False,
@@ -40,35 +45,40 @@ def branch(
     repository = Repository.open(ctx.obj)
     branches = repository.branches
     said = ""
-    if (delete or move) and name is None:
+    if (delete or move) and not names:
         raise UsageError(f"--{'delete' if delete else 'move'}: say which branch")
     if delete and move:
         raise UsageError("--delete and --move exclude each other: give one of them")
-    if delete and start:
-        raise UsageError(f"--delete takes one branch, but was given {name!r} and {start!r}")
-    if name is None:
+    if not names:
         said = branches.text()
     elif delete:
-        said = branches.delete(name)
+        said = branches.delete(names)
     elif move:
-        old, new = (name, start) if start else (None, name)
-        branches.rename(old, new)
+        *old, new = _two(names, "OLD NEW, or NEW for this branch")
+        branches.rename(old[0] if old else None, new)
         warn_of_capability(repository, new)
     else:
-        branches.make(name, start or "HEAD")
-        warn_of_capability(repository, name)
+        branches.make(*_two(names, "NAME and where the branch starts"))
+        warn_of_capability(repository, names[0])
     _show_refs(branches, said, as_json)
 
 
 @app.command()
 def tag(
     ctx: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="A new tag; omit it to list them.")] = None,
-    revision: Annotated[str, typer.Argument(help="What to tag.")] = "HEAD",
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME [REVISION]",
+            help="A new tag and what to tag, HEAD by default; omit both to list tags.",
+        ),
+    ] = None,
     message: Annotated[
         str | None, typer.Option("-m", "--message", help="Create an annotated tag.")
     ] = None,
-    delete: Annotated[bool, typer.Option("-d", "--delete", help="Delete a tag.")] = False,
+    delete: Annotated[
+        bool, typer.Option("-d", "--delete", help="Delete tags, by their names.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List, create or delete tags."""
@@ -78,14 +88,17 @@ def tag(
     repository = Repository.open(ctx.obj)
     tags = repository.tags
     said = ""
-    if delete and name is None:
-        raise UsageError("--delete: say which tag")
-    if name is None:
+    if delete and message is not None:
+        raise UsageError("--delete and --message exclude each other: give one of them")
+    if (delete or message is not None) and not names:
+        raise UsageError(f"--{'delete' if delete else 'message'}: say which tag")
+    if not names:
         said = tags.text()
     elif delete:
-        said = tags.delete(name)
+        said = tags.delete(names)
     else:
-        tags.make(name, revision, message)
+        name, *revision = _two(names, "NAME and what to tag")
+        tags.make(name, *(revision or ["HEAD"]), message)
         warn_of_capability(repository, name)
     _show_refs(tags, said, as_json)
 
@@ -213,6 +226,13 @@ def _show_refs(refs: Branches | Tags, said: str, as_json: bool) -> None:
         emit_json([ref._asdict() for ref in refs.entries()])
     elif said:
         out.print(said, markup=False)
+
+
+def _two(names: list[str], expected: str) -> list[str]:
+    """Requires that no more than two names were given."""
+    if len(names) > 2:
+        raise UsageError(f"{' '.join(names)} are {len(names)} names: expected {expected}")
+    return names
 
 
 def _made(commit: str, what: str, as_json: bool) -> None:

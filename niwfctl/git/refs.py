@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from niwfctl.errors import UnknownName, UsageError
 from niwfctl.git.git import Git, Ref
+from niwfctl.several import Names, several
 
 
 class Upstream(NamedTuple):
@@ -34,26 +35,29 @@ class _Refs:
         """All, by name."""
         return self._git.refs(self.folder)
 
-    def delete(self, name: str) -> str:
-        """Deletes one, unless it is an unmerged branch; returns git's output.
+    def delete(self, names: Names) -> str:
+        """Deletes some, unless they are unmerged branches; returns git's output.
 
         Raises:
-            UnknownName: there is none of that name; the message lists what there is.
-            UsageError: git refuses.
+            UnknownName: there is none of some name, and none is deleted; the message lists what
+                there is.
+            UsageError: git refuses to delete those that it names; it deleted the others.
         """
-        self.require(name)
-        return self._git.plain(self.command, "--delete", "--", name)
+        self.require(names)
+        return self._git.plain(self.command, "--delete", "--", *several(names))
 
-    def require(self, name: str) -> None:
-        """Requires that one of this name exists.
+    def require(self, names: Names) -> None:
+        """Requires that one of each name exists.
 
         Raises:
             UnknownName: there is none; the message lists what there is.
         """
         known = [ref.name for ref in self._git.refs(self.folder)]
-        if name not in known:
+        if missing := [repr(name) for name in several(names) if name not in known]:
             there = ", ".join(known) or "none yet"
-            raise UnknownName(f"no {self.command} is called {name!r}: there are {there}")
+            raise UnknownName(
+                f"no {self.command} is called {' or '.join(missing)}: there are {there}"
+            )
 
 
 class Branches(_Refs):

@@ -167,7 +167,7 @@ def test_a_branch_is_renamed(niwfctl: Command, two: Repository) -> None:
         (("-m", "none", "new"), 4, "no branch is called 'none': there are other, trunk"),
         (("-m", "other", "trunk"), 2, "already exists"),
         (("-m", "-d", "other"), 2, "exclude each other"),
-        (("-d", "other", "trunk"), 2, "takes one branch"),
+        (("-m", "other", "a", "b"), 2, "expected OLD NEW"),
     ):
         done = niwfctl("-C", two.path, "branch", *arguments)
         assert done.exit_code == code and words in done.stderr
