@@ -106,7 +106,12 @@ def tag(
 @app.command()
 def merge(
     ctx: typer.Context,
-    revision: Annotated[str, typer.Argument(metavar="BRANCH", help="What to merge into HEAD.")],
+    revision: Annotated[
+        str,
+        typer.Argument(
+            metavar="BRANCH", help="What to merge into HEAD; `-`: the branch left last."
+        ),
+    ],
     ours: Annotated[bool, typer.Option("--ours", help="Where both changed, take ours.")] = False,
     theirs: Annotated[bool, typer.Option("--theirs", help="Where both changed, theirs.")] = False,
     rename: Annotated[
@@ -120,13 +125,16 @@ def merge(
 ) -> None:
     """Merge a branch: the union of the capabilities of both, exactly as they are."""
     from niwfctl.repository import Repository
+    from niwfctl.repository.checkout import LEFT, left_last
     from niwfctl.repository.merge import Resolution
 
     if ours and theirs:
         raise UsageError("--ours and --theirs exclude each other: give one of them")
     side = "ours" if ours else "theirs" if theirs else None
     resolution = Resolution(side, tuple(_pair(one) for one in rename or []))
-    merged = Repository.open(ctx.obj).merge(revision, resolution, message)
+    repository = Repository.open(ctx.obj)
+    revision = left_last(repository) if revision == LEFT else revision
+    merged = repository.merge(revision, resolution, message)
     if as_json:
         emit_json(merged_json(merged))
     else:

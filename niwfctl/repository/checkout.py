@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 logger = logging.getLogger(__name__)
+LEFT = "-"  # the branch, or commit, that was checked out before this one, as in git
 _FILE = "niwf-active"  # in the git folder of a work tree: each work tree has its own
 
 
@@ -32,6 +33,9 @@ def active(repository: Repository) -> str | None:
 
 def checkout(repository: Repository, target: str | None, branch: str | None) -> str:
     """Implements `Repository.checkout`."""
+    if target == LEFT:
+        left_last(repository)  # refuses if there is none; by a name, it might be a capability
+        target = "@{-1}"
     if branch is not None:
         return _new_branch(repository, branch, target or "HEAD")
     if target is None:
@@ -53,6 +57,22 @@ def checkout(repository: Repository, target: str | None, branch: str | None) -> 
     with _leaving(repository):
         repository.git.checkout(target.removeprefix("refs/heads/"))
     return _place(repository)
+
+
+def left_last(repository: Repository) -> str:
+    """The branch that was checked out before this one; the commit, if that was on no branch.
+
+    Raises:
+        UsageError: nothing else was checked out yet, or that branch is gone.
+    """
+    try:
+        commit = repository.git.resolve("@{-1}")
+    except UnknownName as error:
+        raise UsageError(
+            "`-` is the branch that was checked out before this one, but there was none, or it is "
+            "gone: name a branch, as `niwfctl branch` lists them"
+        ) from error
+    return repository.git.plain("rev-parse", "--abbrev-ref", "@{-1}") or commit
 
 
 def _new_branch(repository: Repository, branch: str, start: str) -> str:

@@ -58,3 +58,35 @@ def test_a_message_without_a_tag_is_refused(niwfctl: Command, two: Repository) -
         done = niwfctl("-C", two.path, "tag", *arguments)
         assert done.exit_code == 2 and words in done.stderr
     assert not json.loads(niwfctl("-C", two.path, "tag", "--json").stdout)
+
+
+def test_a_dash_is_the_branch_that_was_left_last(
+    niwfctl: Command, two: Repository, add: Add
+) -> None:
+    def said(*arguments: str) -> str:
+        done = niwfctl("-C", two.path, *arguments)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    for command in ("checkout", "merge"):
+        none = niwfctl("-C", two.path, command, "-")
+        assert none.exit_code == 2 and "but there was none, or it is gone" in none.stderr
+    said("checkout", "-b", "x")  # a capability's name, too
+    add(two, "z", 0.3)
+    assert said("checkout", "-").startswith("at main (")
+    assert said("checkout", "-").startswith("at x (")
+    said("checkout", "-")
+    assert "added    z" in said("merge", "-")
+    said("checkout", "-b", "again", "-")
+    assert two.git.branch() == "again" and two.git.head() == two.git.resolve("x")
+
+
+def test_a_merge_of_a_dash_names_the_branch(two: Repository, niwfctl: Command, add: Add) -> None:
+    two.checkout("HEAD~1", branch="side")
+    add(two, "z", 0.3)
+    two.checkout("main")
+    niwfctl("-C", two.path, "merge", "-")
+    assert two.history.log(limit=1)[0].subject == "Merge side"
+    two.checkout("HEAD~1")
+    two.checkout("main")
+    assert niwfctl("-C", two.path, "merge", "-").stdout.startswith("up to date")
