@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from niwfctl.atlas import owner_names, parse_target, split_target
 from niwfctl.cli.options import AsJson
@@ -17,7 +19,6 @@ from niwfctl.cli.show import (
     show_capability,
     show_commit,
     show_commit_line,
-    show_graph_line,
 )
 from niwfctl.errors import FormatError, UnknownName, UsageError
 
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
     from niwfctl.repository import Repository
 
 app = typer.Typer()
+_NUMBER = re.compile(r"-(\d+)")  # as in `log -3`
+
+
+class _Log(TyperCommand):
+    """Takes -NUMBER for -n NUMBER, as git does."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        options = args.index("--") if "--" in args else len(args)
+        counted = [_NUMBER.sub(r"-n\1", one) if _NUMBER.fullmatch(one) else one for one in args]
+        return super().parse_args(ctx, counted[:options] + args[options:])
 
 
 @app.command()
@@ -75,20 +86,23 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
         out.print("Nothing to commit.")
 
 
-@app.command()
+@app.command(cls=_Log)
 def log(
     ctx: typer.Context,
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="REV|A..B|NAME",
-            help="Where to start, HEAD by default; and capabilities, for only the commits that "
-            "changed them.",
+            metavar="REV|A..B|^REV|NAME",
+            help="Where to start, HEAD by default; ^REV leaves out what it reaches; and "
+            "capabilities, for only the commits that changed them.",
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("-n", "--max-count", help="At most this many.")
+        int | None, typer.Option("-n", "--max-count", help="At most this many; -3 is -n 3.")
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="From every branch, tag and branch of a remote.")
+    ] = False,
     oneline: Annotated[bool, typer.Option("--oneline", help="One line per commit.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="Draw branches and merges.")] = False,
     as_json: AsJson = False,
@@ -98,14 +112,14 @@ def log(
 
     repository = Repository.open(ctx.obj)
     history = repository.history
-    revision, names = _asked(repository, targets or ())
+    revisions, names = _asked(repository, targets or ())
     if graph and not as_json:
-        lines = history.graph(revision, limit, names)
+        lines = history.graph(revisions, limit, names, everything)
         with paged():
             for drawn, commit in lines:
-                show_graph_line(drawn, commit)
+                show_commit_line(commit, drawn)
         return
-    commits = history.log(revision, limit, names=names)
+    commits = history.log(revisions, limit, names=names, everything=everything)
     if as_json:
         emit_json([commit_json(commit) for commit in commits])
         return
@@ -164,8 +178,8 @@ def _compared(upstream: Upstream) -> str:
     return f"Your branch is {place} {name!r} by {count} commit{'s' if count > 1 else ''}."
 
 
-def _asked(repository: Repository, targets: Sequence[str]) -> tuple[str, list[str]]:
-    """(revision or range, names of capabilities), in whatever order they were given."""
+def _asked(repository: Repository, targets: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(revisions and ranges, names of capabilities), in whatever order they were given."""
     names, revisions = [], []
     for target in targets:
         if _is_name(repository, target):
@@ -174,11 +188,7 @@ def _asked(repository: Repository, targets: Sequence[str]) -> tuple[str, list[st
             revisions += [revision] if revision else []
         else:
             revisions.append(target)
-    if len(revisions) > 1:
-        one, other = revisions[:2]
-        span = "" if ".." in one + other else f" {one}..{other}"
-        raise UsageError(f"{one!r} and {other!r} are two revisions: give one, or a range{span}")
-    return (*revisions, "HEAD")[0], names
+    return revisions, names
 
 
 def _is_name(repository: Repository, target: str) -> bool:
@@ -189,7 +199,7 @@ def _is_name(repository: Repository, target: str) -> bool:
     """
     from niwfctl.repository.checkout import commit_called
 
-    if ".." in target:
+    if ".." in target or target.startswith("^"):
         return False
     if repository.names_capability(target):
         return True

@@ -178,8 +178,8 @@ def show_commit(commit: Commit, signature: Signature | None = None) -> None:
     put(text)
 
 
-def show_graph_line(drawn: str, commit: Commit | None) -> None:
-    """A line of git's graph, with what its commit did."""
+def show_commit_line(commit: Commit | None, drawn: str = "") -> None:
+    """A commit in one line, with what it did; `drawn` is git's graph before it, or between two."""
     text = Text(drawn)
     if commit:
         text.append(f"{commit.id[:7]}{_refs(commit)} ", "yellow")
@@ -187,11 +187,6 @@ def show_graph_line(drawn: str, commit: Commit | None) -> None:
         for change in commit.changes:
             text.append(" ").append(*_sign(change)).append(f" {change.name}")
     put(text)
-
-
-def show_commit_line(commit: Commit) -> None:
-    """A commit in one line."""
-    put(Text().append(commit.id[:7], "yellow").append(f" {commit.subject}"))
 
 
 def _refs(commit: Commit) -> str:

@@ -60,20 +60,23 @@ class History:
 
     def log(
         self,
-        revision: str = "HEAD",
+        revisions: Names = "HEAD",
         limit: int | None = None,
         first_parent: bool = False,
         by_branch: bool = False,
         names: Names = (),
+        everything: bool = False,
     ) -> list[Commit]:
-        """Commits reachable from a revision, newest first.
+        """Commits reachable from any of some revisions, newest first.
 
         Args:
-            revision: or a range, `A..B` or `A...B`, as in git.
+            revisions: also ranges, `A..B` or `A...B`, and `^A` for all but what A reaches, as in
+                git.
             limit: of the number of commits.
             first_parent: omit what merges brought in.
             by_branch: keep each branch together whatever the dates, as a graph does.
             names: only commits that changed one of these capabilities, with only those changes.
+            everything: also from HEAD and every branch, tag and branch of a remote.
 
         Raises:
             UnknownName: there is no such revision.
@@ -85,25 +88,29 @@ class History:
             options.append("--first-parent")
         if by_branch:
             options.append("--topo-order")
-        text = self._git.log(self._span(revision), _FORMAT, *options, *_paths(names))
+        text = self._log(revisions, everything, _FORMAT, *options, *_paths(names))
         fields = iter(text.split("\0")[1:])
         parsed = [_parse(*record) for record in zip(*[fields] * _FIELDS, strict=True)]
         contents = self._git.blobs(blob for _, changes in parsed for _, blob, _ in changes)
         return [Commit(*fields, tuple(_changes(changes, contents))) for fields, changes in parsed]
 
     def graph(
-        self, revision: str = "HEAD", limit: int | None = None, names: Names = ()
+        self,
+        revisions: Names = "HEAD",
+        limit: int | None = None,
+        names: Names = (),
+        everything: bool = False,
     ) -> list[tuple[str, Commit | None]]:
         """Lines of git's graph, each with the commit it shows, or None between commits.
 
         Raises:
             UnknownName: there is no such revision.
         """
-        listed = self.log(revision, limit, by_branch=True, names=names)
+        listed = self.log(revisions, limit, by_branch=True, names=names, everything=everything)
         commits = {commit.id: commit for commit in listed}
         options = ["--graph", "--no-patch", _OF_MERGES]
         options += [f"--max-count={limit}"] if limit is not None else []
-        text = self._git.log(self._span(revision), "%x1e%H", *options, *_paths(names))
+        text = self._log(revisions, everything, "%x1e%H", *options, *_paths(names))
         lines = (line.partition("\x1e") for line in text.split("\n"))
         return [(drawn, commits.get(commit)) for drawn, _, commit in lines]
 
@@ -111,8 +118,16 @@ class History:
         """Whether any commit of any branch had a capability of that name."""
         return bool(self._git.log("HEAD", "%H", "--all", "--max-count=1", *_paths(name)))
 
+    def _log(self, revisions: Names, everything: bool, format: str, *options: str) -> str:
+        """`git log` from revisions by the ids of their commits."""
+        spans = [self._span(revision) for revision in several(revisions) or ["HEAD"]]
+        spans += ["--all"] if everything else []
+        return self._git.log(spans[0], format, *spans[1:], *options)
+
     def _span(self, revision: str) -> str:
-        """A revision or range by the ids of its commits."""
+        """A revision, range or exclusion by the ids of its commits."""
+        if revision.startswith("^"):
+            return f"^{self._git.resolve(revision[1:])}"
         if found := parse_range(revision):
             first, dots, last = found
             return dots.join(map(self._git.resolve, (first, last)))

@@ -305,7 +305,8 @@ def test_log_is_limited_short_or_drawn(
     add_plum(committed, tmp_path)
     assert len(report(niwfctl("-C", committed.path, "log", "-n", 1, "--json"))) == 1
     short = niwfctl("-C", committed.path, "log", "--oneline").stdout.splitlines()
-    assert [line.split(" ", 1)[1] for line in short[:2]] == ["Plums", "Apples"]
+    words = [line.split(" ", 1)[1] for line in short[:2]]
+    assert words == ["(HEAD -> master) Plums + plum", "Apples + apple"]
     assert "+ plum" in niwfctl("-C", committed.path, "log").stdout
     assert "* " in niwfctl("-C", committed.path, "log", "--graph").stdout
 

@@ -82,13 +82,45 @@ def test_log_of_a_range_has_what_one_end_lacks(niwfctl: Command, two: Repository
         assert found == ([] if span == "..side" else ["Add y"])
 
 
+def test_log_takes_revisions_and_numbers_as_git_does(
+    niwfctl: Command, two: Repository, add: Add
+) -> None:
+    two.checkout("HEAD~1", branch="side")
+    add(two, "z", 0.3)
+    two.checkout("main")
+
+    def log(*arguments: str) -> list[str]:
+        return subjects(niwfctl("-C", two.path, "log", "--json", *arguments))
+
+    def ids(*arguments: str) -> list[str]:
+        return git(two.path, "log", "--format=%H", *arguments)
+
+    assert log("-1") == log("-n", "1") == ["Add y"] and len(log("-2", "side")) == 2
+    assert set(log("main", "side")) == set(log("--all")) == {*log(), "Add z"} != set(log())
+    assert log("^main", "side") == log("side", "^main") == ["Add z"] and not log("^main")
+    assert log("--all", "z") == ["Add z"] and not log("--all", "--max-count=0")
+    for arguments in (("main", "side"), ("--all",), ("--all", "-1"), ("^HEAD~1", "main", "side")):
+        found = niwfctl("-C", two.path, "log", "--json", *arguments).stdout
+        assert [commit["commit"] for commit in json.loads(found)] == ids(*arguments)
+    drawn = niwfctl("-C", two.path, "log", "--graph", "--all").stdout
+    assert "(side) Add z + z" in drawn and "|/" in drawn
+
+
+def test_a_commit_in_one_line_has_its_branches_and_capabilities(
+    niwfctl: Command, two: Repository
+) -> None:
+    line = niwfctl("-C", two.path, "log", "--oneline", "-1").stdout
+    assert line == f"{two.git.head()[:7]} (HEAD -> main) Add y + y\n"
+    assert niwfctl("-C", two.path, "log", "--oneline", "--graph", "-1").stdout == f"* {line}"
+
+
 @pytest.mark.parametrize(
     ("targets", "code", "words"),
     [
         (("nothing",), 4, "a tag nor a commit is called 'nothing': capabilities are x, y"),
         (("*",), 4, "a tag nor a commit is called '*'"),
         (("nothing..main",), 4, "no commit is called 'nothing'"),
-        (("main", "HEAD~1"), 2, "are two revisions: give one, or a range main..HEAD~1"),
+        (("main", "^nothing"), 4, "no commit is called 'nothing'"),
     ],
 )
 def test_log_of_what_is_not_there_is_refused(
