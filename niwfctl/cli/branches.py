@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +15,7 @@ from niwfctl.cli.show import show_merged
 from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from niwfctl.git.refs import Branches, Tags
+    from niwfctl.git.git import Ref
 
 Message = Annotated[str | None, typer.Option("-m", "--message", help="Commit message.")]
 app = typer.Typer()
@@ -26,15 +27,36 @@ def branch(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="NAME [START]",
-            help="A new branch and where it starts, HEAD by default; omit both to list branches.",
+            metavar="NAME",
+            help="A new branch and, after it, where it starts, HEAD by default; none to list.",
         ),
     ] = None,
     delete: Annotated[
         bool, typer.Option("-d", "--delete", help="Delete merged branches, by their names.")
     ] = False,
+    delete_any: Annotated[
+        bool, typer.Option("-D", help="Delete branches, even unmerged ones.")
+    ] = False,
     move: Annotated[
         bool, typer.Option("-m", "--move", help="Rename: -m OLD NEW, or -m NEW for this branch.")
+    ] = False,
+    move_onto: Annotated[
+        bool, typer.Option("-M", help="Rename, and replace a branch of the new name.")
+    ] = False,
+    listing: Annotated[
+        bool, typer.Option("-l", "--list", help="List all, or those that match patterns.")
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("-a", "--all", help="List branches of remotes, too.")
+    ] = False,
+    remotes: Annotated[
+        bool, typer.Option("-r", "--remotes", help="List branches of remotes only.")
+    ] = False,
+    verbose: Annotated[
+        int, typer.Option("-v", "--verbose", count=True, help="List with what each one follows.")
+    ] = 0,
+    current: Annotated[
+        bool, typer.Option("--show-current", help="Print the name of this branch only.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -42,25 +64,34 @@ def branch(
     from niwfctl.repository import Repository
     from niwfctl.repository.names import warn_of_capability
 
+    listing_by = "--all" if everything else "--remotes" if remotes else "--list" * listing
+    asked = {"--delete": delete or delete_any, "--move": move or move_onto}
+    mode = _only(asked | {listing_by: bool(listing_by), "--show-current": current})
+    if mode in asked and not names:
+        raise UsageError(f"{mode}: say which branch")
     repository = Repository.open(ctx.obj)
     branches = repository.branches
+    names = names or []
     said = ""
-    if (delete or move) and not names:
-        raise UsageError(f"--{'delete' if delete else 'move'}: say which branch")
-    if delete and move:
-        raise UsageError("--delete and --move exclude each other: give one of them")
-    if not names:
-        said = branches.text()
-    elif delete:
-        said = branches.delete(names)
-    elif move:
+    if mode == "--show-current":
+        said = repository.git.branch() or ""
+        names = [said]
+    elif mode == "--delete":
+        said = branches.delete(names, force=delete_any)
+    elif mode == "--move":
         *old, new = _two(names, "OLD NEW, or NEW for this branch")
-        branches.rename(old[0] if old else None, new)
+        branches.rename(old[0] if old else None, new, force=move_onto)
         warn_of_capability(repository, new)
+    elif mode or not names:
+        also = ["--all"] * everything + ["--remotes"] * remotes + ["-vv"] * bool(verbose)
+        said = branches.text(*also, patterns=names)
     else:
         branches.make(*_two(names, "NAME and where the branch starts"))
         warn_of_capability(repository, names[0])
-    _show_refs(branches, said, as_json)
+    patterns = [] if mode in asked or not mode else names
+    refs = [] if remotes and not everything else branches.entries(patterns)
+    refs += branches.of_remotes(patterns) if everything or remotes else []
+    _show_refs(refs, said, as_json)
 
 
 @app.command()
@@ -69,15 +100,21 @@ def tag(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="NAME [REVISION]",
-            help="A new tag and what to tag, HEAD by default; omit both to list tags.",
+            metavar="NAME",
+            help="A new tag and, after it, what to tag, HEAD by default; none to list.",
         ),
     ] = None,
     message: Annotated[
         str | None, typer.Option("-m", "--message", help="Create an annotated tag.")
     ] = None,
+    annotate: Annotated[
+        bool, typer.Option("-a", "--annotate", help="The same; it needs a message.")
+    ] = False,
     delete: Annotated[
         bool, typer.Option("-d", "--delete", help="Delete tags, by their names.")
+    ] = False,
+    listing: Annotated[
+        bool, typer.Option("-l", "--list", help="List all, or those that match patterns.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -85,22 +122,24 @@ def tag(
     from niwfctl.repository import Repository
     from niwfctl.repository.names import warn_of_capability
 
+    annotated = "--message" if message is not None else "--annotate" * annotate
+    mode = _only({"--delete": delete, "--list": listing, annotated: bool(annotated)})
+    if mode not in ("", "--list") and not names:
+        raise UsageError(f"{mode}: say which tag")
+    if mode == "--annotate":
+        raise UsageError("--annotate needs a message: give one with -m")
     repository = Repository.open(ctx.obj)
     tags = repository.tags
     said = ""
-    if delete and message is not None:
-        raise UsageError("--delete and --message exclude each other: give one of them")
-    if (delete or message is not None) and not names:
-        raise UsageError(f"--{'delete' if delete else 'message'}: say which tag")
-    if not names:
-        said = tags.text()
-    elif delete:
+    if mode == "--delete":
         said = tags.delete(names)
+    elif mode == "--list" or not names:
+        said = tags.text(names or ())
     else:
         name, *revision = _two(names, "NAME and what to tag")
         tags.make(name, *(revision or ["HEAD"]), message)
         warn_of_capability(repository, name)
-    _show_refs(tags, said, as_json)
+    _show_refs(tags.entries(names or () if mode == "--list" else ()), said, as_json)
 
 
 @app.command()
@@ -229,11 +268,19 @@ def undo(
         out.print(f"{operation.time}  {operation.command}  {where}".rstrip(), markup=False)
 
 
-def _show_refs(refs: Branches | Tags, said: str, as_json: bool) -> None:
+def _show_refs(refs: Iterable[Ref], said: str, as_json: bool) -> None:
     if as_json:
-        emit_json([ref._asdict() for ref in refs.entries()])
+        emit_json([ref._asdict() for ref in refs])
     elif said:
         out.print(said, markup=False)
+
+
+def _only(options: Mapping[str, bool]) -> str:
+    """The one option that was given, or none; raises if several were."""
+    given = [option for option, was_given in options.items() if was_given]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} exclude each other: give one of them")
+    return (*given, "")[0]
 
 
 def _two(names: list[str], expected: str) -> list[str]:

@@ -40,7 +40,13 @@ class _Log(TyperCommand):
 
 
 @app.command()
-def status(ctx: typer.Context, as_json: AsJson = False) -> None:
+def status(
+    ctx: typer.Context,
+    short: Annotated[
+        bool, typer.Option("-s", "--short", help="Only what there is to commit, one a line.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show the active capability, trainings to commit, and what differs from HEAD and upstream."""
     from niwfctl.repository import Repository
     from niwfctl.repository.underway import under_way, way_out
@@ -62,6 +68,10 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
                 "under_way": begun,
             }
         )
+        return
+    if short:
+        for line in (*map(run_line, waiting), *changes):
+            out.print(line, markup=False)
         return
     branch = repository.git.branch()
     out.print(f"On branch {branch}" if branch else f"HEAD detached at {repository.git.head()[:12]}")

@@ -29,7 +29,13 @@ app.add_typer(bundle, name="bundle")
 
 
 @remote.callback()
-def list_remotes(ctx: typer.Context, as_json: AsJson = False) -> None:
+def list_remotes(
+    ctx: typer.Context,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="With URLs, which are always listed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """List, add, rename or remove remotes."""
     from niwfctl.repository import Repository
 
@@ -101,12 +107,20 @@ def push(
         list[str] | None, typer.Argument(help="Branches and tags; the current branch by default.")
     ] = None,
     tags: Annotated[bool, typer.Option("--tags", help="All tags, besides those named.")] = False,
+    upstream: Annotated[
+        bool,
+        typer.Option(
+            "-u",
+            "--set-upstream",
+            help="Follow the pushed branches from now on, even if others are followed.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Push branches or tags: objects first, then refs."""
     from niwfctl.repository import Repository
 
-    sent = Repository.open(ctx.obj).remotes.push(remote, refs or (), tags)
+    sent = Repository.open(ctx.obj).remotes.push(remote, refs or (), tags, upstream)
     if as_json:
         emit_json({"remote": remote, "objects": sent})
     else:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from niwfctl.errors import UnknownName, UsageError
 from niwfctl.git.git import Git, Ref
+from niwfctl.git.process import lines_of
 from niwfctl.several import Names, several
 
 
@@ -31,12 +32,24 @@ class _Refs:
     def __init__(self, git: Git) -> None:
         self._git = git
 
-    def entries(self) -> list[Ref]:
-        """All, by name."""
-        return self._git.refs(self.folder)
+    def entries(self, patterns: Names = ()) -> list[Ref]:
+        """All, or those whose names match any of some patterns such as `v1*`, by name."""
+        return self._matching(self.folder, patterns)
 
-    def delete(self, names: Names) -> str:
+    def _matching(self, folder: str, patterns: Names, *options: str) -> list[Ref]:
+        """Refs of a folder that match patterns as git matches them, with `options`."""
+        entries = self._git.refs(folder)
+        if not (patterns := several(patterns)):
+            return entries
+        options = (*options, "--format=%(refname:lstrip=2)")
+        found = lines_of(self._git.plain(self.command, "--list", *options, "--", *patterns))
+        return [ref for ref in entries if ref.name in found]
+
+    def delete(self, names: Names, force: bool = False) -> str:
         """Deletes some, unless they are unmerged branches; returns git's output.
+
+        Args:
+            force: delete unmerged branches, too.
 
         Raises:
             UnknownName: there is none of some name, and none is deleted; the message lists what
@@ -44,7 +57,8 @@ class _Refs:
             UsageError: git refuses to delete those that it names; it deleted the others.
         """
         self.require(names)
-        return self._git.plain(self.command, "--delete", "--", *several(names))
+        options = ["--force"] if force else []
+        return self._git.plain(self.command, "--delete", *options, "--", *several(names))
 
     def require(self, names: Names) -> None:
         """Requires that one of each name exists.
@@ -65,9 +79,13 @@ class Branches(_Refs):
 
     command, folder = "branch", "heads"
 
-    def text(self) -> str:
-        """The list as git shows it, with the current one marked."""
-        return self._git.plain("branch", "--list", "-v")
+    def text(self, *options: str, patterns: Names = ()) -> str:
+        """The list as git shows it, with the current one marked, and `options` of git."""
+        return self._git.plain("branch", "--list", "-v", *options, "--", *several(patterns))
+
+    def of_remotes(self, patterns: Names = ()) -> list[Ref]:
+        """The branches of remotes as last fetched, such as `origin/main`, by name."""
+        return self._matching("remotes", patterns, "--remotes")
 
     def upstream(self) -> Upstream | None:
         """What the current branch follows; None if nothing, or nothing that was fetched."""
@@ -88,8 +106,11 @@ class Branches(_Refs):
         """
         self._git.plain("branch", "--", name, self._git.resolve(start))
 
-    def rename(self, old: str | None, new: str) -> None:
+    def rename(self, old: str | None, new: str, force: bool = False) -> None:
         """Renames a branch, the current one where `old` is None.
+
+        Args:
+            force: replace a branch that has the new name.
 
         Raises:
             UnknownName: there is none of that name; the message lists what there is.
@@ -97,7 +118,8 @@ class Branches(_Refs):
         """
         if old is not None:
             self.require(old)
-        self._git.plain("branch", "--move", "--", *([old] if old else []), new)
+        options = ["--force"] if force else []
+        self._git.plain("branch", "--move", *options, "--", *([old] if old else []), new)
 
 
 class Tags(_Refs):
@@ -105,9 +127,9 @@ class Tags(_Refs):
 
     command, folder = "tag", "tags"
 
-    def text(self) -> str:
+    def text(self, patterns: Names = ()) -> str:
         """The list as git shows it, with the first line of each message."""
-        return self._git.plain("tag", "--list", "-n1")
+        return self._git.plain("tag", "--list", "-n1", "--", *several(patterns))
 
     def make(self, name: str, revision: str = "HEAD", message: str | None = None) -> None:
         """Tags a revision; with a message, the tag is annotated.
@@ -116,5 +138,5 @@ class Tags(_Refs):
             UnknownName: there is no such revision.
             UsageError: git refuses the name, or it is taken.
         """
-        annotated = ("-m", message) if message else ()
+        annotated = ("-m", message) if message is not None else ()
         self._git.plain("tag", *annotated, "--", name, self._git.resolve(revision))

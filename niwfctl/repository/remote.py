@@ -84,10 +84,13 @@ class Remotes:
         self.require(name)
         self._git.plain("remote", "set-url", "--", name, url)
 
-    def push(self, remote: str, refs: Names = (), tags: bool = False) -> int:
+    def push(
+        self, remote: str, refs: Names = (), tags: bool = False, set_upstream: bool = False
+    ) -> int:
         """Pushes refs, the current branch by default; returns how many objects went before them.
 
-        With `tags`, also pushes all tags, or only those if no refs are given, as git does.
+        With `tags`, also pushes all tags, or only those if no refs are given, as git does. A branch
+        that follows none follows the pushed one from then on; with `set_upstream`, every one does.
 
         Objects are sent first, each hashed beforehand, and the remote must confirm that it has
         them: so it never holds a pointer without its object. Objects that the remote lacks of
@@ -130,7 +133,7 @@ class Remotes:
             f"{remote} did not accept {', '.join(refs)}",
             "fix what it reports and push again; objects that it has are not sent again",
         )
-        following = [ref for ref in refs if follows(self._git, ref)]
+        following = [ref for ref in refs if not set_upstream and follows(self._git, ref)]
         fresh = [ref for ref in refs if ref not in following]
         for some, options in ((following, ()), (fresh, ("--set-upstream",))):
             if some:  # The hook was asked above.

@@ -282,6 +282,18 @@ def test_push_tags_sends_all_tags_and_their_objects(
 
 
 @needs_lfs
+def test_push_follows_another_remote_only_if_asked(
+    niwfctl: Command, shared: Repository, tmp_path: Path
+) -> None:
+    git(tmp_path, "init", "-q", "--bare", "second.git")
+    shared.remotes.add("second", str(tmp_path / "second.git"))
+    for arguments, followed in (((), "origin"), (("second", "main"), "origin"), (None, "second")):
+        asked = ("-u", "second", "main") if arguments is None else arguments
+        assert niwfctl("-C", shared.path, "push", *asked).exit_code == 0
+        assert shared.branches.upstream().name == f"{followed}/main"
+
+
+@needs_lfs
 def test_fetch_prune_forgets_branches_that_the_remote_has_no_more(
     niwfctl: Command, shared: Repository, remote: Path, tmp_path: Path
 ) -> None:

@@ -1,7 +1,9 @@
 """Branches and tags as those who know git type them."""
 
 import json
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from typer.testing import Result
@@ -90,3 +92,81 @@ def test_a_merge_of_a_dash_names_the_branch(two: Repository, niwfctl: Command, a
     two.checkout("HEAD~1")
     two.checkout("main")
     assert niwfctl("-C", two.path, "merge", "-").stdout.startswith("up to date")
+
+
+@pytest.fixture
+def pushed(two: Repository, tmp_path: Path) -> Repository:
+    """The same; `main` follows origin/main, which lacks `y` but has a commit of its own."""
+    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "hub.git"], check=True)
+    git = two.git.plain
+    git("remote", "add", "origin", str(tmp_path / "hub.git"))
+    theirs = git("commit-tree", "HEAD~1^{tree}", "-p", "HEAD~1", "-m", "Theirs")
+    git("push", "--quiet", "--no-verify", "origin", f"{theirs}:refs/heads/main")
+    git("fetch", "--quiet", "origin")
+    git("branch", "--quiet", "--set-upstream-to", "origin/main")
+    return two
+
+
+def test_branches_are_listed_as_git_lists_them(niwfctl: Command, pushed: Repository) -> None:
+    def listed(*arguments: str) -> str:
+        done = niwfctl("-C", pushed.path, "branch", *arguments)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    def names(*arguments: str) -> list[str]:
+        return [ref["name"] for ref in json.loads(listed("--json", *arguments))]
+
+    pushed.branches.make("side")
+    head = pushed.git.head()[:7]
+    assert f"* main {head} [origin/main: ahead 1, behind 1] Add y" in listed("-v")
+    assert listed("-v") == listed("-vv") and "[ahead 1, behind 1] Add y" in listed("--list")
+    assert "* main" in listed("-a") and "  remotes/origin/main" in listed("-a")
+    assert (
+        listed("-r").startswith("  origin/main") and listed("-l", "s*") == f"  side {head} Add y\n"
+    )
+    assert names("-a") == ["main", "side", "origin/main"] and names("-r") == ["origin/main"]
+    assert names("-l", "s*") == ["side"] and names("-r", "o*") == ["origin/main"]
+    assert listed("--show-current") == "main\n" and names("--show-current") == ["main"]
+    pushed.checkout("HEAD~1")
+    assert listed("--show-current") == "" and names("--show-current") == []
+
+
+def test_a_branch_is_deleted_or_replaced_by_force(
+    niwfctl: Command, two: Repository, add: Add
+) -> None:
+    two.checkout(None, branch="side")
+    add(two, "z", 0.3)
+    made = two.git.head()
+    two.branches.make("other", "main")
+    assert niwfctl("-C", two.path, "branch", "-M", "other").exit_code == 0
+    assert two.git.branch() == "other" and two.git.head() == made
+    two.checkout("main")
+    assert niwfctl("-C", two.path, "branch", "-d", "other").exit_code == 2
+    assert niwfctl("-C", two.path, "branch", "-D", "other").exit_code == 0
+    assert [ref.name for ref in two.branches.entries()] == ["main"]
+    both = niwfctl("-C", two.path, "branch", "-D", "main", "--show-current")
+    assert both.exit_code == 2 and "--delete and --show-current exclude each other" in both.stderr
+
+
+def test_tags_are_annotated_and_listed_by_pattern(niwfctl: Command, two: Repository) -> None:
+    silent = niwfctl("-C", two.path, "tag", "-a", "v1")
+    assert silent.exit_code == 2 and "--annotate needs a message" in silent.stderr
+    niwfctl("-C", two.path, "tag", "-a", "v1", "-m", "First")
+    assert two.git.kind("v1") == "tag"
+    niwfctl("-C", two.path, "tag", "w1")
+    assert niwfctl("-C", two.path, "tag", "-l", "v*").stdout == "v1              First\n"
+    assert len(niwfctl("-C", two.path, "tag", "-l").stdout.splitlines()) == 2
+    (found,) = json.loads(niwfctl("-C", two.path, "tag", "-l", "w*", "--json").stdout)
+    assert found["name"] == "w1"
+
+
+def test_remotes_and_status_take_the_options_of_git(
+    niwfctl: Command, pushed: Repository, train: Callable[..., None]
+) -> None:
+    shown = [niwfctl("-C", pushed.path, "remote", *verbose).stdout for verbose in ((), ("-v",))]
+    assert shown[0] == shown[1] == f"origin  {pushed.remotes.urls()['origin']}\n"
+    assert niwfctl("-C", pushed.path, "status", "-s").stdout == ""
+    train(pushed, "z", shift=0.3)
+    (pushed.path / "niwf.toml").open("a").write("\n")
+    trained, changed = niwfctl("-C", pushed.path, "status", "--short").stdout.splitlines()
+    assert trained.startswith("z: trained, 3 steps") and changed == " M niwf.toml"
