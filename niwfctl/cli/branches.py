@@ -53,7 +53,14 @@ def branch(
         bool, typer.Option("-r", "--remotes", help="List branches of remotes only.")
     ] = False,
     verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, help="List with what each one follows.")
+        int,
+        typer.Option(
+            "-v",
+            "--verbose",
+            count=True,
+            show_default=False,
+            help="List with what each one follows.",
+        ),
     ] = 0,
     current: Annotated[
         bool, typer.Option("--show-current", help="Print the name of this branch only.")

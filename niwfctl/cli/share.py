@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from niwfctl.repository.remote import Remotes
 
 Remote = Annotated[str, typer.Argument(help="Name of the remote.")]
+UsualRemote = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="REMOTE",
+        help="By default the one of this branch's upstream, else the only one, else origin.",
+    ),
+]
 Lazy = Annotated[bool, typer.Option("--lazy", help="Get objects only when a command needs them.")]
 
 app = typer.Typer()
@@ -102,7 +109,7 @@ def _show_remotes(remotes: Remotes, as_json: bool) -> None:
 @app.command()
 def push(
     ctx: typer.Context,
-    remote: Remote = "origin",
+    remote: UsualRemote = None,
     refs: Annotated[
         list[str] | None, typer.Argument(help="Branches and tags; the current branch by default.")
     ] = None,
@@ -119,8 +126,11 @@ def push(
 ) -> None:
     """Push branches or tags: objects first, then refs."""
     from niwfctl.repository import Repository
+    from niwfctl.repository.tracking import usual_remote
 
-    sent = Repository.open(ctx.obj).remotes.push(remote, refs or (), tags, upstream)
+    repository = Repository.open(ctx.obj)
+    remote = remote or usual_remote(repository.git, push=True)
+    sent = repository.remotes.push(remote, refs or (), tags, upstream)
     if as_json:
         emit_json({"remote": remote, "objects": sent})
     else:
@@ -130,7 +140,10 @@ def push(
 @app.command()
 def fetch(
     ctx: typer.Context,
-    remote: Remote = "origin",
+    remote: UsualRemote = None,
+    branches: Annotated[
+        list[str] | None, typer.Argument(help="Of the remote; all of them by default.")
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Objects of the whole history.")
     ] = False,
@@ -141,18 +154,36 @@ def fetch(
 ) -> None:
     """Fetch branches and the objects of their newest commits."""
     from niwfctl.repository import Repository
+    from niwfctl.repository.tracking import usual_remote
 
-    Repository.open(ctx.obj).remotes.fetch(remote, everything, lazy, prune)
+    repository = Repository.open(ctx.obj)
+    remote = remote or usual_remote(repository.git)
+    repository.remotes.fetch(remote, everything, lazy, prune, branches or ())
 
 
 @app.command()
 def pull(
-    ctx: typer.Context, remote: Remote = "origin", lazy: Lazy = False, as_json: AsJson = False
+    ctx: typer.Context,
+    remote: UsualRemote = None,
+    branch: Annotated[
+        str | None,
+        typer.Argument(
+            help="Of the remote; by default the one that this branch follows, or its namesake."
+        ),
+    ] = None,
+    lazy: Lazy = False,
+    ff_only: Annotated[
+        bool, typer.Option("--ff-only", help="Refuse where both have commits of their own.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch, and merge the remote's branch that this one follows, or that of the same name."""
     from niwfctl.repository import Repository
+    from niwfctl.repository.tracking import usual_remote
 
-    merged = Repository.open(ctx.obj).remotes.pull(remote, lazy)
+    repository = Repository.open(ctx.obj)
+    remote = remote or usual_remote(repository.git)
+    merged = repository.remotes.pull(remote, lazy, branch, ff_only)
     if as_json:
         emit_json(merged_json(merged))
     else:

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 REQUESTED = 1000  # objects per call of git-lfs, whose command line is limited
 _AHEAD = re.compile(r"^ ! \[rejected\] .*-> (\S+) \((fetch first|non-fast-forward)\)", re.M)
+_ABSENT = re.compile(r"^fatal: couldn't find remote ref refs/heads/(.+)$", re.M)
 _MOVED = re.compile(r"^ ! \[rejected\] +(\S+) .*\(would clobber existing tag\)", re.M)
 
 
@@ -177,7 +178,12 @@ class Remotes:
         return bool(tip) and tip in self._git.plain("log", "-g", "--format=%H", here, "--")
 
     def fetch(
-        self, remote: str, everything: bool = False, lazy: bool = False, prune: bool = False
+        self,
+        remote: str,
+        everything: bool = False,
+        lazy: bool = False,
+        prune: bool = False,
+        branches: Names = (),
     ) -> None:
         """Fetches refs, then the objects of HEAD and of the remote's branches.
 
@@ -188,25 +194,35 @@ class Remotes:
             everything: fetch the objects of all history.
             lazy: fetch no objects; each comes when a command first needs it.
             prune: forget branches that the remote no longer has.
+            branches: of the remote; all of them by default.
 
         Raises:
-            UnknownName: there is no such remote.
+            UnknownName: there is no such remote, or it has no such branch.
+            UsageError: no branch can have such a name.
             RemoteError: the remote cannot be reached or lacks objects, or git-lfs is missing.
         """
         self.require(remote)
+        for branch in (branches := several(branches)):
+            self._git.plain("check-ref-format", "--branch", branch)
         if not lazy:
             require_lfs()
         self._git.await_locks()
         if prune:  # first, since a branch a/b cannot be stored beside a branch a
             no = f"{remote} cannot be asked for its branches", "nothing was fetched"
             self._run("remote", "prune", "--", remote, refusal=no)
-        self._fetch_refs(remote)
+        self._fetch_refs(remote, branches)
         if not lazy:
-            self._fetch_objects(remote, everything)
+            self._fetch_objects(remote, everything, branches)
 
-    def _fetch_refs(self, remote: str) -> None:
+    def _fetch_refs(self, remote: str, branches: list[str]) -> None:
         no = f"not everything was fetched from {remote}", "nothing is lost; run it again"
-        said = transfer(self._git.worktree, "fetch", "--tags", "--", remote)
+        wanted = (remote, *(f"refs/heads/{branch}" for branch in branches))
+        said = transfer(self._git.worktree, "fetch", "--tags", "--", *wanted)
+        if absent_there := _ABSENT.search(said or ""):
+            there = ", ".join(branches_of(self._git, remote)) or "none"
+            raise UnknownName(
+                f"{remote} has no branch {absent_there[1]}: as last fetched, there are {there}"
+            )
         moved = _MOVED.findall(said or "")
         if not moved:
             self._require_done(said, no)
@@ -219,10 +235,11 @@ class Remotes:
             remote,
         )
         # Everything else was fetched, unless more than the tags failed: this reports what.
-        self._run("fetch", "--no-tags", "--", remote, refusal=no)
+        self._run("fetch", "--no-tags", "--", *wanted, refusal=no)
 
-    def _fetch_objects(self, remote: str, everything: bool) -> None:
-        refs = {place(remote, name): name for name in branches_of(self._git, remote)}
+    def _fetch_objects(self, remote: str, everything: bool, branches: list[str]) -> None:
+        known = branches_of(self._git, remote)
+        refs = {place(remote, name): name for name in known if not branches or name in branches}
         # HEAD may be at a tag that is on none of the branches.
         what = ("--all", "--", remote) if everything else ("--", remote, "HEAD", *refs)
         said = transfer(self._git.worktree, "lfs", "fetch", *what)
@@ -262,21 +279,37 @@ class Remotes:
             "rerun this command"
         )
 
-    def pull(self, remote: str, lazy: bool = False) -> Merged:
-        """Fetches, and merges the upstream if it is the remote's, or else the branch's namesake.
+    def pull(
+        self, remote: str, lazy: bool = False, branch: str | None = None, ff_only: bool = False
+    ) -> Merged:
+        """Fetches, and merges a branch of the remote.
+
+        Args:
+            lazy: fetch no objects.
+            branch: the remote's; by default the upstream if it is the remote's, or else the current
+                branch's namesake. If given, no others are fetched.
+            ff_only: refuse where both sides have commits of their own.
 
         Raises:
             UnknownName: the remote has no such branch.
             RemoteError, Conflict, UsageError: as `fetch` and `Repository.merge`.
         """
-        there = counterpart(self._git, remote, self._branch())
-        self.fetch(remote, lazy=lazy)
+        there = branch or counterpart(self._git, remote, self._branch())
+        self.fetch(remote, lazy=lazy, branches=several(branch or ()))
         if there not in branches_of(self._git, remote):
             raise UnknownName(
                 f"{remote} has no branch {there}: push it, or set an upstream with `git branch "
                 "--set-upstream-to`"
             )
-        return self._repository.merge(f"{remote}/{there}")
+        with self._repository.writing():
+            span = f"HEAD...{place(remote, there)}"
+            count = self._git.plain("rev-list", "--count", "--left-right", span).split()
+            if ff_only and "0" not in count:
+                raise UsageError(
+                    f"this branch and {remote}/{there} have diverged, by {' and '.join(count)} "
+                    "commits: merge them with `niwfctl pull` without --ff-only"
+                )
+            return self._repository.merge(f"{remote}/{there}")
 
     def fetch_object(self, oid: str) -> str | None:
         """Gets one object from the first remote that has it.

@@ -23,6 +23,23 @@ def counterpart(git: Git, remote: str, branch: str) -> str:
     return upstream.removeprefix(place(remote)) if upstream.startswith(place(remote)) else branch
 
 
+def usual_remote(git: Git, push: bool = False) -> str:
+    """The remote where none is named: the current branch's, else the only one, else origin.
+
+    Args:
+        push: where it is pushed to, which git's configuration may set apart.
+    """
+    field = "push" if push else "upstream"
+    branch = git.branch()
+    own = branch and git.plain(
+        "for-each-ref", f"--format=%({field}:remotename)", f"refs/heads/{branch}"
+    )
+    if own and own != ".":  # which is this repository: the branch follows one of its branches
+        return own
+    known = git.plain("remote").split()
+    return known[0] if len(known) == 1 else "origin"
+
+
 def follows(git: Git, ref: str) -> bool:
     """Whether a ref is a branch that has an upstream, on whatever remote."""
     branch = git.plain("rev-parse", "--symbolic-full-name", ref).removeprefix("refs/heads/")
