@@ -16,7 +16,8 @@ from niwfctl.git.process import require_recent_git, transfer
 from niwfctl.paths import require_new
 from niwfctl.repository.bundle import is_bundle, take
 from niwfctl.repository.lfs import add_hook, require_lfs
-from niwfctl.repository.tracking import branches_of
+from niwfctl.repository.pointers import pointed
+from niwfctl.repository.tracking import branches_of, place
 from niwfctl.storage import storing
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
     """Clones history and pointers, then objects; of a bundle, all that it holds, without a remote.
 
-    The folder appears once all of its history is there. If it already is a clone of `url`, it is
-    kept, so that a clone interrupted while fetching objects resumes.
+    The folder appears once all of its history is there. If it already is a clone of `url` that
+    lacks objects, it is kept, so that a clone interrupted while fetching objects resumes.
 
     Args:
         url: as git takes it, or a file that `Repository.write_bundle` wrote.
@@ -35,7 +36,8 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
 
     Raises:
         FormatError, ObjectError: the bundle is incomplete or damaged.
-        UsageError: the folder is not empty and no clone of `url`, or it cannot be replaced.
+        UsageError: the folder is not empty and no clone of `url`, or a complete one, or it cannot
+            be replaced.
         NotARepository: the remote is not a niwfctl repository.
         RemoteError: the remote cannot be reached, or git-lfs is missing.
     """
@@ -47,10 +49,18 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
         return _unbundled(Path(url), folder)
     if not lazy:
         require_lfs()
-    if not _is_clone(url, folder):
+    if _is_clone(url, folder):
+        if lazy or _has_objects(Repository.open(folder)):
+            raise UsageError(
+                f"{folder} already is a clone of {url}: get what is new there with `niwfctl pull` "
+                "in it, or give the name of a new folder"
+            )
+    else:
         with _appearing(folder) as whole:
             # git prints the folder's name, so it is cloned under the name that the user gave
-            copy = ("clone", "--origin", "origin", "--", _located(url), folder.name)
+            # git would warn of a remote HEAD that is no branch; `_check_out` chooses one instead
+            options = ("--no-checkout", "--origin", "origin")
+            copy = ("clone", *options, "--", _located(url), folder.name)
             if transfer(whole.parent, *copy) is not None:
                 raise RemoteError(
                     f"{url} cannot be cloned (see above): nothing was made; check the URL and "
@@ -103,7 +113,7 @@ def _require_replaceable(folder: Path) -> None:
 
 
 def _check_out(url: str, git: Git) -> None:
-    """Requires that a clone is of a niwfctl repository; checks out a branch if git did not."""
+    """Checks out HEAD or else the only branch; requires that it is of a niwfctl repository."""
     if git.head() is None:  # the remote's HEAD is a branch that was never pushed
         branches = branches_of(git, "origin")
         if len(branches) > 1:
@@ -113,6 +123,8 @@ def _check_out(url: str, git: Git) -> None:
             )
         for branch in branches:
             git.follow(branch)
+    else:
+        git.checkout("HEAD")
     if git.head() is None or git.blob("HEAD", FILE) is None:
         raise NotARepository(f"{url} is not a niwfctl repository: it has no {FILE}")
 
@@ -123,6 +135,13 @@ def _is_clone(url: str, folder: Path) -> bool:
     origin = ("git", "-C", str(folder), "config", "remote.origin.url")
     known = subprocess.run(origin, capture_output=True, text=True, check=False).stdout.strip()
     return known == _located(url)
+
+
+def _has_objects(repository: Repository) -> bool:
+    """Whether everything is here that a clone fetches."""
+    branches = [place("origin", name) for name in branches_of(repository.git, "origin")]
+    needed = pointed(repository.git, "--no-walk", "HEAD", *branches).values()
+    return all(oid in repository.store for oid in needed)
 
 
 def _located(url: str) -> str:

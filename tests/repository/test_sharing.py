@@ -98,6 +98,8 @@ def test_a_clone_that_stopped_among_its_objects_goes_on(
     (tmp_path / "hidden").rename(path)
     assert niwfctl("-C", tmp_path, "clone", "remote.git", "copy").exit_code == 0
     assert Repository.open(tmp_path / "copy").verify().ok
+    again = niwfctl("-C", tmp_path, "clone", "remote.git", "copy")
+    assert again.exit_code == 2 and "get what is new there with `niwfctl pull`" in again.stderr
     other = niwfctl("-C", tmp_path, "clone", shared.path, "copy")
     assert other.exit_code == 2 and "not empty" in other.stderr
 
@@ -139,7 +141,10 @@ def test_an_empty_folder_becomes_a_clone_except_the_current_one(
     monkeypatch.chdir(tmp_path)
     assert niwfctl("-C", "empty", "clone", "--lazy", shared.path, ".").exit_code == 0
     monkeypatch.chdir(tmp_path / "empty")
-    assert niwfctl("clone", "--lazy", shared.path, ".").exit_code == 0  # it is one already
+    again = niwfctl("clone", "--lazy", shared.path, ".")
+    assert again.exit_code == 2 and "already is a clone of" in again.stderr
+    assert niwfctl("clone", shared.path, ".").exit_code == 0  # which gets the objects
+    assert niwfctl("clone", shared.path, ".").exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -157,12 +162,15 @@ def test_a_clone_of_what_holds_no_name_asks_for_one(niwfctl: Callable[..., Resul
 
 @needs_lfs
 def test_a_clone_takes_the_only_branch_where_the_remote_names_another(
-    shared: Repository, remote: Path, tmp_path: Path
+    shared: Repository, remote: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     git(remote, "symbolic-ref", "HEAD", "refs/heads/master")
     shared.remotes.push("origin", [])
+    capfd.readouterr()
     repository = clone(str(remote), tmp_path / "copy")
+    assert "warning" not in capfd.readouterr().err
     assert repository.git.branch() == "main" and repository.verify().ok
+    assert not git(repository.path, "status", "--porcelain")
     assert repository.remotes.pull("origin").kind == "up to date"
     git(remote, "branch", "side", "main")
     with pytest.raises(UsageError, match="has main, side, but its HEAD is none of them"):
