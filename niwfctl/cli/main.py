@@ -153,9 +153,12 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def settings(
     ctx: typer.Context,
-    directory: Annotated[
-        Path, typer.Option("-C", metavar="DIR", help="Run as if started in DIR.")
-    ] = Path("."),
+    directories: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "-C", metavar="DIR", help="Run as if started in DIR; a second one is inside it."
+        ),
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool,
@@ -167,7 +170,7 @@ def settings(
     Train capabilities one after another on a frozen backbone, commit them, check them out, and
     keep every one equal bit for bit.
     """
-    ctx.obj = directory
+    ctx.obj = Path(*(directories or ()))
 
 
 def main() -> None:

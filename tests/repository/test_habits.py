@@ -188,6 +188,17 @@ def test_paths_are_those_of_the_folder_that_c_names(
     assert elsewhere.exit_code == 7 and f"'{two.path}/model' does not exist" in elsewhere.stderr
 
 
+def test_folders_that_c_names_lead_on_from_one_another(
+    niwfctl: Command, two: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(two.path.parent)
+    for folders in ((two.path.name, "capabilities"), (tmp_path, two.path), ("", two.path.name)):
+        options = [part for folder in folders for part in ("-C", folder)]
+        assert niwfctl(*options, "status").exit_code == 0
+    outside = niwfctl("-C", two.path, "-C", "..", "status")
+    assert outside.exit_code == 3 and "is not inside a niwfctl repository" in outside.stderr
+
+
 def test_a_branch_is_renamed(niwfctl: Command, two: Repository) -> None:
     two.branches.make("side")
     niwfctl("-C", two.path, "branch", "-m", "side", "other")
