@@ -12,6 +12,7 @@ from niwfstore import write_atomic
 
 from niwfctl.atlas import listed, parse_target, split_target
 from niwfctl.errors import UnknownName, UsageError
+from niwfctl.layout import MANIFESTS, manifest_file
 from niwfctl.repository.names import two_meanings, warn_of_capability
 from niwfctl.repository.same_field import usable
 
@@ -50,9 +51,13 @@ def checkout(repository: Repository, target: str | None, branch: str | None) -> 
         return f"capability {name!r} is active"
     try:
         commit_called(repository, target)
-    except UnknownName:
+    except UnknownName as error:
         if _followed(repository, target):
             return _place(repository)
+        if there := _branches_with(repository, target):
+            raise UnknownName(
+                f"{error}; it is on {', '.join(there)}: `niwfctl checkout {target}@{there[0]}`"
+            ) from error
         raise
     with _leaving(repository):
         repository.git.checkout(target.removeprefix("refs/heads/"))
@@ -87,6 +92,12 @@ def _followed(repository: Repository, branch: str) -> bool:
     """Checks out a branch that only a remote has, as git would; returns whether one has it."""
     with _leaving(repository):
         return repository.git.follow(branch)
+
+
+def _branches_with(repository: Repository, name: str) -> list[str]:
+    """The branches that have a capability of that name."""
+    git, file = repository.git, manifest_file(name)
+    return [ref.name for ref in git.refs("heads") if file in git.files(ref.commit, MANIFESTS)]
 
 
 @contextmanager

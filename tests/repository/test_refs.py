@@ -170,3 +170,16 @@ def test_remotes_and_status_take_the_options_of_git(
     (pushed.path / "niwf.toml").open("a").write("\n")
     trained, changed = niwfctl("-C", pushed.path, "status", "--short").stdout.splitlines()
     assert trained.startswith("z: trained, 3 steps") and changed == " M niwf.toml"
+
+
+def test_checkout_of_a_capability_that_other_branches_have_names_them(
+    niwfctl: Command, two: Repository
+) -> None:
+    two.branches.make("kept")
+    two.checkout("HEAD~1", branch="side")
+    done = niwfctl("-C", two.path, "checkout", "y")
+    assert done.exit_code == 4
+    assert "capabilities are x; it is on kept, main: `niwfctl checkout y@kept`" in done.stderr
+    assert niwfctl("-C", two.path, "checkout", "y@kept").exit_code == 0
+    nowhere = niwfctl("-C", two.path, "checkout", "z")
+    assert nowhere.exit_code == 4 and nowhere.stderr.rstrip().endswith("capabilities are x")
