@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,16 +28,20 @@ if TYPE_CHECKING:
     from niwfctl.repository import Repository
 
 app = typer.Typer()
-_NUMBER = re.compile(r"-(\d+)")  # as in `log -3`
+_NUMBER = re.compile(r"-\d+")  # as in `log -3`
+_LIMITS = ("-n", "--max-count")
 
 
 class _Log(TyperCommand):
     """Takes -NUMBER for -n NUMBER, as git does."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        options = args.index("--") if "--" in args else len(args)
-        counted = [_NUMBER.sub(r"-n\1", one) if _NUMBER.fullmatch(one) else one for one in args]
-        return super().parse_args(ctx, counted[:options] + args[options:])
+        end = args.index("--") if "--" in args else len(args)
+        counted = [
+            f"-n{one[1:]}" if _NUMBER.fullmatch(one) and before not in _LIMITS else one
+            for before, one in pairwise(["", *args[:end]])
+        ]
+        return super().parse_args(ctx, counted + args[end:])
 
 
 @app.command()
@@ -108,7 +113,7 @@ def log(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("-n", "--max-count", help="At most this many; -3 is -n 3.")
+        int | None, typer.Option(*_LIMITS, help="At most this many; -3 is -n 3.")
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="From every branch, tag and branch of a remote.")

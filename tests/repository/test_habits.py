@@ -96,6 +96,7 @@ def test_log_takes_revisions_and_numbers_as_git_does(
         return git(two.path, "log", "--format=%H", *arguments)
 
     assert log("-1") == log("-n", "1") == ["Add y"] and len(log("-2", "side")) == 2
+    assert log("-n", "-1") == log()  # no limit
     assert set(log("main", "side")) == set(log("--all")) == {*log(), "Add z"} != set(log())
     assert log("^main", "side") == log("side", "^main") == ["Add z"] and not log("^main")
     assert log("--all", "z") == ["Add z"] and not log("--all", "--max-count=0")
