@@ -5,44 +5,31 @@ from __future__ import annotations
 import logging
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from niwfstore import Pointer
 
 from niwfctl.errors import RemoteError, UnknownName, UsageError
 from niwfctl.git.process import transfer
-from niwfctl.repository.lfs import (
-    absent,
-    fetch_objects,
-    held,
-    lacking,
-    oids_in,
-    require_lfs,
-)
+from niwfctl.repository.holders import Holders
+from niwfctl.repository.lfs import absent, held, lacking, oids_in, require_lfs
 from niwfctl.repository.pointers import pointed, read_pointers
 from niwfctl.repository.tracking import branches_of, counterpart, follows, place
 from niwfctl.several import Names, several
 
 if TYPE_CHECKING:
     from niwfctl.repository.merge import Merged
-    from niwfctl.repository.repository import Repository
 
 logger = logging.getLogger(__name__)
 
-REQUESTED = 1000  # objects per call of git-lfs, whose command line is limited
 _AHEAD = re.compile(r"^ ! \[rejected\] .*-> (\S+) \((fetch first|non-fast-forward)\)", re.M)
 _ABSENT = re.compile(r"^fatal: couldn't find remote ref refs/heads/(.+)$", re.M)
 _MOVED = re.compile(r"^ ! \[rejected\] +(\S+) .*\(would clobber existing tag\)", re.M)
 
 
-class Remotes:
+class Remotes(Holders):
     """The remotes of one repository."""
-
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
-        self._git = repository.git
 
     def urls(self) -> dict[str, str]:
         """URL of each remote, by name."""
@@ -310,59 +297,6 @@ class Remotes:
                     "commits: merge them with `niwfctl pull` without --ff-only"
                 )
             return self._repository.merge(f"{remote}/{there}")
-
-    def fetch_object(self, oid: str) -> str | None:
-        """Gets one object from the first remote that has it.
-
-        Returns:
-            None on success; else why it failed, as a clause.
-        """
-        store = self._repository.store
-        served, otherwise = self._first(
-            lambda remote: fetch_objects(self._git, remote, [oid]) and oid in store
-        )
-        return None if served else otherwise
-
-    def gather(self, oids: Iterable[str]) -> None:
-        """Gets those of the objects that are not here, all at once rather than one by one.
-
-        Failing to get one is no error here: whatever needs it asks again and is told why.
-        """
-        store = self._repository.store
-        missing = [oid for oid in oids if oid not in store]
-        while len(missing) > 1:
-            asked, missing = missing[:REQUESTED], missing[REQUESTED:]
-            self._first(partial(fetch_objects, self._git, oids=asked))
-
-    def holders(self, pointers: Sequence[Pointer]) -> tuple[dict[Pointer, str], str]:
-        """The first remote that has each object, and why none has the others, as a clause."""
-        holder: dict[Pointer, str] = {}
-
-        def serves(remote: str) -> bool:
-            asked = [pointer for pointer in pointers if pointer not in holder]
-            holder.update(dict.fromkeys(held(self._git, remote, asked), remote))
-            return len(holder) == len(pointers)
-
-        _, otherwise = self._first(serves)
-        return holder, otherwise
-
-    def _first(self, serves: Callable[[str], bool]) -> tuple[str | None, str]:
-        """The first remote that serves, or None, and why none does, as a clause."""
-        remotes = self._git.plain("remote").split()
-        troubles = []
-        for remote in remotes:
-            try:
-                if serves(remote):
-                    return remote, ""
-            except RemoteError as error:
-                troubles.append(str(error))
-        if not remotes:
-            return None, "there is no remote to fetch it from"
-        asked = (
-            f"no remote has it (asked {', '.join(remotes)}): someone who has it must run "
-            f"`git lfs push --all {remotes[0]}`"
-        )
-        return None, "; ".join(dict.fromkeys(troubles)) or asked
 
     def _prove(self, remote: str, oids: list[str]) -> None:
         store = self._repository.store
