@@ -71,10 +71,15 @@ def branch(
     from niwfctl.repository import Repository
     from niwfctl.repository.names import warn_of_capability
 
-    listing_by = "--all" if everything else "--remotes" if remotes else "--list" * listing
-    asked = {"--delete": delete or delete_any, "--move": move or move_onto}
-    mode = _only(asked | {listing_by: bool(listing_by), "--show-current": current})
-    if mode in asked and not names:
+    mode = _only(
+        {
+            "--delete": delete or delete_any,
+            "--move": move or move_onto,
+            "--list": listing or everything or remotes,
+            "--show-current": current,
+        }
+    )
+    if mode in ("--delete", "--move") and not names:
         raise UsageError(f"{mode}: say which branch")
     repository = Repository.open(ctx.obj)
     branches = repository.branches
@@ -89,13 +94,13 @@ def branch(
         *old, new = _two(names, "OLD NEW, or NEW for this branch")
         branches.rename(old[0] if old else None, new, force=move_onto)
         warn_of_capability(repository, new)
-    elif mode or not names:
+    elif mode == "--list" or not names:
         also = ["--all"] * everything + ["--remotes"] * remotes + ["-vv"] * bool(verbose)
         said = branches.text(*also, patterns=names)
     else:
         branches.make(*_two(names, "NAME and where the branch starts"))
         warn_of_capability(repository, names[0])
-    patterns = [] if mode in asked or not mode else names
+    patterns = names if mode in ("--list", "--show-current") else []
     refs = [] if remotes and not everything else branches.entries(patterns)
     refs += branches.of_remotes(patterns) if everything or remotes else []
     _show_refs(refs, said, as_json)
@@ -129,11 +134,11 @@ def tag(
     from niwfctl.repository import Repository
     from niwfctl.repository.names import warn_of_capability
 
-    annotated = "--message" if message is not None else "--annotate" * annotate
-    mode = _only({"--delete": delete, "--list": listing, annotated: bool(annotated)})
-    if mode not in ("", "--list") and not names:
-        raise UsageError(f"{mode}: say which tag")
-    if mode == "--annotate":
+    annotated = annotate or message is not None
+    mode = _only({"--delete": delete, "--list": listing, "--annotate": annotated})
+    if (delete or annotated) and not names:
+        raise UsageError(f"say which tag to {'delete' if delete else 'make'}")
+    if annotated and message is None:
         raise UsageError("--annotate needs a message: give one with -m")
     repository = Repository.open(ctx.obj)
     tags = repository.tags

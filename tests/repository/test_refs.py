@@ -52,8 +52,8 @@ def test_an_unmerged_branch_is_named_where_others_are_deleted(
 
 def test_a_message_without_a_tag_is_refused(niwfctl: Command, two: Repository) -> None:
     for arguments, words in (
-        (("-m", "hi"), "--message: say which tag"),
-        (("-d",), "--delete: say which tag"),
+        (("-m", "hi"), "say which tag to make"),
+        (("-d",), "say which tag to delete"),
         (("-d", "-m", "hi", "v1"), "exclude each other"),
         (("v1", "HEAD", "v2"), "v1 HEAD v2 are 3 names: expected NAME and what to tag"),
     ):
