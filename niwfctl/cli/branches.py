@@ -227,14 +227,30 @@ def rollback(
 def rm(
     ctx: typer.Context,
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Capabilities.")],
+    training: Annotated[
+        bool,
+        typer.Option(
+            "--training", help="Discard uncommitted trainings instead; `undo` brings them back."
+        ),
+    ] = False,
     message: Message = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove capabilities in a new commit; history keeps them."""
     from niwfctl.repository import Repository
 
-    commit = Repository.open(ctx.obj).remove(names, message)
-    _made(commit, f"removed {', '.join(names)}", as_json)
+    repository = Repository.open(ctx.obj)
+    if not training:
+        commit = repository.remove(names, message)
+        _made(commit, f"removed {', '.join(names)}", as_json)
+        return
+    if message is not None:
+        raise UsageError("--training commits nothing: leave out the message")
+    repository.discard(names)
+    if as_json:
+        emit_json({"discarded": names})
+    else:
+        out.print(f"discarded the training of {', '.join(names)}; `undo` brings it back")
 
 
 @app.command()

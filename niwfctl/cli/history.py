@@ -54,12 +54,15 @@ def status(
 ) -> None:
     """Show the active capability, trainings to commit, and what differs from HEAD and upstream."""
     from niwfctl.repository import Repository
+    from niwfctl.repository.trainings import obstacle
     from niwfctl.repository.underway import under_way, way_out
 
     repository = Repository.open(ctx.obj)
     begun = under_way(repository.git.folder)
     upstream = repository.branches.upstream()
     atlas, waiting, changes = repository.atlas(), repository.uncommitted(), repository.changes()
+    found = {run.name: obstacle(run, atlas) for run in waiting}
+    stuck = {name: clause for name, clause in found.items() if clause}
     if as_json:
         emit_json(
             {
@@ -69,6 +72,7 @@ def status(
                 "active": repository.active,
                 "capabilities": sorted(atlas),
                 "uncommitted": [run_json(run) for run in waiting],
+                "stuck": stuck,
                 "changes": changes,
                 "under_way": begun,
             }
@@ -91,7 +95,13 @@ def status(
     if waiting:
         out.print("\nUncommitted trainings:")
         for run in waiting:
-            out.print(f"  {run_line(run)}", style="green" if run.finished else "red", markup=False)
+            ready = run.finished and run.name not in stuck
+            out.print(f"  {run_line(run)}", style="green" if ready else "red", markup=False)
+            if run.name in stuck:
+                out.print(
+                    f"    {stuck[run.name]}: `niwfctl rm --training {run.name}` discards it",
+                    markup=False,
+                )
     if changes:
         undoes = "" if begun else " (`git restore --staged --worktree FILE` undoes)"
         out.print(f"\nFiles that differ from HEAD{undoes}:")

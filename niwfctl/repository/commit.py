@@ -19,6 +19,7 @@ from niwfctl.field.region import Region
 from niwfctl.repository.record import record
 from niwfctl.repository.regions import load_basis, pins
 from niwfctl.repository.routing import require_light, settled, warn_of_superseded
+from niwfctl.repository.trainings import obstacle
 from niwfctl.repository.underway import require_ready
 from niwfctl.storage import storing
 from niwfctl.tensors import as_bytes
@@ -102,8 +103,8 @@ def trained(repository: Repository, names: Sequence[str]) -> list[Run]:
 
     Raises:
         NiwfError: no training is finished.
-        UnknownName: nothing is trained under a name.
-        UsageError: a training is not finished, or used another coordinate map.
+        UnknownName: nothing is trained under a name, or it revises or extends what is not at HEAD.
+        UsageError: a training is not finished, used another coordinate map, or its name is taken.
     """
     waiting = {run.name: run for run in repository.uncommitted()}
     for name in names:
@@ -128,7 +129,22 @@ def trained(repository: Repository, names: Sequence[str]) -> list[Run]:
             raise UsageError(
                 f"{run.name!r} was trained on another coordinate map: train it again with --restart"
             )
+    _require_place(repository, chosen)
     return chosen
+
+
+def _require_place(repository: Repository, runs: Sequence[Run]) -> None:
+    """Requires that each training can be committed onto HEAD."""
+    atlas = repository.atlas()
+    others = [run.name for run in runs if not obstacle(run, atlas)]
+    for run in runs:
+        if clause := obstacle(run, atlas):
+            ways = [f"commit the others with `niwfctl commit {' '.join(others)}`"] if others else []
+            if run.options.mode == "new":
+                ways.append(f"give that one another name with `niwfctl mv {run.name} OTHER`")
+            ways.append(f"discard this training with `niwfctl rm --training {run.name}`")
+            error = UsageError if run.options.mode == "new" else UnknownName
+            raise error(f"the training {run.name!r} {clause}: {', or '.join(ways)}")
 
 
 def seal(repository: Repository, run: Run, region: Region, probe: Tensor) -> RegionEntry:

@@ -1,4 +1,4 @@
-"""The verbs of a repository that examine all of it: diff, map, matrix, check, fsck; and gc."""
+"""What a repository tells: what is uncommitted, diff, map, matrix, check, fsck; and gc."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
     from niwfctl.repository.upkeep import Checked, Collected
     from niwfctl.repository.verify import Check
+    from niwfctl.training.run import Run
 
 
 class Inspection:
@@ -24,6 +25,15 @@ class Inspection:
     Long work tells `report` its name, how many of its rows are done, and how many there are (0 if
     it has no rows).
     """
+
+    def uncommitted(self: Repository) -> list[Run]:
+        """Trainings that no capability of HEAD came from."""
+        return [run for run in self.trainings.runs() if not self.committed(run)]
+
+    def committed(self: Repository, run: Run) -> bool:
+        """Whether a capability of HEAD came from a training."""
+        regions = (entry for one in self.atlas().values() for entry in one.regions)
+        return any(entry.run.id == run.id for entry in regions)
 
     def diff(self: Repository, a: str | None = None, b: str | None = None) -> list[Changed]:
         """What differs between two revisions, by capability.

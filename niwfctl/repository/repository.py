@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from niwfstore import ObjectStore
 
-from niwfctl.atlas import Atlas, Capability, RegionEntry, get_capability, parse_target
+from niwfctl.atlas import Atlas, Capability, get_capability, parse_target
 from niwfctl.config import FILE, Config
 from niwfctl.errors import NotARepository
 from niwfctl.git.git import Git
@@ -289,6 +289,18 @@ class Repository(Exchange, Inspection):
 
         return remove(self, several(names), message)
 
+    def discard(self, names: Names) -> None:
+        """Discards uncommitted trainings, finished or not; `undo` brings them back.
+
+        Raises:
+            UnknownName: nothing is trained under a name.
+            Busy: a training is in progress.
+            StorageError: one could not be put aside for `undo`, and stays with those after it.
+        """
+        from niwfctl.repository.rewrite import discard
+
+        discard(self, several(names))
+
     def rename(self, old: str, new: str, message: str | None = None) -> str:
         """Commits a new name of a capability. Returns the commit's id."""
         from niwfctl.repository.rewrite import rename
@@ -354,14 +366,6 @@ class Repository(Exchange, Inspection):
 
         return verify(self, several(names), revision, deep)
 
-    def uncommitted(self) -> list[Run]:
-        """Trainings that no capability of HEAD came from."""
-        return [run for run in self.trainings.runs() if not self.committed(run)]
-
-    def committed(self, run: Run) -> bool:
-        """Whether a capability of HEAD came from a training."""
-        return any(entry.run.id == run.id for entry in self._entries())
-
     def changes(self) -> list[str]:
         """Files of niwfctl in the work tree that differ from HEAD, as `git status --short`."""
         return self.git.changes(FILE, MANIFESTS, OBJECTS)
@@ -394,7 +398,3 @@ class Repository(Exchange, Inspection):
                 yield self._holding.alone
             finally:
                 del self._holding.alone
-
-    def _entries(self) -> Iterator[RegionEntry]:
-        for capability in self.atlas().values():
-            yield from capability.regions

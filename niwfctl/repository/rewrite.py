@@ -1,4 +1,4 @@
-"""Commits that change the atlas without training: rollback, rm, mv."""
+"""Changes without training: rollback, rm and mv, each a commit; and discarding a training."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Atlas, Capability, get_capability
+from niwfctl.atlas import Atlas, Capability, get_capability, listed
 from niwfctl.config import FILE
-from niwfctl.errors import FormatError, ObjectError, UnknownName, UsageError
+from niwfctl.errors import FormatError, ObjectError, StorageError, UnknownName, UsageError
 from niwfctl.layout import manifest_file
 from niwfctl.repository.checkout import activate, active
 from niwfctl.repository.names import require_file_name, require_free, warn_of_ref
@@ -57,6 +57,11 @@ def remove(repository: Repository, names: Sequence[str], message: str | None) ->
 
     def without(atlas: Atlas) -> Atlas:
         for name in names:
+            if name not in atlas and repository.trainings.checkpoint(name).is_file():
+                raise UnknownName(
+                    f"{name!r} is no capability here but an uncommitted training: discard it with "
+                    f"`niwfctl rm --training {name}`"
+                )
             get_capability(atlas, name)
         return {name: capability for name, capability in atlas.items() if name not in names}
 
@@ -67,6 +72,26 @@ def remove(repository: Repository, names: Sequence[str], message: str | None) ->
         logger.warning("%s was active: now the bare backbone is", was)
     _tell_gates(repository, names)
     return commit
+
+
+def discard(repository: Repository, names: Sequence[str]) -> None:
+    """Implements `Repository.discard`; a damaged training can be discarded, too."""
+    if not names:
+        raise UsageError("say what to discard: name one or more trainings")
+    operations, trainings = repository.operations, repository.trainings
+    command = command_line(f"Discard the training of {', '.join(names)}")
+    with repository.writing(), trainings.locked(), operations.recording(command) as operation:
+        there = [checkpoint.parent.name for checkpoint in trainings.checkpoints()]
+        for name in names:
+            if name not in there:
+                raise UnknownName(f"nothing is trained under {name!r}: there are {listed(there)}")
+        for name in dict.fromkeys(names):
+            operations.set_aside(operation, name)
+            if name not in operation.removed:
+                raise StorageError(
+                    f"the training of {name!r} stays, since it cannot be put aside for `undo` in "
+                    f"{operations.folder_of(operation)}: make room on the disk"
+                )
 
 
 def rename(repository: Repository, old: str, new: str, message: str | None) -> str:

@@ -7,11 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from niwfctl.atlas import Atlas
 from niwfctl.errors import FormatError
 from niwfctl.repository.lock import lock
 from niwfctl.training.run import Run, read_run
 
 logger = logging.getLogger(__name__)
+
+
+def obstacle(run: Run, atlas: Atlas) -> str:
+    """Why a training cannot be committed onto an atlas, as a clause; empty if it can."""
+    mode = run.options.mode
+    if mode == "new":
+        return "has the name of a capability that is committed here" if run.name in atlas else ""
+    verb = "extends" if mode == "extend" else "revises"
+    return "" if run.name in atlas else f"{verb} a capability that is not in this commit"
 
 
 class Trainings:

@@ -72,6 +72,8 @@ def test_making(ask: Ask, backbone: Path, data: Path) -> None:
     ask("init", "new", "--model", backbone, "--dim", 8)
     ask("train", "plum", "--data", data, "--steps", 1, "--rank", 2)
     assert ask("status")["uncommitted"]
+    ask("rm", "--training", "plum", documented="rm --training")
+    ask("undo")
     assert ask("commit", "-m", "Plums")["capabilities"]
 
 

@@ -1,0 +1,122 @@
+"""Trainings that are discarded, and those that what is at HEAD leaves no place for."""
+
+import json
+from collections.abc import Callable, Sequence
+
+import pytest
+from typer.testing import Result
+
+from niwfctl.errors import Busy
+from niwfctl.repository import Repository
+from niwfctl.training.checkpoint import load, save
+
+Command = Callable[..., Result]
+
+
+def wait(repository: Repository, name: str, mode: str = "new", id: str = "") -> None:
+    """Lets a finished training wait: a copy of the one of apple."""
+    run, tensors = load(repository.trainings.checkpoint("apple"))
+    options = run.options.model_copy(update={"mode": mode})
+    run = run.model_copy(update={"name": name, "id": id or f"{name} {mode}", "options": options})
+    save(repository.trainings.checkpoint(name), run, tensors)
+
+
+@pytest.fixture
+def stuck(trained: Repository) -> Repository:
+    """The training of `fresh`, and one that revises `shell`, which was removed since."""
+    wait(trained, "shell")
+    wait(trained, "fresh")
+    trained.commit("shell", "Shell")
+    wait(trained, "shell", "revise")
+    trained.discard("apple")
+    trained.remove("shell")
+    return trained
+
+
+def waiting(repository: Repository) -> list[str]:
+    return [run.name for run in repository.uncommitted()]
+
+
+def test_a_discarded_training_no_longer_waits_until_undo_brings_it_back(
+    niwfctl: Command, trained: Repository
+) -> None:
+    before, was = trained.trainings.get("apple"), trained.git.head()
+    done = niwfctl("-C", trained.path, "rm", "--training", "apple")
+    assert done.exit_code == 0 and "undo" in done.stdout
+    assert (waiting(trained), trained.git.head()) == ([], was)
+    assert niwfctl("-C", trained.path, "undo").exit_code == 0
+    assert trained.trainings.get("apple") == before
+    assert niwfctl("-C", trained.path, "undo").exit_code == 0
+    assert waiting(trained) == []
+    niwfctl("-C", trained.path, "undo")
+    assert waiting(trained) == ["apple"]
+
+
+def test_a_damaged_training_can_be_discarded(niwfctl: Command, trained: Repository) -> None:
+    trained.trainings.checkpoint("apple").write_bytes(b"")
+    done = niwfctl("-C", trained.path, "rm", "--training", "--json", "apple")
+    assert json.loads(done.stdout) == {"discarded": ["apple"]}
+    assert not trained.trainings.checkpoint("apple").exists()
+
+
+def test_a_training_in_progress_is_not_discarded(trained: Repository) -> None:
+    with trained.trainings.locked(), pytest.raises(Busy):
+        trained.discard("apple")
+    assert waiting(trained) == ["apple"]
+
+
+def test_nothing_is_discarded_where_one_name_is_wrong(
+    refused: Callable[..., None], trained: Repository
+) -> None:
+    refused(trained, ["rm", "--training", "apple", "pear"], 4, "'pear'", "there are apple")
+    refused(trained, ["rm", "--training", "apple", "-m", "x"], 2, "commits nothing")
+
+
+def test_rm_of_a_training_says_how_to_discard_it(
+    refused: Callable[..., None], trained: Repository
+) -> None:
+    refused(trained, ["rm", "apple"], 4, "uncommitted training", "niwfctl rm --training apple")
+
+
+@pytest.mark.parametrize("names", [[], ["shell"], ["fresh", "shell"]])
+def test_a_training_that_revises_what_is_not_here_is_refused_with_a_way_out(
+    refused: Callable[..., None], stuck: Repository, names: Sequence[str]
+) -> None:
+    words = ["the training 'shell' revises a capability that is not in this commit"]
+    words += ["discard this training with `niwfctl rm --training shell`"]
+    words += [] if names == ["shell"] else ["`niwfctl commit fresh`"]
+    refused(stuck, ["commit", *names, "-m", "all"], 4, *words)
+
+
+def test_the_ways_out_of_a_stuck_training_lead_out(niwfctl: Command, stuck: Repository) -> None:
+    for arguments in (["commit", "fresh", "-m", "one"], ["rm", "--training", "shell"], ["undo"]):
+        done = niwfctl("-C", stuck.path, *arguments)
+        assert done.exit_code == 0, done.output
+    assert (list(stuck.atlas()), waiting(stuck)) == (["fresh"], ["shell"])
+    stuck.rollback("shell", "HEAD~2")
+    assert niwfctl("-C", stuck.path, "commit", "-m", "all").exit_code == 0
+
+
+def test_a_training_whose_name_was_committed_since_is_refused_with_a_way_out(
+    refused: Callable[..., None], trained: Repository
+) -> None:
+    wait(trained, "pear")
+    main = trained.git.branch()
+    trained.checkout(None, branch="side")
+    trained.commit("pear", "Pears")
+    trained.checkout(main)
+    wait(trained, "pear", id="another")
+    trained.checkout("side")
+    words = ["niwfctl rm --training pear", "niwfctl mv pear OTHER", "niwfctl commit apple"]
+    refused(trained, ["commit", "-m", "x"], 2, *words)
+
+
+def test_status_marks_a_training_that_cannot_be_committed(
+    niwfctl: Command, stuck: Repository
+) -> None:
+    said = niwfctl("-C", stuck.path, "status").stdout.splitlines()
+    marks = [line for line in said if "not in this commit" in line]
+    assert len(marks) == 1 and "`niwfctl rm --training shell`" in marks[0]
+    assert said[said.index(marks[0]) - 1].lstrip().startswith("shell:")
+    found = json.loads(niwfctl("-C", stuck.path, "status", "--json").stdout)["stuck"]
+    assert found == {"shell": "revises a capability that is not in this commit"}
