@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from niwfstore import output_file
 from rich.console import Console
@@ -21,8 +21,28 @@ from niwfctl.errors import StorageError, UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-out = Console(highlight=False, soft_wrap=True, emoji=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+READER_GONE = 141  # what a shell says of a process that SIGPIPE ended
+
+
+def leave(descriptor: int) -> NoReturn:
+    """Ends the command, since nobody reads a stream any more; /dev/null takes the rest.
+
+    As an exception, unlike SIGPIPE, so that what the command still has to close is closed.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    raise SystemExit(READER_GONE)
+
+
+class _Console(Console):
+    """A console whose reader may go away."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Ends the command, with a code of its own rather than rich's 1."""
+        leave(self.file.fileno())
+
+
+out = _Console(highlight=False, soft_wrap=True, emoji=False)
+err = _Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 SIGNS = {"added": "+", "changed": "~", "removed": "-", "extended": "^"}  # of a change
 
@@ -44,7 +64,7 @@ class StandardOutput(io.TextIOWrapper):
         sys.stdout = cls(was.buffer, was.encoding, "replace", **settings)
 
     def write(self, text: str) -> int:
-        """Writes text; raises StorageError, or BrokenPipeError if nobody reads it any more."""
+        """Writes text; raises StorageError, or SystemExit if nobody reads it any more."""
         with self._reporting():
             return super().write(text)
 
@@ -59,7 +79,7 @@ class StandardOutput(io.TextIOWrapper):
             yield
         except OSError as error:
             if error.errno == errno.EPIPE:
-                raise
+                leave(self.fileno())
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # takes the rest
             raise StorageError(
                 f"the report could not be written to standard output ({error.strerror}), but "

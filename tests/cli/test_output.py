@@ -66,9 +66,44 @@ def test_json_is_utf_8_whatever_the_encoding(committed: Repository, encoding: st
     assert json.loads(done.stdout.decode("utf-8"))[0]["message"] == message
 
 
-def test_a_reader_that_goes_away_ends_the_command_without_a_word(committed: Repository) -> None:
-    done = run(committed.path, "show apple", "| true")
+@pytest.mark.parametrize(
+    "command", ["show apple", "log", "log --json", "log --graph", "status", "undo --list", "--help"]
+)
+def test_a_reader_that_is_gone_ends_the_command_with_141_and_without_a_word(
+    committed: Repository, command: str
+) -> None:
+    end, written = os.pipe()
+    os.close(end)
+    line = [sys.executable, "-m", "niwfctl", "-C", str(committed.path), *command.split()]
+    done = subprocess.run(line, stdout=written, stderr=subprocess.PIPE)
+    os.close(written)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_reader_that_goes_away_while_it_is_written_to_means_141_however_often(
+    committed: Repository,
+) -> None:
+    for number in range(20):
+        committed.rename("apple", f"apple{number}")
+        committed.rename(f"apple{number}", "apple")
+    line = 'for i in 1 2 3 4 5 6; do {} log | head -1 >/dev/null; echo "${{PIPESTATUS[0]}}"; done'
+    command = f'"{sys.executable}" -m niwfctl -C "{committed.path}"'
+    done = subprocess.run(["bash", "-c", line.format(command)], capture_output=True, text=True)
     assert not done.stderr
+    assert set(done.stdout.split()) <= {"0", "141"} and "141" in done.stdout
+
+
+def test_work_is_done_though_nobody_reads_of_it(committed: Repository) -> None:
+    assert not run(committed.path, "rm apple", "| true").stderr
+    assert "apple" not in Repository.open(committed.path).atlas()
+
+
+def test_errors_that_nobody_reads_end_a_command_with_141(committed: Repository) -> None:
+    end, written = os.pipe()
+    os.close(end)
+    line = [sys.executable, "-m", "niwfctl", "-C", str(committed.path), "show", "nothing"]
+    assert subprocess.run(line, stderr=written).returncode == 141
+    os.close(written)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])
