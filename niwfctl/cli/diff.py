@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,12 +14,13 @@ from rich.text import Text
 
 from niwfctl.atlas import parse_range
 from niwfctl.cli.options import AsJson
-from niwfctl.cli.output import SIGNS, emit_json, number, out, require_file, save_plot
+from niwfctl.cli.output import SIGNS, emit_json, err, number, out, require_file, save_plot
 from niwfctl.cli.schema import capability_json
-from niwfctl.errors import UsageError
+from niwfctl.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     from niwfctl.field.distances import SiteDifference
+    from niwfctl.repository import Repository
     from niwfctl.repository.diff import Changed, ChangedRegion, Compared
 
 _SHADES = ("grey11", "grey23", "grey35", "yellow4", "dark_orange", "red1")
@@ -71,12 +73,25 @@ def diff(
         raise UsageError("--plot draws the weights of two capabilities: name them")
     else:
         changes = repository.diff(a, b)
+        if not (targets or as_json):
+            err.print(_by_default(repository), markup=False)
         if as_json:
             emit_json([_changed_json(change) for change in changes])
         else:
             _show_changes(changes, stat)
         different = bool(changes)
     raise typer.Exit(1 if exit_code and different else 0)
+
+
+def _by_default(repository: Repository) -> str:
+    """What a diff without arguments compares and, other than git's, leaves out."""
+    parent, waiting = "nothing", [run.name for run in repository.uncommitted() if run.finished]
+    with suppress(UnknownName):  # the first commit has none
+        parent = f"HEAD~1 ({repository.git.resolve('HEAD~1')[:7]})"
+    words = f"{parent} against HEAD ({repository.git.resolve('HEAD')[:7]})"
+    if waiting:
+        words += f", without what is not committed yet: {', '.join(waiting)}"
+    return words
 
 
 def _unequal(name: str, targets: list[str], several: bool) -> str:

@@ -111,6 +111,25 @@ def test_a_training_whose_name_was_committed_since_is_refused_with_a_way_out(
     refused(trained, ["commit", "-m", "x"], 2, *words)
 
 
+def test_a_bare_diff_says_what_it_compares_and_what_waits(
+    niwfctl: Command, stuck: Repository
+) -> None:
+    ids = [stuck.git.resolve(one)[:7] for one in ("HEAD~1", "HEAD")]
+    done = niwfctl("-C", stuck.path, "diff")
+    said = "HEAD~1 ({}) against HEAD ({}), without what is not committed yet: fresh, shell"
+    assert done.stderr.splitlines() == [said.format(*ids)]
+    assert "shell" in done.stdout and "HEAD" not in done.stdout
+    for arguments in (["--json"], ["HEAD~1"], ["HEAD~1", "HEAD"]):
+        assert not niwfctl("-C", stuck.path, "diff", *arguments).stderr
+
+
+def test_a_bare_diff_of_the_first_commit_compares_with_nothing(
+    niwfctl: Command, fresh: Repository
+) -> None:
+    done = niwfctl("-C", fresh.path, "diff")
+    assert done.stderr == f"nothing against HEAD ({fresh.git.head()[:7]})\n", done.output
+
+
 def test_status_marks_a_training_that_cannot_be_committed(
     niwfctl: Command, stuck: Repository
 ) -> None:
