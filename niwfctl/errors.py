@@ -133,16 +133,27 @@ class Conflict(NiwfError):
 
     exit_code = 13
 
-    def __init__(self, changed: list[str], removed: list[str], revision: str) -> None:
+    def __init__(
+        self, changed: list[str], removed_here: list[str], removed_there: list[str], revision: str
+    ) -> None:
+        both, here, there = (
+            ", ".join(map(repr, names)) for names in (changed, removed_here, removed_there)
+        )
+        self.names = sorted([*changed, *removed_here, *removed_there])
         command = f"niwfctl merge {revision}"
-        found, ways = [], f"take one side with `{command} --ours` or `--theirs`"
-        if changed:
-            found.append(f"both sides changed {', '.join(map(repr, changed))}")
-            ways += f", or keep both with `{command} --rename {changed[0]}=NEW`"
-        if removed:
-            found.append(f"one side removed {', '.join(map(repr, removed))}, changed on the other")
-        super().__init__(f"{' and '.join(found)}: {ways}")
-        self.names = sorted([*changed, *removed])
+        found, ways = [], [f"take one side with `{command} --ours` or `--theirs`"]
+        if both:
+            found.append(f"both sides changed {both}")
+            ways.append(f"keep both with `{command} --rename {changed[0]}=NEW`")
+        if here:
+            found.append(f"we removed {here}, which {revision} changed")
+        if there:
+            found.append(f"{revision} removed {there}, which we changed")
+        if len(self.names) > 1:
+            theirs = [f"`niwfctl rollback NAME --to {revision}`"] if both or here else []
+            theirs += ["`niwfctl rm NAME`"] if there else []
+            ways.append(f"merge with `--ours`, then {' or '.join(theirs)} where theirs is right")
+        super().__init__(f"{', and '.join(found)}: {', or '.join(ways)}")
 
 
 class Shadowed(NiwfError):

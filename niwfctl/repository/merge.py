@@ -211,8 +211,9 @@ def united(
                 atlas[name] = extended
         open_ones = [name for name in open_ones if name not in atlas]
     if open_ones and not resolution.side:
-        removed = [name for name in open_ones if not (name in ours and name in theirs)]
-        raise Conflict([name for name in open_ones if name not in removed], removed, revision)
+        here, there = ([one for one in open_ones if one not in side] for side in (ours, theirs))
+        both = [one for one in open_ones if one not in (*here, *there)]
+        raise Conflict(both, here, there, revision)
     side = ours if resolution.side == "ours" else theirs
     atlas |= {name: side[name] for name in open_ones if name in side}
     return dict(sorted(atlas.items()))

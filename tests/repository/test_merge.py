@@ -329,7 +329,10 @@ def test_a_capability_that_one_side_removed_offers_no_second_name(
     for branch in ("side", "main"):
         diverged.git.checkout(branch)
         diverged.remove("base") if branch == remover else revise(diverged, "base", 1)
-    with pytest.raises(Conflict, match="one side removed 'base', changed on the other") as refusal:
+    words = "we removed 'base', which side changed"
+    if remover == "side":
+        words = "side removed 'base', which we changed"
+    with pytest.raises(Conflict, match=words) as refusal:
         diverged.merge("side")
     assert "--ours` or `--theirs" in str(refusal.value) and "--rename" not in str(refusal.value)
     with pytest.raises(UsageError, match="'base' was removed on one side"):
@@ -337,7 +340,25 @@ def test_a_capability_that_one_side_removed_offers_no_second_name(
     for branch, shift in (("side", 0.5), ("main", 0.6)):
         diverged.git.checkout(branch)
         add(diverged, "x", shift)
-    with pytest.raises(Conflict, match=r"changed 'x' and one side removed 'base'.*--rename x=NEW"):
+    with pytest.raises(Conflict, match=rf"changed 'x', and {words}.*--rename x=NEW"):
         diverged.merge("side")
     diverged.merge("side", Resolution(side="ours" if remover == "main" else "theirs"))
     assert "base" not in diverged.atlas()
+
+
+def test_of_several_conflicts_theirs_can_be_taken_one_by_one_as_the_message_says(
+    conflicting: Repository, add: Add
+) -> None:
+    for branch, shift in (("side", 0.5), ("main", 0.6)):
+        conflicting.git.checkout(branch)
+        add(conflicting, "y", shift)
+    theirs, mine = (conflicting.capability(one).unrouted for one in ("x@side", "y"))
+    ways = r"merge with `--ours`, then `niwfctl rollback NAME --to side` where theirs is right"
+    with pytest.raises(Conflict, match=ways) as refusal:
+        conflicting.merge("side")
+    assert refusal.value.names == ["x", "y"] and "rm NAME" not in str(refusal.value)
+    conflicting.merge("side", Resolution(side="ours"))
+    conflicting.rollback("x", "side")
+    assert conflicting.capability("x").unrouted == theirs
+    assert conflicting.capability("y").unrouted == mine
+    assert conflicting.merge("side").kind == "up to date"
