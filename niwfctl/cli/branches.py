@@ -200,7 +200,10 @@ def rollback(
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option(metavar="REV", help="By default the version of NAME before this one."),
+        typer.Option(
+            metavar="REV",
+            help="By default the version of NAME before this one; another branch gives its own.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would change.")

@@ -124,6 +124,17 @@ class _Commands(TyperGroup):
                 raise
             self._tell(ctx, found)
 
+    def resolve_command(
+        self, ctx: typer.Context, args: list[str]
+    ) -> tuple[str | None, TyperCommand | None, list[str]]:
+        """Finds the command; says what serves in place of one that only git has."""
+        if args[0] not in self.commands:
+            from niwfctl.cli.habits import instead_of
+
+            if words := instead_of(args[0]):
+                raise UsageError(words)
+        return super().resolve_command(ctx, args)
+
     def _tell(self, ctx: typer.Context, error: NiwfError) -> NoReturn:
         if ctx.params.get("debug"):
             raise error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -150,7 +151,7 @@ def rollback(
         raise UsageError(
             "say what to bring back: name a capability, or give --to REV for everything"
         )
-    source = repository.git.resolve(revision) if revision else version_before(repository, name)
+    source = repository.git.resolve(revision) if revision else _earlier(repository, name)
     then = repository.atlas(source)
     require_same_field(repository, source, revision or source[:12])
     if name is not None and name not in then:
@@ -170,6 +171,22 @@ def rollback(
     message = f"Roll back {name or 'everything'} to {source[:12]}"
     commit = None if dry_run else _recorded(repository, brought_back, message)
     return Rollback(commit, source, before, after)
+
+
+def _earlier(repository: Repository, name: str) -> str:
+    """As `version_before`; tells who gave a revision in place of a name how to go back to it."""
+    try:
+        return version_before(repository, name)
+    except UnknownName:
+        with suppress(UnknownName):
+            commit = repository.git.resolve(name)
+            if name not in repository.atlas():
+                raise UsageError(
+                    f"{name!r} is no capability but the commit {commit[:12]}: bring everything "
+                    f"back as it was there with `niwfctl rollback --to {name}`, or a capability "
+                    f"with `niwfctl rollback NAME --to {name}`"
+                ) from None
+        raise
 
 
 def version_before(repository: Repository, name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from histories import on
 from typer.testing import Result
 
 from niwfctl.errors import UnknownName, UsageError
@@ -342,3 +343,20 @@ def test_status_compares_the_branch_with_what_it_follows(
     assert status() == "Your branch and 'origin/main' have diverged, by 1 and 1 commits. (1, 1)"
     shared.checkout("HEAD~1")
     assert status() == "Active: the bare backbone None"
+
+
+def test_rollback_takes_one_capability_from_another_branch_as_cherry_pick_would(
+    niwfctl: Command, fresh: Repository, add: Add
+) -> None:
+    start = add(fresh, "both", 0.1)
+    on(fresh, "side", start)
+    add(fresh, "new", 0.2)
+    add(fresh, "other", 0.3)
+    on(fresh, "main", start)
+    add(fresh, "own", 0.4)
+    done = niwfctl("-C", fresh.path, "rollback", "new", "--to", "side")
+    assert done.exit_code == 0, done.output
+    assert list(fresh.atlas()) == ["both", "new", "own"]
+    assert fresh.capability("new").unrouted == fresh.capability("new@side").unrouted
+    assert fresh.verify().ok
+    assert fresh.merge("side").added == ("other",)
