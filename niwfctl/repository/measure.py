@@ -55,7 +55,7 @@ class Data:
 
     examples: tuple[Example, ...]
     hash: str
-    sources: tuple[str, ...]
+    sources: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, sources: Sources) -> Data:

@@ -12,6 +12,7 @@ from tiny import write_data
 from typer.testing import Result
 
 from niwfctl import errors
+from niwfctl.cli.output import READER_GONE
 from niwfctl.errors import TrainingInterrupted
 from niwfctl.repository import Repository
 
@@ -23,7 +24,7 @@ ROW = '{"prompt": "a", "completion": "b"}\n'
 def test_the_docs_list_every_exit_code() -> None:
     text = Path(__file__).parents[2].joinpath("docs", "exit-codes.md").read_text("utf-8")
     kinds = (kind for kind in vars(errors).values() if isinstance(kind, type))
-    assert {kind.exit_code for kind in kinds} | {0} == set(
+    assert {kind.exit_code for kind in kinds} | {0, READER_GONE} == set(
         map(int, re.findall(r"^\| (\d+)", text, re.M))
     )
 
