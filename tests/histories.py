@@ -75,3 +75,11 @@ def settled(repository: Repository) -> None:
     used = {ref.oid for capability in repository.atlas().values() for ref in capability.objects}
     pointers = repository.git.files("HEAD", "objects")
     assert {Path(path).stem for path in pointers} == used | {repository.config.field.coordinates}
+
+
+def limit(repository: Repository, name: str, before: float, after: float) -> None:
+    """Commits another limit of niwf.toml."""
+    config = repository.path / "niwf.toml"
+    assert f"{name} = {before}" in config.read_text()
+    config.write_text(config.read_text().replace(f"{name} = {before}", f"{name} = {after}"))
+    repository.git.plain("commit", "--quiet", "--all", "-m", f"Another {name}")

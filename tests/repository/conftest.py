@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from histories import DIM
 from torch import Tensor
 
 from niwfctl.repository import Repository
+from niwfctl.repository.commit import RoutingOptions
 from niwfctl.repository.regions import load_region
 from niwfctl.training.checkpoint import load, save
 
 Train = Callable[..., None]
 Add = Callable[..., str]
+Crowd = Callable[..., Repository]
 Evidence = Callable[[Repository, str], dict[str, bytes]]
 
 
@@ -78,3 +81,40 @@ def evidence() -> Evidence:
         return {key: tensor.numpy().tobytes() for key, tensor in found.items()}
 
     return bits
+
+
+@pytest.fixture
+def crowd(trained: Repository) -> Crowd:
+    """Commits capabilities that lie at given places, of one training's weights."""
+    run, tensors = load(trained.trainings.checkpoint("apple"))
+    shutil.rmtree(trained.trainings.root / "apple")
+
+    def add(
+        name: str,
+        place: float,
+        repository: Repository = trained,
+        odd: tuple[int, float] = (0, 0.0),  # how many of its coordinates lie somewhere else
+        mode: str = "new",
+        **options,
+    ) -> Repository:
+        random = torch.Generator().manual_seed(sum(name.encode()))
+        own = {
+            key: torch.randn(3 * len(tensors[key]), DIM, generator=random) * 0.3 + place
+            for key in ("coordinates", "held_out")
+        }
+        own["coordinates"][: odd[0]] += odd[1] - place
+        how = run.options.model_copy(update={"mode": mode})
+        record = run.model_copy(update={"name": name, "id": f"{name} {place}", "options": how})
+        save(repository.trainings.checkpoint(name), record, tensors | own)
+        repository.commit([name], f"Add {name}", RoutingOptions(**options))
+        return repository
+
+    return add
+
+
+@pytest.fixture
+def two(fresh: Repository, add: Add) -> Repository:
+    """`x` and then `y`."""
+    add(fresh, "x", 0.1)
+    add(fresh, "y", 0.2)
+    return fresh
