@@ -114,7 +114,8 @@ def crowd(trained: Repository) -> Crowd:
 
 @pytest.fixture
 def two(fresh: Repository, add: Add) -> Repository:
-    """`x` and then `y`."""
+    """`x` and then `y`, on the branch main."""
+    fresh.git.plain("branch", "--move", "--force", "main")
     add(fresh, "x", 0.1)
     add(fresh, "y", 0.2)
     return fresh

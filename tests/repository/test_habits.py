@@ -19,15 +19,6 @@ Command = Callable[..., Result]
 needs_lfs = pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs")
 
 
-@pytest.fixture
-def two(fresh: Repository, add: Add) -> Repository:
-    """`x` and then `y`, on the branch main."""
-    fresh.git.plain("branch", "--move", "--force", "main")
-    add(fresh, "x", 0.1)
-    add(fresh, "y", 0.2)
-    return fresh
-
-
 def subjects(done: Result) -> list[str]:
     assert done.exit_code == 0, done.output
     return [commit["message"] for commit in json.loads(done.stdout)]

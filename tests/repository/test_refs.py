@@ -14,15 +14,6 @@ Add = Callable[..., str]
 Command = Callable[..., Result]
 
 
-@pytest.fixture
-def two(fresh: Repository, add: Add) -> Repository:
-    """`x` and then `y`, on the branch main."""
-    fresh.git.plain("branch", "--move", "--force", "main")
-    add(fresh, "x", 0.1)
-    add(fresh, "y", 0.2)
-    return fresh
-
-
 @pytest.mark.parametrize("kind", ["branch", "tag"])
 def test_all_branches_or_tags_that_are_named_are_deleted_or_none(
     niwfctl: Command, two: Repository, kind: str
