@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from niwfctl.errors import DataError
 
 ROLES = ("system", "user", "assistant", "tool")
+SEEDS = 2**63  # from 0 up, that torch takes
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ Sources = str | Path | Iterable[Source]
 
 def several(given: str | Path | Iterable[str | Path]) -> list[str]:
     """The argument as a list: a string or path is one thing, not a sequence of characters."""
-    return [str(one) for one in ([given] if isinstance(given, str | Path) else given)]
+    return [str(one) for one in sources_of(given)]
 
 
 def sources_of(given: Sources) -> list[Source]:

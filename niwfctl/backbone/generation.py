@@ -30,9 +30,9 @@ from niwfctl.backbone.pieces import Pieces
 from niwfctl.backbone.prompts import turn_end
 from niwfctl.backbone.quiet import quiet
 from niwfctl.errors import UsageError
+from niwfctl.records import SEEDS
 
 LOWEST_TEMPERATURE = 1e-4
-SEEDS = 2**63  # as many from 0 up, and as many below
 
 
 def require_positive(name: str, value: object) -> None:
@@ -80,7 +80,7 @@ class AnswerOptions:
         require_positive("max_new_tokens", self.max_new_tokens)
         share = _is_number(self.top_p) and self.top_p <= 1
         seed = 0 if self.seed is None else self.seed
-        whole = isinstance(seed, Integral) and -SEEDS <= seed < SEEDS
+        whole = isinstance(seed, Integral) and -SEEDS <= seed < SEEDS  # as many are negative
         texts = isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop)
         _require("temperature", self.temperature, _is_number(self.temperature), "a number from 0")
         _require("top_p", self.top_p, share, "a number from 0 to 1")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from niwfctl.git.git import Ref
 
 Message = Annotated[str | None, typer.Option("-m", "--message", help="Commit message.")]
+Listing = Annotated[
+    bool, typer.Option("-l", "--list", help="List all, or those that match patterns.")
+]
 app = typer.Typer()
 
 
@@ -43,9 +46,7 @@ def branch(
     move_onto: Annotated[
         bool, typer.Option("-M", help="Rename, and replace a branch of the new name.")
     ] = False,
-    listing: Annotated[
-        bool, typer.Option("-l", "--list", help="List all, or those that match patterns.")
-    ] = False,
+    listing: Listing = False,
     everything: Annotated[
         bool, typer.Option("-a", "--all", help="List branches of remotes, too.")
     ] = False,
@@ -125,9 +126,7 @@ def tag(
     delete: Annotated[
         bool, typer.Option("-d", "--delete", help="Delete tags, by their names.")
     ] = False,
-    listing: Annotated[
-        bool, typer.Option("-l", "--list", help="List all, or those that match patterns.")
-    ] = False,
+    listing: Listing = False,
     as_json: AsJson = False,
 ) -> None:
     """List, create or delete tags."""

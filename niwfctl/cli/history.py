@@ -61,8 +61,7 @@ def status(
     begun = under_way(repository.git.folder)
     upstream = repository.branches.upstream()
     atlas, waiting, changes = repository.atlas(), repository.uncommitted(), repository.changes()
-    found = {run.name: obstacle(run, atlas) for run in waiting}
-    stuck = {name: clause for name, clause in found.items() if clause}
+    stuck = {run.name: clause for run in waiting if (clause := obstacle(run, atlas))}
     if as_json:
         emit_json(
             {

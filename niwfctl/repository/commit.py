@@ -136,9 +136,10 @@ def trained(repository: Repository, names: Sequence[str]) -> list[Run]:
 def _require_place(repository: Repository, runs: Sequence[Run]) -> None:
     """Requires that each training can be committed onto HEAD."""
     atlas = repository.atlas()
-    others = [run.name for run in runs if not obstacle(run, atlas)]
-    for run in runs:
-        if clause := obstacle(run, atlas):
+    found = [(run, obstacle(run, atlas)) for run in runs]
+    others = [run.name for run, clause in found if not clause]
+    for run, clause in found:
+        if clause:
             ways = [f"commit the others with `niwfctl commit {' '.join(others)}`"] if others else []
             if run.options.mode == "new":
                 ways.append(f"give that one another name with `niwfctl mv {run.name} OTHER`")

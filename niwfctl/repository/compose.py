@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability, Part, parse_target
 from niwfctl.errors import UsageError
+from niwfctl.records import SEEDS
 from niwfctl.repository.names import require_free, warn_of_ref
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import usable
 from niwfctl.repository.underway import require_ready
 from niwfctl.storage import storing
-from niwfctl.training.run import SEEDS
 from niwfctl.typed import command_line
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ import reprlib
 from collections.abc import Mapping, Sequence
 
 from niwfctl.errors import DataError
-from niwfctl.records import Example, Message
+from niwfctl.records import ROLES, Example, Message
 
 ACCEPTED = (
     "expected `instruction` and `output` (with an optional `input`), `prompt` and `completion`, "
     "or `messages` (or `conversations`)"
 )
-_ROLES = {role: role for role in ("system", "user", "assistant", "tool")}
+_ROLES = {role: role for role in ROLES}
 _SHAREGPT_ROLES = _ROLES | {"human": "user", "gpt": "assistant"}
 # These would change the meaning of a record, and prompts here cannot hold them.
 _OF_RECORDS = ("tools", "functions", "history")

@@ -9,14 +9,13 @@ from niwfstore import MalformedTensors, read_metadata
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from niwfctl.errors import FormatError, UsageError
-from niwfctl.records import Witness
+from niwfctl.records import SEEDS, Witness
 
 FORMAT = 1
 LARGEST_RANK = 1024
 LARGEST_RATE = 3e-3  # chosen by default
 GENERATOR_RATE = 7.1e-4  # beside the default rate of bases
 GLANCE_ROWS = 32  # that are measured during training, at most
-SEEDS = 2**63
 SPARING = ("batch_size", "grad_accum", "gradient_checkpointing")  # may change on resuming
 
 
