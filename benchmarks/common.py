@@ -22,7 +22,7 @@ from niwfctl.backbone.platform import current_platform
 from niwfctl.backbone.prompts import Tokens, encode
 from niwfctl.backbone.sites import width
 from niwfctl.training.data import read_examples
-from niwfctl.training.loop import LARGEST_GRADIENT, learning_rate
+from niwfctl.training.optimizer import LARGEST_GRADIENT, learning_rate
 from niwfctl.training.run import TrainingOptions
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"

@@ -17,7 +17,8 @@ from niwfctl.backbone.load import Backbone, Source, load
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.sites import find_sites
 from niwfctl.field.coordinates import CoordinateMap
-from niwfctl.training.loop import LARGEST_GRADIENT, OPTIMIZERS, Trainer
+from niwfctl.training.loop import Trainer
+from niwfctl.training.optimizer import LARGEST_GRADIENT, OPTIMIZERS
 from niwfctl.training.run import Run, TrainingOptions
 
 RANK = 16  # of PEFT, and of the two bases of rank 8 together

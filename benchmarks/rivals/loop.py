@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from niwfctl.backbone.batch import batched, pad
 from niwfctl.backbone.prompts import Tokens
-from niwfctl.training.loop import LARGEST_GRADIENT, learning_rate
+from niwfctl.training.optimizer import LARGEST_GRADIENT, learning_rate
 from niwfctl.training.run import TrainingOptions
 from rivals.protocol import Answers
 

@@ -21,11 +21,11 @@ from niwfctl.errors import TrainingError, TrainingInterrupted
 from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
 from niwfctl.training.data import spread
+from niwfctl.training.optimizer import LARGEST_GRADIENT, OPTIMIZERS, learning_rate
 from niwfctl.training.processes import Processes
 from niwfctl.training.run import GLANCE_ROWS, Glance, Run, generator_share
 
-LARGEST_GRADIENT = 1.0  # gradients of a larger norm are scaled down to it
-GLANCES = 4  # measurements on some held-out rows during training, the last at its end
+GLANCES = 4  # measurements on some held-out rows by default, the last at the end
 SAVE_SECONDS = 60.0
 SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints
 
@@ -333,27 +333,6 @@ class Trainer:
 
     def _of_bases(self) -> list[Tensor]:
         return [tensor for basis in self.bases for tensor in basis.tensors().values()]
-
-
-def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Linear rise over the first `warmup` share of steps, then half a cosine down to zero."""
-    rising = math.ceil(warmup * steps)
-    if step < rising:
-        return peak * (step + 1) / (rising + 1)
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
-
-
-def _adamw(parameters: Sequence[dict]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, weight_decay=0.0)
-
-
-def _paged_adamw_8bit(parameters: Sequence[dict]) -> torch.optim.Optimizer:
-    from bitsandbytes.optim import PagedAdamW8bit
-
-    return PagedAdamW8bit(parameters, weight_decay=0.0)
-
-
-OPTIMIZERS = {"adamw": _adamw, "paged_adamw_8bit": _paged_adamw_8bit}
 
 
 def _initial(adapter: FieldAdapter, run: Run) -> tuple[list[Basis], Generator]:
