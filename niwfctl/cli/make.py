@@ -21,7 +21,7 @@ from niwfctl.cli.options import (
 from niwfctl.cli.output import emit_json, err, number, out
 from niwfctl.cli.progress import training_progress
 from niwfctl.cli.schema import capability_json, run_json
-from niwfctl.cli.show import show_committed
+from niwfctl.cli.show import show_committed, step_kept
 from niwfctl.config import reason_of
 from niwfctl.errors import UsageError
 from niwfctl.training.interrupt import stopping
@@ -153,6 +153,13 @@ def train(
     val_split: Annotated[
         float, typer.Option(help="Share of prompts held out to measure on, without --val-data.")
     ] = DEFAULTS["val_split"],
+    eval_steps: Annotated[
+        int | None,
+        typer.Option(help="Measure every so many steps; by default four times in all."),
+    ] = None,
+    keep_best: Annotated[
+        bool, typer.Option("--keep-best", help="Keep the step that measured best, not the last.")
+    ] = False,
     seed: Annotated[
         int, typer.Option(help="Seed of the split, the order and the first weights.")
     ] = DEFAULTS["seed"],
@@ -237,7 +244,8 @@ def train(
         return
     out.print(
         f"{name}: held-out perplexity {number(run.base_perplexity)} (base) → "
-        f"{number(run.perplexity)}, {run.steps} steps, {run.rows} rows, {run.seconds:.0f} s"
+        f"{number(run.perplexity)}, {run.steps} steps{step_kept(run)}, {run.rows} rows, "
+        f"{run.seconds:.0f} s"
     )
     if run.reused:
         names = ", ".join(dict.fromkeys(one.of for one in run.reused))

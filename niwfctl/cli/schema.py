@@ -24,6 +24,7 @@ def run_json(run: Run) -> Json:
         "finished": run.finished,
         "step": run.step,
         "steps": run.steps,
+        "best_step": run.best_step,
         "loss": run.loss,
         "base_perplexity": run.base_perplexity,
         "perplexity": run.perplexity,
@@ -36,7 +37,7 @@ def run_json(run: Run) -> Json:
         "rows": run.rows,
         "held_out_rows": run.held_out_rows,
         "skipped_rows": run.skipped_rows,
-        "options": run.options.model_dump(mode="json"),
+        "options": dict(run.options),
         "reused": [one.model_dump() for one in run.reused],
         "adapter": run.adapter.model_dump() if run.adapter else None,
     }

@@ -95,6 +95,11 @@ def _curve(run: Run) -> str:
     return f"{curve} (step {steps}; on {min(run.held_out_rows, GLANCE_ROWS)} rows)"
 
 
+def step_kept(run: Run) -> str:
+    """Which step's parameters a training kept, if it was asked to keep the best; else nothing."""
+    return f", step {run.best_step} kept" if run.best_step else ""
+
+
 def _training_line(run: Run) -> str:
     if run.adapter:
         made_for = f", made for {run.adapter.base_model}" if run.adapter.base_model else ""
@@ -104,7 +109,7 @@ def _training_line(run: Run) -> str:
         )
     options = run.options
     return (
-        f"{run.steps} steps of {options.rows_a_step} rows, lr {options.lr:g}, "
+        f"{run.steps} steps of {options.rows_a_step} rows{step_kept(run)}, lr {options.lr:g}, "
         f"seed {options.seed}, {run.seconds:.0f} s"
     )
 

@@ -112,13 +112,14 @@ def warn_of_overfitting(run: Run) -> None:
     if run.perplexity > run.base_perplexity:
         problems.append(f"is {run.perplexity:.4g}, worse than the base's {run.base_perplexity:.4g}")
     best = min(run.glances, key=lambda glance: glance.validation, default=None)
-    rise = run.glances[-1].validation / best.validation - 1 if best else 0
+    rises = best and run.best_step is None
+    rise = run.glances[-1].validation / best.validation - 1 if rises else 0
     if rise > WORSENING:
         problems.append(f"was best at step {best.step} of {run.steps} and has risen by {rise:.1%}")
     if problems:
         logger.warning(
             "the held-out perplexity of %r %s: rather than commit it, train again with --restart "
-            "and fewer --epochs or --steps, a lower --lr, or more data",
+            "and --keep-best, fewer --epochs or --steps, a lower --lr, or more data",
             run.name,
             ", and ".join(problems),
         )

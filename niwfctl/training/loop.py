@@ -26,6 +26,7 @@ from niwfctl.training.processes import Processes
 from niwfctl.training.run import GLANCE_ROWS, Glance, Run, generator_share
 
 GLANCES = 4  # measurements on some held-out rows by default, the last at the end
+BEST = "best."  # begins the names of tensors in a checkpoint
 SAVE_SECONDS = 60.0
 SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints
 
@@ -99,6 +100,7 @@ class Trainer:
         self.coordinates = torch.full((len(training), adapter.coordinates.dim), math.nan)
         self.losses = torch.full((run.steps,), math.nan, dtype=torch.float64)
         self._orders: dict[int, list[int]] = {}  # row orders of the epochs in the last step
+        self._best: dict[str, Tensor] = {}  # parameters of the step measured best, if kept
         self._outcome: dict[str, Tensor] = {}
         self._kept = False  # whether there is a checkpoint of this run
         self.optimizer = OPTIMIZERS[self.options.optimizer](
@@ -127,7 +129,7 @@ class Trainer:
         for i, parameter in enumerate([] if self._outcome else self.parameters()):
             state = self.optimizer.state.get(parameter, {})
             named |= {f"optimizer.{i}.{key}": torch.as_tensor(v) for key, v in state.items()}
-        return named | {"coordinates": self.coordinates} | self._outcome
+        return named | {"coordinates": self.coordinates} | self._best | self._outcome
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -137,6 +139,7 @@ class Trainer:
         for key, value in tensors.items():
             if key in mine:
                 mine[key].copy_(value)
+        self._best = {key: v.clone() for key, v in tensors.items() if key.startswith(BEST)}
         state: dict[int, dict[str, Tensor | int]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
@@ -185,7 +188,7 @@ class Trainer:
             run.base_perplexity = self._score(self.held_out, pause_if_asked).perplexity
             self._glance()
         saved, pause, speed = time.monotonic(), save_seconds, _Speed()
-        glancing = {run.steps * part // GLANCES for part in range(1, GLANCES)}
+        glancing = self._glancing()
         while run.step < run.steps:
             started = time.monotonic()
             run.loss, tokens = self.step()
@@ -211,6 +214,8 @@ class Trainer:
         self.adapter.active = self._sealed()
         if not run.glances or run.glances[-1].step < run.step:
             self._glance()
+        self._take_best()
+        self.adapter.active = self._sealed()
         self._measure(pause_if_asked)
         keep()
 
@@ -286,6 +291,12 @@ class Trainer:
         random = torch.Generator().manual_seed(self.options.seed + epoch)
         return torch.randperm(len(self.training), generator=random).tolist()
 
+    def _glancing(self) -> set[int]:
+        """The steps before the last after which some held-out rows are measured."""
+        if self.options.eval_steps:
+            return set(range(self.options.eval_steps, self.run.steps, self.options.eval_steps))
+        return {self.run.steps * part // GLANCES for part in range(1, GLANCES)}
+
     def _glance(self) -> None:
         """Records how the active field does on some held-out rows, always the same."""
         run = self.run
@@ -294,6 +305,24 @@ class Trainer:
         since = self.losses[run.glances[-1].step if run.glances else 0 : run.step]
         loss = float(since.nanmean()) if len(since) else None
         run.glances += (Glance(step=run.step, loss=loss, validation=validation),)
+        if self.options.keep_best and run.step:
+            self._remember_best()
+
+    def _remember_best(self) -> None:
+        """Remembers the parameters, if no earlier step was measured better."""
+        best = min((glance for glance in self.run.glances if glance.step), key=_validation)
+        if best.step == self.run.step:
+            self.run.best_step = best.step
+            values = (parameter.detach() for parameter in self.parameters())
+            self._best = {f"{BEST}{i}": v.to("cpu", copy=True) for i, v in enumerate(values)}
+
+    @torch.no_grad()
+    def _take_best(self) -> None:
+        """Goes back to the parameters that were remembered, if any."""
+        parameters = self.parameters()
+        for key, value in self._best.items():
+            parameters[int(key.removeprefix(BEST))].copy_(value)
+        self._best = {}
 
     def _measure(self, pause_if_asked: Callable[[], None]) -> None:
         score = self._score(self.held_out, pause_if_asked)
@@ -361,6 +390,10 @@ def _gain(run: Run) -> Tensor | None:
     own = run.options.alpha / run.options.rank
     gain = [one.scale / own for one in run.reused] + [1.0] * run.options.bases
     return torch.tensor(gain) if any(one != 1.0 for one in gain) else None
+
+
+def _validation(glance: Glance) -> float:
+    return glance.validation
 
 
 def _padded(rows: Sequence[Tokens]) -> int:

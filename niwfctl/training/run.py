@@ -19,6 +19,11 @@ GLANCE_ROWS = 32  # that are measured during training, at most
 SPARING = ("batch_size", "grad_accum", "gradient_checkpointing")  # may change on resuming
 
 
+def _is_default(value: object) -> bool:
+    """Whether an option was not given; if not recorded, earlier versions read the record."""
+    return not value
+
+
 class TrainingOptions(BaseModel):
     """How a capability is trained; recorded in its manifest."""
 
@@ -44,6 +49,17 @@ class TrainingOptions(BaseModel):
     )
     skip_long: bool = Field(False, description="leave longer rows out instead of refusing them")
     val_split: float = Field(0.05, gt=0, lt=1, description="share of rows held out")
+    eval_steps: int | None = Field(
+        None,
+        ge=1,
+        description="steps between measurements; a quarter of all if not given",
+        exclude_if=_is_default,
+    )
+    keep_best: bool = Field(
+        False,
+        description="keep the step measured best, rather than the last",
+        exclude_if=_is_default,
+    )
     seed: int = Field(
         0, ge=0, lt=SEEDS, description="of the split, the order and the first weights"
     )
@@ -179,6 +195,7 @@ class Run(BaseModel):
     glances: tuple[Glance, ...] = ()
     seconds: float = 0.0
     tokens: int = 0
+    best_step: int | None = None
     witness: Witness | None = None
 
     @property

@@ -169,3 +169,10 @@ def test_a_training_that_only_memorizes_is_warned_of(
     fresh.train("letters", [data], options)
     (said,) = caplog.messages
     assert "held-out perplexity of 'letters' was best at step 3 of 12" in said
+
+
+def test_measuring_every_so_many_steps_is_for_the_user_to_say(
+    fresh: Repository, data: Path
+) -> None:
+    run = fresh.train("apple", [data], NINE.model_copy(update={"eval_steps": 4}))
+    assert [glance.step for glance in run.glances] == [0, 4, 8, 9]
