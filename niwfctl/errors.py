@@ -87,7 +87,7 @@ class ObjectError(NiwfError):
 
 
 class Busy(NiwfError):
-    """Another niwfctl process holds the lock; the message names it."""
+    """Another process, niwfctl or git, holds the lock; the message names it."""
 
     exit_code = 9
 
@@ -111,7 +111,7 @@ class StorageError(NiwfError):
 
 
 class TrainingInterrupted(NiwfError):
-    """Ctrl-C during training; the checkpoint is saved."""
+    """Ctrl-C during training, or SIGTERM (which exits with 143); the checkpoint is saved."""
 
     exit_code = 130
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import git
 from niwfstore.atomic import write_atomic
 
-from niwfctl.errors import GitError, NotARepository, UnknownName, UsageError
+from niwfctl.errors import GitError, NiwfError, NotARepository, UnknownName, UsageError
 from niwfctl.git.index import rewrite_index, stamp
 from niwfctl.git.merges import GitMerges
 from niwfctl.git.process import GitCommand, Repo, lines_of, require_git, words
@@ -263,6 +263,7 @@ class Git(GitMerges):
         """Moves HEAD's branch from `old` to `new`.
 
         Raises:
+            Busy: another git is moving a branch.
             GitError: it is no longer at `old`: someone else moved it.
         """
         self.await_locks()
@@ -270,7 +271,11 @@ class Git(GitMerges):
             self._git("update-ref", "-m", reason, "HEAD", new, old or "")
 
     def await_locks(self) -> None:
-        """Waits for others that change refs; locks that a killed git left behind are removed."""
+        """Waits for others that change refs; locks that a kill left behind are removed.
+
+        Raises:
+            Busy: another git does not end.
+        """
         await_locks({self.folder, self.common})
 
     def move(self, old: str, new: str, reason: str) -> None:
@@ -278,7 +283,24 @@ class Git(GitMerges):
 
         Raises:
             UsageError: local changes would be lost.
-            GitError: the branch is no longer at `old`.
+            Busy: another git is moving a branch.
+            GitError: the branch is no longer at `old`; index and work tree are as before.
+        """
+        self.await_locks()
+        if self.head() != old:
+            raise GitError("the branch has changed meanwhile: try again")
+        self._read(old, new)
+        try:
+            self.advance(new, old, reason)
+        except NiwfError:
+            self._read(new, old)
+            raise
+
+    def _read(self, old: str, new: str) -> None:
+        """Brings what differs between two commits into the index and the work tree.
+
+        Raises:
+            UsageError: local changes would be lost.
         """
 
         def read(index: Path) -> None:
@@ -293,7 +315,6 @@ class Git(GitMerges):
                 rewrite_index(self.folder, scratch, read)
         except git.GitCommandError as error:
             raise UsageError(f"local changes would be lost: {words(error)}") from error
-        self.advance(new, old, reason)
 
     def _brought(self, old: str, new: str) -> dict[str, str]:
         """Blob by path of the changes that are already in the work tree, from a killed move."""
@@ -350,7 +371,8 @@ class Git(GitMerges):
 
     def changes(self, *paths: str) -> list[str]:
         """Lines of `git status --porcelain` for paths of the work tree."""
-        listed = self._run.status("--porcelain", "--untracked-files=all", "--", *paths)
+        plain = ("--no-optional-locks", "status", "--porcelain", "--untracked-files=all")
+        listed = self._git(*plain, "--", *paths)
         return lines_of(listed)
 
     def log(self, revision: str, format: str, *options: str) -> str:

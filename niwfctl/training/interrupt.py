@@ -9,28 +9,38 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
+from niwfctl.errors import TrainingInterrupted
 from niwfctl.training.processes import leads
 
 logger = logging.getLogger(__name__)
 
 Stop = Callable[[], bool]
+TERMINATED = 128 + signal.SIGTERM  # as shells report it
 
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """A function that says whether Ctrl-C was pressed; a second Ctrl-C stops at once."""
+    """A function that says whether Ctrl-C was pressed; a second Ctrl-C stops at once.
+
+    SIGTERM, by which schedulers and containers are stopped, does the same, with its own exit code.
+    """
     asked: set[int] = set()
 
     def ask(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and number in asked:
             raise KeyboardInterrupt
         if not asked and leads():
-            logger.warning("saving after this step; Ctrl-C again stops at once without saving")
+            again = "; Ctrl-C again stops at once without saving"
+            logger.warning("saving after this step%s", again if number == signal.SIGINT else "")
         asked.add(number)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(asked)
+    except TrainingInterrupted as error:
+        if signal.SIGTERM in asked:
+            error.exit_code = TERMINATED
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

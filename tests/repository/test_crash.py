@@ -16,7 +16,7 @@ import git
 import pytest
 from faults import KILLED, add_trainings, ended, intact, run_git, settled, start
 
-from niwfctl.errors import GitError, NiwfError, StorageError, UsageError
+from niwfctl.errors import Busy, GitError, NiwfError, StorageError, UsageError
 from niwfctl.git import reflocks
 from niwfctl.repository import Repository
 from niwfctl.training import checkpoint
@@ -232,6 +232,9 @@ def test_a_git_killed_while_it_moves_the_branch_loses_nothing_and_keeps_nobody_o
     hook.unlink()
     assert [lock for lock in (path / ".git").rglob("*.lock") if "niwf" not in lock.parts]
     monkeypatch.setattr(reflocks, "PATIENCE", 0.2)
+    with pytest.raises(Busy, match="if git was killed, remove the file"):
+        repository.commit([], "Fruit")
+    monkeypatch.setattr(reflocks, "ABANDONED", 0.0)
     repository.commit([], "Fruit")
     settled(path, NAMES)
 

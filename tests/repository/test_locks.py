@@ -142,15 +142,40 @@ def test_a_thread_that_waits_too_long_for_another_is_told(
         pass
 
 
-def test_of_gits_locks_only_those_that_it_holds_for_a_write_are_removed(
+def test_a_lock_that_git_holds_is_waited_for(tmp_path: Path) -> None:
+    held = tmp_path / "HEAD.lock"
+    held.touch()
+    found: list[bool] = []
+
+    def release() -> None:
+        found.append(held.exists())
+        held.unlink()
+
+    threading.Timer(0.3, release).start()
+    reflocks.await_locks([tmp_path])
+    assert found == [True]
+
+
+def test_a_lock_that_git_still_holds_is_not_taken_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reflocks, "PATIENCE", 0.1)
+    held = tmp_path / "HEAD.lock"
+    held.touch()
+    with pytest.raises(Busy, match=r"HEAD\.lock: wait for it to end"):
+        reflocks.await_locks([tmp_path])
+    assert held.exists()
+
+
+def test_of_gits_abandoned_locks_only_those_that_it_holds_for_a_write_are_removed(
+    tmp_path: Path,
+) -> None:
     brief = {"HEAD.lock", "packed-refs.lock", "config.lock", "refs/heads/a/b.lock"}
     long = {"index.lock", "shallow.lock", "gc.pid.lock"}
     (tmp_path / "refs" / "heads" / "a").mkdir(parents=True)
     for name in brief | long:
         (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
     reflocks.await_locks([tmp_path])
     assert {name for name in brief | long if (tmp_path / name).exists()} == long
 

@@ -42,6 +42,19 @@ def test_ctrl_c_in_a_program_saves_the_training_and_gives_ctrl_c_back(
     assert fresh.train("apple", resume=True).finished
 
 
+def test_a_scheduler_that_ends_the_process_saves_the_training_and_can_tell(
+    fresh: Repository, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def terminate(progress: Progress) -> None:
+        if progress.stage == "training" and progress.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with handling(signal.default_int_handler), pytest.raises(TrainingInterrupted) as told:
+        fresh.train("apple", data, QUICK, report=terminate)
+    assert told.value.exit_code == 143 and "Ctrl-C" not in caplog.text
+    assert fresh.train("apple", resume=True).finished
+
+
 def test_a_program_that_handles_ctrl_c_itself_goes_on_doing_so(
     fresh: Repository, data: Path
 ) -> None:
