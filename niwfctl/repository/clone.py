@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -52,8 +53,8 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
     if _is_clone(url, folder):
         if lazy or _has_objects(Repository.open(folder)):
             raise UsageError(
-                f"{folder} already is a clone of {url}: get what is new there with `niwfctl pull` "
-                "in it, or give the name of a new folder"
+                f"{folder} already is a clone of {_shown(url)}: get what is new there with "
+                "`niwfctl pull` in it, or give the name of a new folder"
             )
     else:
         with _appearing(folder) as whole:
@@ -63,8 +64,8 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
             copy = ("clone", *options, "--", _located(url), folder.name)
             if transfer(whole.parent, *copy) is not None:
                 raise RemoteError(
-                    f"{url} cannot be cloned (see above): nothing was made; check the URL and "
-                    "whether it can be reached"
+                    f"{_shown(url)} cannot be cloned (see above): nothing was made; check the URL "
+                    "and whether it can be reached"
                 )
             git = Git.open(whole)
             _check_out(url, git)
@@ -118,15 +119,15 @@ def _check_out(url: str, git: Git) -> None:
         branches = branches_of(git, "origin")
         if len(branches) > 1:
             raise UsageError(
-                f"{url} has {', '.join(branches)}, but its HEAD is none of them: choose one there "
-                f"with `git symbolic-ref HEAD refs/heads/{branches[0]}`"
+                f"{_shown(url)} has {', '.join(branches)}, but its HEAD is none of them: choose "
+                f"one there with `git symbolic-ref HEAD refs/heads/{branches[0]}`"
             )
         for branch in branches:
             git.follow(branch)
     else:
         git.checkout("HEAD")
     if git.head() is None or git.blob("HEAD", FILE) is None:
-        raise NotARepository(f"{url} is not a niwfctl repository: it has no {FILE}")
+        raise NotARepository(f"{_shown(url)} is not a niwfctl repository: it has no {FILE}")
 
 
 def _is_clone(url: str, folder: Path) -> bool:
@@ -142,6 +143,11 @@ def _has_objects(repository: Repository) -> bool:
     branches = [place("origin", name) for name in branches_of(repository.git, "origin")]
     needed = pointed(repository.git, "--no-walk", "HEAD", *branches).values()
     return all(oid in repository.store for oid in needed)
+
+
+def _shown(url: str) -> str:
+    """A URL as messages and logs may show it: without a password or token, as git shows it."""
+    return re.sub(r"^(\w[\w+.-]*://)[^/@]*@", r"\1", url)
 
 
 def _located(url: str) -> str:

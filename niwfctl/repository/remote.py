@@ -14,6 +14,7 @@ from niwfctl.errors import RemoteError, UnknownName, UsageError
 from niwfctl.git.process import transfer
 from niwfctl.repository.holders import Holders
 from niwfctl.repository.lfs import absent, held, lacking, oids_in, require_lfs
+from niwfctl.repository.objects import obtain
 from niwfctl.repository.pointers import pointed, read_pointers
 from niwfctl.repository.tracking import branches_of, counterpart, follows, place
 from niwfctl.several import Names, several
@@ -103,7 +104,7 @@ class Remotes(Holders):
         oids += self._lost(remote, refs, oids)
         self.gather(oids)
         for oid in oids:
-            self._repository.object_path(oid)
+            obtain(self._repository, oid, None, self._repository.store.verify)
         no = f"{remote} or the pre-push hook refused", "nothing was sent"
         later = {"GIT_LFS_SKIP_PUSH": "1"}  # objects are sent below
         self._push(remote, refs, "--dry-run", "--quiet", refusal=no, env=later)

@@ -332,3 +332,23 @@ def test_what_a_lazy_clone_lacks_of_a_bundle_or_push_is_asked_for_at_once(
         copy.write_bundle(tmp_path / "apple.bundle")
     fetched = [line for line in asked.read_text().splitlines() if line.startswith("fetch")]
     assert len(fetched) == 1 and set(copy.store) == set(shared.store)
+
+
+def test_decay_that_changes_no_time_is_found_before_a_push(shared: Repository) -> None:
+    shared.verify()
+    oid = next(iter(shared.store))
+    path = shared.store.path(oid)
+    when = path.stat().st_mtime_ns
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+    os.utime(path, ns=(when, when))
+    with pytest.raises(ObjectError, match=f"{oid} is corrupt"):
+        shared.remotes.push("origin")
+
+
+def test_a_password_in_a_url_is_not_told(tmp_path: Path) -> None:
+    with pytest.raises(RemoteError) as told:
+        clone("https://me:SECRET@127.0.0.1:1/x.git", tmp_path / "copy")
+    assert "https://127.0.0.1:1/x.git cannot be cloned" in str(told.value)
