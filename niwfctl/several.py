@@ -10,8 +10,8 @@ from niwfctl.records import Example
 IN_MEMORY = "(in memory)"  # what the record of a training calls data that no file holds
 
 Names = str | Sequence[str]
-Source = str | Path | Mapping[str, object] | Example
-Sources = str | Path | Iterable[Source]
+Source = str | Path | Mapping | Example
+Sources = Source | Iterable[Source]
 
 
 def several(given: str | Path | Iterable[str | Path]) -> list[str]:
@@ -21,7 +21,7 @@ def several(given: str | Path | Iterable[str | Path]) -> list[str]:
 
 def sources_of(given: Sources) -> list[Source]:
     """The same of data, which may also be records or examples that a program holds."""
-    return [given] if isinstance(given, str | Path) else list(given)
+    return [given] if isinstance(given, Source) else list(given)
 
 
 def names_of(sources: Iterable[Source]) -> list[str]:

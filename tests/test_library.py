@@ -15,8 +15,11 @@ import niwfctl
 from niwfctl.errors import DataError, UnknownName, UsageError
 from niwfctl.records import Example, Message
 from niwfctl.repository import Repository
+from niwfctl.repository.commit import RoutingOptions
+from niwfctl.repository.compose import Recipe, checked
 from niwfctl.repository.measure import Data
 from niwfctl.repository.model import Model
+from niwfctl.several import IN_MEMORY
 from niwfctl.training.data import read_examples
 
 
@@ -37,6 +40,29 @@ def test_one_file_or_name_may_be_given_where_several_are_expected(
     assert [part.of.split("@")[0] for part in fresh.capability("jam").parts] == ["plum"]
     assert read_examples(data) == read_examples(str(data)) == read_examples([data])
     assert Data.read(data).hash == run.data_hash
+
+
+def test_a_single_record_or_example_may_be_given_by_itself() -> None:
+    record = {"prompt": "Say apple.", "completion": "apple"}
+    (example,) = read_examples(record)
+    assert read_examples(example) == [example] == read_examples([record])
+
+
+def test_records_in_memory_do_for_imports_and_exports(
+    committed: Repository, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"Say apple {i}.", "completion": "apple"} for i in range(40)]
+    exported = committed.export("apple", tmp_path / "lora", data=rows)
+    assert exported.freezing.rows == len(rows)
+    routing = RoutingOptions(manual=True)
+    committed.import_adapter(tmp_path / "lora", "again", rows, routing=routing)
+    (entry,) = committed.capability("again").regions
+    assert entry.run.sources == [IN_MEMORY] and entry.run.perplexity > 1
+
+
+def test_answering_nothing_is_no_error(shared: Model) -> None:
+    shared.answer([])
+    assert shared.answers([]) == []
 
 
 def test_a_commit_wants_a_message(trained: Repository) -> None:
@@ -108,6 +134,15 @@ def test_answers_sample_and_stop_as_generate_does(committed: Repository) -> None
         (UsageError, "batch_size cannot be 0: give", lambda m: m.answers(["a"], batch_size=0)),
         (UsageError, "batch_size cannot be -2: give", lambda m: m.score([ASKED], -2)),
         (UsageError, "batch_size cannot be 0: give", lambda m: m.owners(["a"], 0)),
+        (UsageError, "the prompt is empty", lambda m: m.coordinate(" ")),
+        (DataError, "reads at most 512: shorten it", lambda m: m.coordinate("x " * 3000)),
+        (UsageError, "--max-takeover 5: give a share", lambda m: RoutingOptions(max_takeover=5)),
+        (UsageError, "--rank -1: give a whole", lambda m: checked(Recipe(None, "svd", -1), 2)),
+        (
+            UsageError,
+            "--density 0: give a share",
+            lambda m: checked(Recipe(None, "ties", density=0), 2),
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_a_sentence(

@@ -11,6 +11,7 @@ import typer
 from niwfctl.cli.options import STANDARD_INPUT, AsJson, read_prompt
 from niwfctl.cli.output import emit_json, err, out
 from niwfctl.errors import UsageError
+from niwfctl.records import SEEDS
 
 if TYPE_CHECKING:
     from niwfctl.records import Message
@@ -40,7 +41,7 @@ def run(
         float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")
     ] = 0.0,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the sampling.")
+        int | None, typer.Option(min=0, max=SEEDS - 1, help="Seed of the sampling.")
     ] = None,
     stream: Annotated[
         bool | None, typer.Option("--stream/--no-stream", help="Show words as they come.")

@@ -21,6 +21,7 @@ from niwfctl.repository.regions import load_basis, pins
 from niwfctl.repository.routing import require_light, settled, warn_of_superseded
 from niwfctl.repository.trainings import obstacle
 from niwfctl.repository.underway import require_ready
+from niwfctl.several import Names, several
 from niwfctl.storage import storing
 from niwfctl.tensors import as_bytes
 from niwfctl.training import checkpoint
@@ -44,7 +45,8 @@ class RoutingOptions:
     """How a new region shares coordinate space with existing ones.
 
     Attributes:
-        max_takeover: share of each earlier region's anchors it may win; None for niwf.toml's.
+        max_takeover: share of each earlier region's anchors it may win, from 0 to 1; None for
+            niwf.toml's.
         manual: never route to it.
         supersede: names of capabilities whose prompts it competes for on equal terms.
         accept_shadow: commit it even where earlier ones own most of its prompts.
@@ -53,9 +55,18 @@ class RoutingOptions:
 
     max_takeover: float | None = None
     manual: bool = False
-    supersede: tuple[str, ...] = ()
+    supersede: Names = ()
     accept_shadow: bool = False
     general: bool = False
+
+    def __post_init__(self) -> None:
+        """Requires a share.
+
+        Raises:
+            UsageError: `max_takeover` is none.
+        """
+        if self.max_takeover is not None and not 0 <= self.max_takeover <= 1:
+            raise UsageError(f"--max-takeover {self.max_takeover:g}: give a share from 0 to 1")
 
 
 def commit(
@@ -186,7 +197,9 @@ def adding(
         Shadowed: earlier capabilities own too much of a region.
     """
     superseded = tuple(
-        entry.id for name in routing.supersede for entry in _owning(get_capability(atlas, name))
+        entry.id
+        for name in several(routing.supersede)
+        for entry in _owning(get_capability(atlas, name))
     )
     limits = repository.config.routing
     order = _next_order(atlas)

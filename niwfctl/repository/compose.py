@@ -78,7 +78,8 @@ def compose(
     approximation = (
         None if recipe.method in EXACT else _approximated(repository, name, parts, recipe)
     )
-    message = message or _message(name, sources, recipe, approximation)
+    if message is None:
+        message = _message(name, sources, recipe, approximation)
     with storing(), repository.writing(), repository.operations.recording(command_line(message)):
         entry = approximation and approximation.sealed(repository)
 
@@ -141,6 +142,10 @@ def checked(recipe: Recipe, count: int) -> tuple[float, ...]:
         raise UsageError(
             f"--density applies to {', '.join(SPARSE)}: {recipe.method} keeps all entries"
         )
+    if recipe.density is not None and not 0 < recipe.density <= 1:
+        raise UsageError(f"--density {recipe.density:g}: give a share above 0 and up to 1")
+    if recipe.rank is not None and recipe.rank < 1:
+        raise UsageError(f"--rank {recipe.rank}: give a whole number from 1 up")
     if recipe.rank is not None and recipe.method in EXACT:
         raise UsageError(
             f"--rank approximates, and {recipe.method} is exact: use `--method svd --rank "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niwfctl.several import Names, Sources, several
+from niwfctl.several import Names, Sources, several, sources_of
 
 if TYPE_CHECKING:
     from niwfctl.repository.commit import RoutingOptions
@@ -78,7 +78,7 @@ class Exchange:
         name: str,
         data: Sources = (),
         *,
-        prompts: Sources = (),
+        prompts: str | Path | Iterable[str | Path] = (),
         message: str | None = None,
         options: TrainingOptions | None = None,
         routing: RoutingOptions | None = None,
@@ -106,7 +106,7 @@ class Exchange:
             self,
             Path(folder),
             name,
-            several(data),
+            sources_of(data),
             several(prompts),
             options,
             message,
@@ -137,4 +137,4 @@ class Exchange:
         """
         from niwfctl.repository.export import export
 
-        return export(self, name, form, Path(target), at, several(data))
+        return export(self, name, form, Path(target), at, sources_of(data))

@@ -36,6 +36,7 @@ from niwfctl.repository.mixture import of_capability
 from niwfctl.repository.model import Model
 from niwfctl.repository.regions import acting_everywhere, load_region
 from niwfctl.repository.same_field import usable
+from niwfctl.several import Source
 from niwfctl.storage import storing
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def export(
     form: str,
     target: Path,
     prompt: str | None = None,
-    data: Sequence[str] = (),
+    data: Sequence[Source] = (),
 ) -> Exported:
     """Implements `Repository.export`; nothing appears at `target` before everything is written."""
     if form not in FORMATS:

@@ -26,12 +26,14 @@ from niwfctl.field.generator import Generator
 from niwfctl.field.region import Region
 from niwfctl.repository.adapters import Adapter, AdapterConfig, read_adapter, read_config
 from niwfctl.repository.commit import RoutingOptions, commit_regions, seal
+from niwfctl.repository.measure import Data
 from niwfctl.repository.model import Model
 from niwfctl.repository.names import require_free, warn_of_ref
 from niwfctl.repository.runs import Rows, encoded, new_run
 from niwfctl.repository.underway import require_ready
+from niwfctl.several import Source
 from niwfctl.storage import storing
-from niwfctl.training.data import data_hash, read_examples, read_prompts
+from niwfctl.training.data import data_hash, read_prompts
 from niwfctl.training.loop import Progress
 from niwfctl.training.run import ImportedAdapter, TrainingOptions
 
@@ -61,7 +63,7 @@ def import_adapter(
     repository: Repository,
     folder: Path,
     name: str,
-    data: list[str],
+    data: list[Source],
     prompts: list[str],
     options: TrainingOptions | None,
     message: str | None,
@@ -80,8 +82,9 @@ def import_adapter(
         raise UsageError("--data and --prompts exclude each other: give one of them")
     if not data and not prompts:
         raise UsageError("say what the adapter is for: give --data FILE, or --prompts FILE")
-    sources = data or prompts
-    examples = read_examples(sources) if data else read_prompts(sources)
+    measured_on = Data.read(data) if data else None
+    examples = measured_on.examples if measured_on else read_prompts(prompts)
+    sources = measured_on.sources if measured_on else prompts
     report(Progress("loading the backbone", 0, 0))
     model = Model(repository)
     adapter = read_adapter(folder, config, decoder_path(model.backbone.model), model.adapter.sites)

@@ -17,7 +17,6 @@ from niwfctl.backbone.batch import batched, by_length
 from niwfctl.backbone.calibration import pooled
 from niwfctl.backbone.generation import AnswerOptions, Request, answer, require_positive
 from niwfctl.backbone.load import load
-from niwfctl.backbone.prompts import prompt_tokens
 from niwfctl.backbone.scoring import Score, Scorer
 from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import UsageError
@@ -320,12 +319,18 @@ class Model(Reader):
         Raises:
             UsageError: after `use_each`, their number is not that of its capabilities.
         """
+        if not requests:
+            return
         self._each(len(requests))
         answer(self.backbone, self.adapter, requests)
 
     def coordinate(self, prompt: str) -> Tensor:
-        """z of a prompt, float32 [dim]."""
-        return self.read([prompt_tokens(self.backbone.tokenizer, [Message("user", prompt)])])[0]
+        """z of a prompt, float32 [dim].
+
+        Raises:
+            UsageError, DataError: as in `coordinates`.
+        """
+        return self.coordinates([prompt])[0]
 
     def coordinates(
         self,

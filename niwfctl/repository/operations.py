@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from niwfstore import output_file, write_atomic
 
-from niwfctl.errors import FormatError, NiwfError, UsageError
+from niwfctl.errors import Busy, FormatError, NiwfError, UsageError
 from niwfctl.repository.checkout import activate
 from niwfctl.repository.lock import lock
 from niwfctl.repository.underway import require_ended
@@ -101,9 +101,7 @@ class Operations:
             operation.after = self._repository.git.head()
             operation.active_after = self._repository.active
             if not operation.empty:
-                # A full disk must not make finished work look failed; only `undo` is lost.
-                with suppress(OSError), self._locked():
-                    self._append(operation)
+                self._log(operation)
 
     @contextmanager
     def recording_training(self, name: str) -> Iterator[None]:
@@ -122,6 +120,16 @@ class Operations:
             operation.added.append(name)
             with suppress(OSError):
                 self._append(operation)
+
+    def _log(self, operation: Operation) -> None:
+        """Logs what is done; failing to must not make it look failed, as only `undo` is lost."""
+        try:
+            with self._locked():
+                self._append(operation)
+        except (OSError, Busy) as error:
+            logger.warning(
+                "%r is done, but `undo` does not know of it: %s", operation.command, error
+            )
 
     def set_aside(self, operation: Operation, name: str) -> None:
         """Moves a training to where `undo` finds it, if the disk allows."""

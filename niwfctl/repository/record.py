@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from niwfstore import Pointer
@@ -21,7 +21,6 @@ def record(
     repository: Repository,
     change: Callable[[Atlas], Atlas],
     message: str,
-    others: Sequence[str] = (),
 ) -> str:
     """Commits what `change` makes of HEAD's atlas. The objects must already be in the store.
 
@@ -30,7 +29,6 @@ def record(
 
     Args:
         change: makes the new atlas from HEAD's; called again if HEAD has moved.
-        others: further parents, for a merge.
 
     Returns:
         Id of the commit.
@@ -44,7 +42,7 @@ def record(
         head = git.head()
         before = repository.atlas(head)
         files = changed_files(before, change(dict(before)))
-        new = git.commit(files, message, [head, *others])
+        new = git.commit(files, message, [head])
         git.refuse_loss(new, files.keys() - written)
         git.sync(new, files)
         written |= files.keys()

@@ -67,7 +67,7 @@ def remove(repository: Repository, names: Sequence[str], message: str | None) ->
         return {name: capability for name, capability in atlas.items() if name not in names}
 
     was = active(repository)
-    message = message or f"Remove {', '.join(names)}"
+    message = f"Remove {', '.join(names)}" if message is None else message
     commit = _recorded(repository, without, message, dict.fromkeys(names))
     if was in names:
         logger.warning("%s was active: now the bare backbone is", was)
@@ -112,7 +112,8 @@ def rename(repository: Repository, old: str, new: str, message: str | None) -> s
         atlas = {name: other for name, other in atlas.items() if name != old}
         return atlas | {new: capability.model_copy(update={"name": new})}
 
-    commit = _recorded(repository, renamed, message or f"Rename {old} to {new}", {old: new})
+    message = f"Rename {old} to {new}" if message is None else message
+    commit = _recorded(repository, renamed, message, {old: new})
     warn_of_ref(repository, new)
     _tell_gates(repository, [old])
     return commit

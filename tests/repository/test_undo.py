@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -246,3 +247,28 @@ def test_the_post_merge_hook_is_told_of_merges_and_fast_forwards(two: Repository
     two.git.plain("checkout", "--quiet", "-b", "behind", "HEAD~1")
     two.merge("HEAD@{1}")
     assert told.read_text() == "0\n"
+
+
+def test_what_is_done_does_not_fail_since_the_log_is_busy(
+    committed: Repository, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("niwfctl.repository.operations.PATIENCE", 0.1)
+    with Repository.open(committed.path).operations.recording_training("plum"):
+        held = threading.Thread(target=lambda: committed.remove("apple"))
+        held.start()
+        held.join()
+    assert "apple" not in committed.atlas()
+    assert "'Remove apple' is done, but `undo` does not know of it" in caplog.text
+
+
+@pytest.mark.parametrize("message", ["", " "])
+def test_no_commit_is_made_with_an_empty_message(committed: Repository, message: str) -> None:
+    before = committed.git.head()
+    for change in (
+        lambda: committed.remove("apple", message),
+        lambda: committed.rename("apple", "pear", message),
+        lambda: committed.compose("apple", "pear", message=message),
+    ):
+        with pytest.raises(UsageError, match="empty"):
+            change()
+    assert committed.git.head() == before and committed.git.changes() == []
