@@ -19,6 +19,7 @@ from niwfctl.cli.schema import capability_json
 from niwfctl.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
+    from niwfctl.atlas import RegionEntry
     from niwfctl.field.distances import SiteDifference
     from niwfctl.repository import Repository
     from niwfctl.repository.diff import Changed, ChangedRegion, Compared
@@ -131,11 +132,26 @@ def _region(region: ChangedRegion) -> str:
     run = region.entry.run
     if region.kind != "changed":
         return f"perplexity {number(run.base_perplexity)} (base) → {number(run.perplexity)}"
-    biases = (
-        f"{one.routing.bias:.1f}" if one.routing else "none"
-        for one in (region.before, region.after)
-    )
-    return f"routing bias {' → '.join(biases)}"
+    before, after = _routing(region.before), _routing(region.after)
+    differing = [
+        f"{what} {before.get(what, 'none')} → {after.get(what, 'none')}"
+        for what in before | after
+        if before.get(what) != after.get(what)
+    ]
+    return f"routing: {', '.join(differing) or 'its counts'}"
+
+
+def _routing(entry: RegionEntry) -> dict[str, str]:
+    """What decides where a region is routed to, by what it is called."""
+    found = {}
+    if routing := entry.routing:
+        found = {
+            "bias": f"{routing.bias:.1f}",
+            "margin": f"{routing.margin:.1f}",
+            "disputed anchors": str(sum(len(one.disputed) for one in routing.takeover)),
+        }
+    terms = entry.terms.model_dump() if entry.terms else {}
+    return found | {what: str(value) for what, value in terms.items()}
 
 
 def _changed_json(change: Changed) -> dict[str, object]:

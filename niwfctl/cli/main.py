@@ -61,12 +61,17 @@ def expected(error: Exception) -> NiwfError | None:
         return UsageError(f"{name[:40]!r}… is longer than a file name can be: give a path")
     git = sys.modules.get("git")  # imported, if it raised this
     if git is not None and isinstance(error, git.GitCommandError):
-        from niwfctl.git.process import require_recent_git, words
+        from niwfctl.git.process import blame_disk, require_recent_git, words
 
         try:
             require_recent_git()
         except GitError as older:
             return older
+        try:
+            with storing():
+                blame_disk(str(error.stderr))
+        except StorageError as full:
+            return full
         return GitError(f"git failed: {words(error)}; run `git fsck`")
     return None
 

@@ -20,6 +20,7 @@ from niwfctl.field.cell import Cell, Cells
 
 BASE = -1  # in place of a claim's index
 DISPUTABLE = 0.02  # largest share of an earlier claim's anchors that may be disputed
+CONFIDENCE = 0.95  # of a bound on a rate
 ROUNDING = 1e-6  # nats; what holds at commit must also hold on a platform that rounds differently
 
 
@@ -219,7 +220,7 @@ def won(later: Claim, earlier: Claim) -> Tensor:
     return (lead(later.cell, earlier) > later.bias) & ~later.ceded(earlier.anchors)
 
 
-def upper_bound(hits: int, trials: int, confidence: float = 0.95) -> float:
+def upper_bound(hits: int, trials: int) -> float:
     """The exact one-sided binomial bound on a rate (Clopper and Pearson, 1934), by bisection."""
     if hits >= trials:
         return 1.0
@@ -227,7 +228,7 @@ def upper_bound(hits: int, trials: int, confidence: float = 0.95) -> float:
     tail = _tail(hits, trials)
     for _ in range(50):
         rate = (low + high) / 2
-        low, high = (rate, high) if tail(rate) > 1 - confidence else (low, rate)
+        low, high = (rate, high) if tail(rate) > 1 - CONFIDENCE else (low, rate)
     return high
 
 

@@ -18,6 +18,11 @@ _BLOB = re.compile(rb"\w+ blob (\d+)\n")  # what `cat-file --batch` prints befor
 class GitObjects(GitProcess):
     """The objects of one git repository."""
 
+    def is_partial(self) -> bool:
+        """Whether git fetches what is not here from a remote that promised it."""
+        said = ("config", "--get-regexp", r"^remote\..*\.promisor$")
+        return bool(self._git(*said, with_exceptions=False))
+
     def files(self, commit: str, folder: str) -> dict[str, str]:
         """Blob id by path of the files in one folder of a commit.
 

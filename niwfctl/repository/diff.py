@@ -116,6 +116,11 @@ def _before_head(repository: Repository) -> Atlas:
     try:
         return repository.atlas("HEAD~1")
     except UnknownName:
+        if repository.git.has_header(repository.git.resolve("HEAD"), "parent"):
+            raise UnknownName(
+                "HEAD has a parent that this shallow clone lacks: fetch it with `git fetch "
+                "--deepen=1`"
+            ) from None
         return {}
 
 

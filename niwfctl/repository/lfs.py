@@ -62,7 +62,13 @@ def _commit_with(git: Git, paths: Sequence[str]) -> str:
     head = git.head()
     if head and git.files(head, OBJECTS).keys() >= set(paths):
         return head
-    found = git.log("HEAD", "%H", "--all", "--diff-filter=AM", "--max-count=1", "--", *paths)
+    found = git.log(
+        "HEAD",
+        "%H",
+        *("--all", "--full-history", "--diff-filter=AM", "--max-count=1"),
+        "--",
+        *paths,
+    )
     return found or "HEAD"
 
 

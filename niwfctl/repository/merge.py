@@ -11,7 +11,7 @@ from niwfctl.atlas import Atlas, Capability, RegionEntry, changes
 from niwfctl.config import FILE
 from niwfctl.errors import Conflict, UsageError, shares_text
 from niwfctl.layout import ATTRIBUTES_FILE, OURS
-from niwfctl.repository.names import require_free
+from niwfctl.repository.names import require_distinct, require_free
 from niwfctl.repository.record import changed_files, record
 from niwfctl.repository.same_field import require_same_field
 from niwfctl.repository.underway import require_ready
@@ -19,8 +19,8 @@ from niwfctl.storage import storing
 from niwfctl.typed import command_line
 
 if TYPE_CHECKING:
+    from niwfctl.repository.audit import Excess
     from niwfctl.repository.repository import Repository
-    from niwfctl.repository.routing import Excess
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def merge(
 ) -> Merged:
     """Implements `Repository.merge`."""
     require_ready(repository)
-    message = message or f"Merge {revision}"
+    message = f"Merge {revision}" if message is None else message
     with storing(), repository.writing(), repository.operations.recording(command_line(message)):
         merged = _merge(repository, revision, resolution, message)
     for name, owners in merged.shadowed.items():
@@ -100,6 +100,7 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
         return _report(theirs, "fast-forward", before, after)
     common = [repository.atlas(base) for base in bases] or [{}]
     union = united(common, before, after, resolution, revision)
+    require_distinct(union)
     atlas, routed = _routed(repository, union, (before, after))
     commit = _commit(repository, ours, theirs, atlas, message, related=bool(bases))
     git.move(ours, commit, f"niwfctl merge {revision}")
@@ -123,7 +124,8 @@ def _routed(
     repository: Repository, union: Atlas, sides: Sequence[Atlas]
 ) -> tuple[Atlas, dict[str, Any]]:
     """The atlas with its routing settled, and the report's fields about that."""
-    from niwfctl.repository.routing import audited, newly_shadowed, settled
+    from niwfctl.repository.audit import audited
+    from niwfctl.repository.routing import newly_shadowed, settled
 
     atlas = settled(repository, union)
     before, after = _biases(union), _biases(atlas)

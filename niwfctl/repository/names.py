@@ -39,6 +39,22 @@ def require_file_name(name: str, atlas: Atlas) -> None:
             )
 
 
+def require_distinct(atlas: Atlas) -> None:
+    """Requires that the manifests of an atlas can lie beside each other on every system.
+
+    Raises:
+        UsageError: two of its names differ only in case.
+    """
+    folded: dict[str, str] = {}
+    for name in atlas:
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise UsageError(
+                f"{other!r} and {name!r} differ only in case, and macOS and Windows cannot hold "
+                f"both: rename one of them first, on its branch, with `niwfctl mv {name} NEW`"
+            )
+
+
 def require_free(repository: Repository, name: str, atlas: Atlas | None = None) -> None:
     """Requires that a capability can be committed under a name without blocking another commit.
 

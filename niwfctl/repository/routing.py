@@ -53,44 +53,6 @@ class RoutedRegion:
     claim: Claim
 
 
-@dataclass(frozen=True)
-class Excess:
-    """A region that wins more of an earlier one's anchors than allowed.
-
-    Attributes:
-        later, earlier: names of their capabilities.
-        won: how many anchors it wins.
-        anchors: out of how many.
-        allowed: share of them that it may win.
-    """
-
-    later: str
-    earlier: str
-    won: int
-    anchors: int
-    allowed: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.later} takes over {self.won} of {self.anchors} anchors of {self.earlier}, more "
-            f"than {self.allowed:.0%}"
-        )
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What an audit of the routing lock found.
-
-    Attributes:
-        excesses: where it does not hold.
-        most: the capability with the region that loses the largest share of its anchors to all
-            later ones together, and that share; None if no region comes after another.
-    """
-
-    excesses: tuple[Excess, ...]
-    most: tuple[str, float] | None
-
-
 def routed_regions(repository: Repository, atlas: Atlas) -> list[RoutedRegion]:
     """All regions that are routed to, earliest first.
 
@@ -116,7 +78,7 @@ def routed_regions(repository: Repository, atlas: Atlas) -> list[RoutedRegion]:
 
 def base_cell(repository: Repository) -> Cell:
     """The base's own cell, fitted to the calibration prompts."""
-    return Cell.from_tensors(_base(repository))
+    return Cell.from_tensors(base_tensors(repository))
 
 
 def claim_of(repository: Repository, entry: RegionEntry) -> Claim:
@@ -157,7 +119,7 @@ def settled(repository: Repository, atlas: Atlas, only: Sequence[str] | None = N
     Args:
         only: names of the capabilities to set; all by default.
     """
-    base, done, routings = _base(repository), [], {}
+    base, done, routings = base_tensors(repository), [], {}
     for routed in routed_regions(repository, atlas):
         if only is None or routed.name in only:
             routed = _settle(routed, done, base)
@@ -252,35 +214,6 @@ def _owned(entry: RegionEntry, whose: dict[str, str], *, superseded: bool) -> di
     return shadow
 
 
-def audited(repository: Repository, atlas: Atlas) -> Audit:
-    """Counts takeover again from cells and anchors, without trusting the figures in manifests.
-
-    Raises:
-        ObjectError: an object is missing or corrupt.
-    """
-    base, found, earlier = _base(repository), [], []
-    lost: dict[int, Tensor] = {}
-    for routed in routed_regions(repository, atlas):
-        terms = routed.entry.terms
-        for index, other in enumerate(earlier):
-            if other.entry.id not in terms.supersedes:
-                hits = won(routed.claim, other.claim)
-                count = (int(hits.sum()), len(hits))
-                found.append(Excess(routed.name, other.name, *count, terms.max_takeover))
-                lost[index] = hits | lost.get(index, False)
-        of_base = _of_base(routed.claim, base)
-        if of_base and not terms.general:
-            count = (of_base.won, of_base.anchors)
-            found.append(Excess(routed.name, "the base", *count, terms.max_base_takeover))
-        earlier.append(routed)
-    shares = {index: float(hits.double().mean()) for index, hits in lost.items()}
-    worst = max(shares, key=shares.__getitem__, default=None)
-    return Audit(
-        tuple(one for one in found if one.won > one.allowed * one.anchors + 1e-9),
-        None if worst is None else (earlier[worst].name, shares[worst]),
-    )
-
-
 def _routed(atlas: Atlas) -> list[tuple[str, RegionEntry]]:
     regions = [
         (name, entry)
@@ -291,18 +224,25 @@ def _routed(atlas: Atlas) -> list[tuple[str, RegionEntry]]:
     return sorted(regions, key=lambda one: (*one[1].place, one[0]))
 
 
-def _settle(
+def needed(
     routed: RoutedRegion, earlier: Sequence[RoutedRegion], base: dict[str, Tensor]
-) -> RoutedRegion:
-    terms, cell = routed.entry.terms, routed.claim.cell
-    margin = 0.0
+) -> tuple[Claim, dict[str, tuple[int, ...]]]:
+    """A region's claim as its terms have it, and the anchors it disputes, by region id."""
+    terms, margin = routed.entry.terms, 0.0
     if "anchors" in base and not terms.general:
+        cell = routed.claim.cell
         margin = needed_margin(cell, base["anchors"], base["scores"], terms.max_base_takeover)
     protected = [one for one in earlier if one.entry.id not in terms.supersedes]
     claim, which = locked(
         replace(routed.claim, margin=margin), [one.claim for one in protected], terms.max_takeover
     )
-    disputed = {one.entry.id: found for one, found in zip(protected, which, strict=True)}
+    return claim, {one.entry.id: found for one, found in zip(protected, which, strict=True)}
+
+
+def _settle(
+    routed: RoutedRegion, earlier: Sequence[RoutedRegion], base: dict[str, Tensor]
+) -> RoutedRegion:
+    claim, disputed = needed(routed, earlier, base)
     counts = (
         _takeover(one.entry.id, won(claim, one.claim), disputed.get(one.entry.id, ()))
         for one in earlier
@@ -311,9 +251,9 @@ def _settle(
     # and two branches seldom change the same one.
     routing = Routing(
         bias=claim.bias,
-        margin=margin,
+        margin=claim.margin,
         takeover=tuple(one for one in counts if one.won or one.disputed),
-        base=None if terms.general else _of_base(claim, base),
+        base=None if routed.entry.terms.general else won_of_base(claim, base),
         ceded=claim.ceded_share(),
         shadow=_shadow(claim, earlier, Cell.from_tensors(base)),
     )
@@ -326,7 +266,7 @@ def _takeover(region: str, hits: Tensor, disputed: tuple[int, ...] = ()) -> Take
     return Takeover(region=region, won=taken, anchors=anchors, bound=bound, disputed=disputed)
 
 
-def _of_base(claim: Claim, base: dict[str, Tensor]) -> Takeover | None:
+def won_of_base(claim: Claim, base: dict[str, Tensor]) -> Takeover | None:
     """What a claim wins of the base's anchors; None if the map has none."""
     if "anchors" not in base:
         return None
@@ -356,7 +296,7 @@ def _anchors(claims: Mapping[str, Claim], which: Mapping[str, Sequence[int]]) ->
     return torch.cat(found) if found else None
 
 
-def _base(repository: Repository) -> dict[str, Tensor]:
+def base_tensors(repository: Repository) -> dict[str, Tensor]:
     """The base's cell and, if the map has them, its anchors and their scores."""
     return under(read_coordinates(repository), "base")
 

@@ -177,7 +177,8 @@ def check_all(repository: Repository) -> Checked:
     except GitError as error:
         damage.append(Damage("git", str(error)))
     try:
-        blobs = _pointer_blobs(repository, "--missing=allow-any", damaged=True)
+        lost = () if repository.git.is_partial() else ("--missing=allow-any",)
+        blobs = _pointer_blobs(repository, *lost, damaged=True)
     except UsageError as error:  # git stops at a damaged commit or folder
         return Checked(0, (*damage, Damage("git", str(error))))
     pointers = read_pointers(repository.git, blobs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from niwfctl.atlas import Atlas, Capability, RegionEntry, get_capability, split_target
+from niwfctl.atlas import Atlas, Capability, RegionEntry, get_capability, owner_names, split_target
 from niwfctl.backbone.load import outline
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, logits_platform, probe
@@ -20,12 +20,12 @@ from niwfctl.field.basis import Site
 from niwfctl.git.signature import Signature, signature, tag_signature
 from niwfctl.layout import OBJECTS, object_file
 from niwfctl.records import Witness
+from niwfctl.repository.audit import audited
 from niwfctl.repository.backbone import pinned_source
 from niwfctl.repository.model import Model
 from niwfctl.repository.objects import obtain
 from niwfctl.repository.pointers import pointer_problem, read_pointers
 from niwfctl.repository.regions import load_region, read_coordinates, read_region
-from niwfctl.repository.routing import audited
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -92,6 +92,8 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
             if problem
         ]
         checks += _objects_and_anchors(repository, capability, problems, sites)
+    if not names:
+        checks += _strays(repository, atlas, files, hashed)
     if not names and all(check.ok for check in checks):
         checks.append(_routing(repository, atlas))
     if deep and all(check.ok for check in checks):
@@ -148,12 +150,47 @@ def _objects_and_anchors(
             yield _anchors(repository, capability.name, entry, sites)
 
 
+def _strays(
+    repository: Repository,
+    atlas: Atlas,
+    files: Mapping[str, str],
+    hashed: Callable[[str, int | None], str | None],
+) -> Iterator[Check]:
+    """Checks the pointers that no capability names, if any: a clone gets their objects, too.
+
+    A merge by plain git may leave some, which is no harm where they lead somewhere.
+    """
+    named = {object_file(ref.oid) for capability in atlas.values() for ref in capability.objects}
+    named.add(object_file(repository.config.field.coordinates))
+    strays = {path: blob for path, blob in files.items() if path not in named}
+    pointers = read_pointers(repository.git, strays.values())
+    problems = []
+    for path, blob in strays.items():
+        found = pointers[blob]
+        if isinstance(found, Exception):
+            problems.append(f"{path} is {found}")
+        elif path != object_file(found.oid):
+            problems.append(f"{path} points to object {found.oid}")
+        elif problem := hashed(found.oid, found.size):
+            problems.append(problem)
+    if problems:
+        said = f"{'; '.join(problems)}: no capability names them, so `git rm` them"
+        yield Check("atlas", "objects", False, said)
+    elif strays:
+        said = f"{len(strays)} pointers that no capability names lead to objects"
+        yield Check("atlas", "objects", True, said)
+
+
 def _routing(repository: Repository, atlas: Atlas) -> Check:
     found = audited(repository, atlas)
     detail = "no region takes over more of an earlier one than it may"
     if found.most:
         name, share = found.most
         detail += f"; all later ones together win at most {share:.1%} of one, of {name}"
+    if exempt := _exempt(repository, atlas):
+        detail += f"; by their own terms, {exempt}"
+    if found.silenced:
+        detail += f"; {'; '.join(map(str, found.silenced))} (`niwfctl merge HEAD` settles it)"
     if found.excesses:
         said = "; ".join(map(str, found.excesses))
         # a pull request's branch alone is whole: only what it is merged with unsettles it
@@ -162,6 +199,19 @@ def _routing(repository: Repository, atlas: Atlas) -> Check:
             "with `niwfctl merge origin/main` on its branch"
         )
     return Check("atlas", "routing", not found.excesses, detail)
+
+
+def _exempt(repository: Repository, atlas: Atlas) -> str:
+    """Regions with terms of their own, which whoever reviews a change should see; as a clause."""
+    limit, whose = repository.config.routing.max_takeover, owner_names(atlas)
+    found = []
+    for name, capability in atlas.items():
+        for terms in (entry.terms for entry in capability.regions if entry.terms):
+            if terms.max_takeover > limit:
+                found.append(f"{name} may take over {terms.max_takeover:.0%} of each earlier one")
+            if replaced := {whose[id] for id in terms.supersedes if id in whose}:
+                found.append(f"{name} competes with {', '.join(sorted(replaced))} on equal terms")
+    return ", ".join(found)
 
 
 def _problem(repository: Repository, oid: str, size: int | None) -> str | None:

@@ -363,7 +363,7 @@ def test_diff_of_revisions_names_the_regions_that_differ(
     assert change["kind"] == "changed"
     (region,) = change["regions"]
     assert (region["kind"], region["id"]) == ("changed", entry.id)
-    assert "routing bias 0.0 → 2.5" in niwfctl("-C", committed.path, "diff").stdout
+    assert "routing: bias 0.0 → 2.5" in niwfctl("-C", committed.path, "diff").stdout
     first = committed.git.plain("rev-list", "--max-parents=0", "HEAD")
     committed.git.checkout(first)
     assert niwfctl("-C", committed.path, "diff").stdout == "no capability differs\n"

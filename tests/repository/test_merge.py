@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from niwfctl.atlas import Atlas, Capability
-from niwfctl.errors import Conflict, FormatError, UsageError
+from niwfctl.errors import Conflict, FormatError, GitError, UsageError
 from niwfctl.repository import Repository
 from niwfctl.repository.merge import Resolution
 from niwfctl.repository.record import record
@@ -362,3 +362,26 @@ def test_of_several_conflicts_theirs_can_be_taken_one_by_one_as_the_message_says
     assert conflicting.capability("x").unrouted == theirs
     assert conflicting.capability("y").unrouted == mine
     assert conflicting.merge("side").kind == "up to date"
+
+
+def test_a_merge_whose_branch_moved_meanwhile_leaves_nothing_behind(diverged: Repository) -> None:
+    before = diverged.git.head()
+    hook = diverged.git.folder / "hooks" / "reference-transaction"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\n[ $1 != prepared ]\n")
+    hook.chmod(0o755)
+    with pytest.raises(GitError, match="try again"):
+        diverged.merge("side")
+    assert diverged.git.head() == before
+    assert diverged.git.plain("status", "--porcelain") == ""
+    hook.unlink()
+    assert diverged.merge("side").kind == "merge"
+
+
+def test_names_that_differ_only_in_case_are_not_merged(diverged: Repository) -> None:
+    diverged.rename("left", "Pear")
+    diverged.git.checkout("side")
+    diverged.rename("right", "pear")
+    with pytest.raises(UsageError, match="'Pear' and 'pear' differ only in case"):
+        diverged.merge("main")
+    assert set(diverged.atlas()) == {"base", "pear"}

@@ -97,6 +97,31 @@ def test_a_newcomer_is_held_against_older_regions_however_many_were_removed(crow
     assert repository.verify().ok
 
 
+@pytest.mark.parametrize("figure", ["bias", "margin"])
+def test_a_figure_that_silences_a_capability_is_told(
+    crowd: Crowd, niwfctl: Callable[..., Result], figure: str
+) -> None:
+    crowd("old", 5.0)
+    repository = crowd("new", 5.3, accept_shadow=True, max_takeover=1)
+    rewritten(repository, "new", lambda routing: routing.update({figure: 500.0}))
+    (routing,) = [check for check in repository.verify().checks if check.check == "routing"]
+    assert "new is held back more than its terms ask for, and loses " in routing.detail
+    shown = niwfctl("-C", repository.path, "diff").stdout
+    assert f"{figure} " in shown and "→ 500.0" in shown
+    assert repository.merge("HEAD").kind == "settled"
+    (routing,) = [check for check in repository.verify().checks if check.check == "routing"]
+    assert "held back" not in routing.detail
+
+
+def test_terms_that_let_a_capability_take_more_are_told(crowd: Crowd) -> None:
+    crowd("old", 5.0)
+    crowd("loose", 20.0, max_takeover=0.5)
+    repository = crowd("heir", 5.1, supersede=("old",))
+    (routing,) = [check for check in repository.verify().checks if check.check == "routing"]
+    assert "loose may take over 50% of each earlier one" in routing.detail
+    assert "heir competes with old on equal terms" in routing.detail
+
+
 def test_a_region_wins_no_more_of_the_base_than_it_may(crowd: Crowd) -> None:
     limit(crowd("far", 50.0), "max_base_takeover", 0.05, 0.01)
     repository = crowd("wide", 0.0)
