@@ -20,7 +20,7 @@ from niwfctl.cli.options import (
 from niwfctl.cli.output import emit_json, err, number, out, size
 from niwfctl.cli.progress import training_progress
 from niwfctl.cli.schema import capability_json
-from niwfctl.cli.show import perplexity_line, show_committed
+from niwfctl.cli.show import dropped_line, perplexity_line, show_committed
 from niwfctl.training.run import TrainingOptions
 
 app = typer.Typer()
@@ -91,6 +91,13 @@ def import_adapter(
         "max_length"
     ],
     skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave out longer rows.")] = False,
+    drop_below_tap: Annotated[
+        bool,
+        typer.Option(
+            "--drop-below-tap",
+            help="Leave out its changes below the tap layer, as of a LoRA on all layers.",
+        ),
+    ] = False,
     max_takeover: MaxTakeover = None,
     supersede: Supersede = None,
     manual: Manual = False,
@@ -112,6 +119,7 @@ def import_adapter(
             message=message,
             options=TrainingOptions(max_length=max_length, skip_long=skip_long),
             routing=RoutingOptions(max_takeover, manual, tuple(supersede or ()), accept_shadow),
+            drop_below_tap=drop_below_tap,
             report=report,
         )
     if done.base_differs:
@@ -141,3 +149,5 @@ def import_adapter(
     show_committed(branch, done.commit, message, [done.capability], atlas)
     out.print(f"  held-out perplexity: {perplexity_line(done.capability.regions[-1].run)}")
     out.print(f"  rounding to bf16 changed its weights by {done.adapter.rounding:.2%}")
+    if done.adapter.dropped:
+        out.print(f"  {dropped_line(done.adapter)}")

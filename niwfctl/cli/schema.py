@@ -39,7 +39,7 @@ def run_json(run: Run) -> Json:
         "skipped_rows": run.skipped_rows,
         "options": dict(run.options),
         "reused": [one.model_dump() for one in run.reused],
-        "adapter": run.adapter.model_dump() if run.adapter else None,
+        "adapter": dict(run.adapter) if run.adapter else None,
     }
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from niwfctl.git.signature import Signature
     from niwfctl.repository.history import Change, Commit
     from niwfctl.repository.merge import Merged
-    from niwfctl.training.run import Run, ValidationData
+    from niwfctl.training.run import ImportedAdapter, Run, ValidationData
 
 COMPOSED = "composed"  # origin of a run that trained nothing
 _COLOURS = {"added": "green", "changed": "yellow", "removed": "red"}
@@ -100,12 +100,19 @@ def step_kept(run: Run) -> str:
     return f", step {run.best_step} kept" if run.best_step else ""
 
 
+def dropped_line(adapter: ImportedAdapter) -> str:
+    """What was left out of a LoRA that also changed layers below the tap layer."""
+    layers = ", ".join(map(str, adapter.dropped))
+    return f"left out: layers {layers}, {adapter.lost:.0%} of its change by norm"
+
+
 def _training_line(run: Run) -> str:
     if run.adapter:
         made_for = f", made for {run.adapter.base_model}" if run.adapter.base_model else ""
         return (
             f"imported from a LoRA ({run.adapter.digest[:19]}){made_for}; rounding to bf16 changed "
             f"its weights by {run.adapter.rounding:.2%}"
+            + (f"; {dropped_line(run.adapter)}" if run.adapter.dropped else "")
         )
     options = run.options
     return (

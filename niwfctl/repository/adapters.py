@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -108,12 +108,16 @@ class Adapter:
         scale: α/r.
         rounding: the error of bf16: ‖ΔW′ − ΔW‖ / ‖ΔW‖ (Frobenius, over all linears together).
         digest: `sha256:…` of the file of weights.
+        dropped: the layers below the tap layer that were left out.
+        lost: what they were of the whole change, ‖ΔW of these‖ / ‖ΔW‖ (Frobenius).
     """
 
     basis: Basis
     scale: float
     rounding: float
     digest: str
+    dropped: tuple[int, ...] = ()
+    lost: float = 0.0
 
 
 def read_config(folder: Path) -> AdapterConfig:
@@ -149,7 +153,11 @@ def read_config(folder: Path) -> AdapterConfig:
 
 
 def read_adapter(
-    folder: Path, config: AdapterConfig, decoder: str, sites: Sequence[Site]
+    folder: Path,
+    config: AdapterConfig,
+    decoder: str,
+    sites: Sequence[Site],
+    drop_below_tap: bool = False,
 ) -> Adapter:
     """The weights of a PEFT directory as a basis for the sites of a backbone.
 
@@ -157,6 +165,7 @@ def read_adapter(
         config: from `read_config`.
         decoder: path of the backbone's decoder, from `decoder_path`.
         sites: all sites that a region of this repository adapts.
+        drop_below_tap: leave out what it changes below the tap layer, rather than refuse it.
 
     Raises:
         FormatError: the weights are damaged, have other shapes, or belong to a module that is not
@@ -169,6 +178,13 @@ def read_adapter(
         raise FormatError(f"{folder / WEIGHTS} is not readable safetensors: {error}") from error
     pairs = _pairs(folder, tensors)
     by_module = {f"{decoder}.{site.name}": site for site in sites}
+    below = _below_tap(pairs, decoder, by_module) if drop_below_tap else {}
+    lost = _share(config, pairs, below)
+    pairs = {module: pair for module, pair in pairs.items() if module not in below}
+    if not pairs:
+        raise FormatError(
+            f"{folder} changes only layers below the tap layer: nothing would be left"
+        )
     _require_adapted(folder, pairs, decoder, by_module)
     for module, pair in pairs.items():
         _require_shapes(folder, config, module, by_module[module], pair)
@@ -189,7 +205,8 @@ def read_adapter(
         {name: up.to(torch.bfloat16) for name, (_, up) in true.items()},
     )
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    return Adapter(basis, scale, _rounding(true, basis), digest)
+    dropped = tuple(sorted(set(below.values())))
+    return Adapter(basis, scale, _rounding(true, basis), digest, dropped, lost)
 
 
 def _matching(pattern: Mapping[str, Number] | None, module: str, usual: Number) -> Number:
@@ -282,9 +299,7 @@ def _require_adapted(
     adapted = {site.layer for site in by_module.values()}
     tap, last = min(adapted), max(adapted)
     strange = [module for module in modules if module not in by_module]
-    layer = re.compile(rf"{re.escape(decoder)}\.layers\.({_NUMBER.pattern})\.")
-    numbers = [layer.match(module) for module in strange]
-    below = sorted({int(n[1]) for n in numbers if n and int(n[1]) < tap})
+    below = sorted(set(_below_tap(strange, decoder, by_module).values()))
     if below:
         way = (
             f"import it into a repository made with `niwfctl init --tap-layer {below[0]}`"
@@ -294,7 +309,7 @@ def _require_adapted(
         )
         raise FormatError(
             f"{folder} adapts {_listed(below)}, and capabilities here change layers {tap} (the "
-            f"tap layer) to {last} only: {way}"
+            f"tap layer) to {last} only: {way}, or leave these layers out with --drop-below-tap"
         )
     if strange:
         raise FormatError(
@@ -303,7 +318,31 @@ def _require_adapted(
         )
 
 
+def _below_tap(
+    modules: Iterable[str], decoder: str, by_module: Mapping[str, Site]
+) -> dict[str, int]:
+    """The layer of each module that lies below the tap layer."""
+    tap = min(site.layer for site in by_module.values())
+    layer = re.compile(rf"{re.escape(decoder)}\.layers\.({_NUMBER.pattern})\.")
+    found = {module: layer.match(module) for module in modules}
+    return {module: int(n[1]) for module, n in found.items() if n and int(n[1]) < tap}
+
+
+def _share(
+    config: AdapterConfig, pairs: Mapping[str, tuple[Tensor, Tensor]], part: Iterable[str]
+) -> float:
+    """‖ΔW of some modules‖ / ‖ΔW of all‖, both over all their entries together."""
+    if not (chosen := list(part)):
+        return 0.0
+    norms = {
+        module: squared_norm(down.double(), up.double() * config.scale(module))
+        for module, (down, up) in pairs.items()
+    }
+    return relative_error(sum(norms[module] for module in chosen), sum(norms.values()))
+
+
 def _listed(layers: Sequence[int]) -> str:
+    """Layers in ascending order, in words."""
     if len(layers) == 1:
         return f"layer {layers[0]}"
     if len(layers) == layers[-1] - layers[0] + 1:

@@ -82,6 +82,7 @@ class Exchange:
         message: str | None = None,
         options: TrainingOptions | None = None,
         routing: RoutingOptions | None = None,
+        drop_below_tap: bool = False,
         report: Callable[[Progress], None] = lambda progress: None,
     ) -> Imported:
         """Commits a LoRA that PEFT saved, as a capability whose gates are 1 everywhere.
@@ -94,6 +95,8 @@ class Exchange:
             message: of the git commit.
             options: only those about reading rows count; the others come from the adapter.
             routing: as in `commit`.
+            drop_below_tap: leave out what it changes below the tap layer, rather than refuse it;
+                needs data, whose perplexity then shows what is left.
             report: called when a stage begins.
 
         Raises:
@@ -111,6 +114,7 @@ class Exchange:
             options,
             message,
             routing,
+            drop_below_tap,
             report,
         )
 

@@ -68,6 +68,7 @@ def import_adapter(
     options: TrainingOptions | None,
     message: str | None,
     routing: RoutingOptions | None,
+    drop_below_tap: bool,
     report: Callable[[Progress], None],
 ) -> Imported:
     """Implements `Repository.import_adapter`; stores nothing before everything is measured."""
@@ -82,12 +83,18 @@ def import_adapter(
         raise UsageError("--data and --prompts exclude each other: give one of them")
     if not data and not prompts:
         raise UsageError("say what the adapter is for: give --data FILE, or --prompts FILE")
+    if drop_below_tap and not data:
+        raise UsageError(
+            "what an adapter still does without its lowest layers has to be measured: give --data "
+            "with --drop-below-tap, not --prompts"
+        )
     measured_on = Data.read(data) if data else None
     examples = measured_on.examples if measured_on else read_prompts(prompts)
     sources = measured_on.sources if measured_on else prompts
     report(Progress("loading the backbone", 0, 0))
     model = Model(repository)
-    adapter = read_adapter(folder, config, decoder_path(model.backbone.model), model.adapter.sites)
+    decoder, sites = decoder_path(model.backbone.model), model.adapter.sites
+    adapter = read_adapter(folder, config, decoder, sites, drop_below_tap)
     options = _of_adapter(adapter, options or TrainingOptions())
     rows = encoded(model, examples, options)
     report(Progress("reading coordinates", 0, 0))
@@ -115,7 +122,13 @@ def _of_adapter(adapter: Adapter, options: TrainingOptions) -> TrainingOptions:
 def _kept(adapter: Adapter, config: AdapterConfig) -> ImportedAdapter:
     """What the record keeps of the LoRA."""
     base = _public(config.base_model_name_or_path)
-    return ImportedAdapter(digest=adapter.digest, base_model=base, rounding=adapter.rounding)
+    return ImportedAdapter(
+        digest=adapter.digest,
+        base_model=base,
+        rounding=adapter.rounding,
+        dropped=adapter.dropped,
+        lost=adapter.lost,
+    )
 
 
 def _region(model: Model, adapter: Adapter, rows: Rows, options: TrainingOptions) -> Region:

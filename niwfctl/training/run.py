@@ -145,6 +145,10 @@ class ImportedAdapter(BaseModel):
     digest: str = Field(description="sha256 of its file of weights")
     base_model: str | None = Field(description="the base model that it names")
     rounding: float = Field(ge=0, description="relative error of ΔW, from rounding to bf16")
+    dropped: tuple[int, ...] = Field(
+        (), description="layers below the tap layer that were left out", exclude_if=_is_default
+    )
+    lost: float = Field(0, ge=0, description="their share of ΔW's norm", exclude_if=_is_default)
 
 
 class ValidationData(BaseModel):
