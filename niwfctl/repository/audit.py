@@ -122,7 +122,9 @@ def _held_back(
     routed: RoutedRegion, earlier: Sequence[RoutedRegion], base: dict[str, Tensor]
 ) -> float:
     """Share of a region's anchors that only a needlessly large bias or margin takes from it."""
-    claim, (due, _) = routed.claim, needed(routed, earlier, base)
+    claim = routed.claim
+    limited = claim.bias or _disputes(claim)  # else no earlier one holds it back
+    due, _ = needed(routed, earlier if limited else (), base)
     more = claim.bias > due.bias + SLACK or claim.margin > due.margin + SLACK
     if not more and _disputes(claim) <= _disputes(due):
         return 0.0
