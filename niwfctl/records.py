@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from niwfctl.errors import DataError
 
 ROLES = ("system", "user", "assistant", "tool")
+OTHER_ROLES = {"developer": "system"}  # by what OpenAI calls them
 SEEDS = 2**63  # from 0 up, that torch takes
 
 
@@ -53,6 +54,20 @@ class Example:
     messages: tuple[Message, ...]
     answer: str
     origin: str = ""
+
+
+def joined(content: object) -> object:
+    """A turn's content given in parts, as one text; anything else as it is.
+
+    Raises:
+        ValueError: a part is not text.
+    """
+    if not isinstance(content, list):
+        return content
+    parts = [part if isinstance(part, dict) else {} for part in content]
+    if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in parts):
+        raise ValueError("only text can be read: give a string, or parts of type `text`")
+    return "".join(part["text"] for part in parts)
 
 
 _MOST_THREADS = 4096  # no machine has more, and libraries may crash when asked for them

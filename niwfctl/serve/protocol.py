@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from niwfctl.records import Message
+from niwfctl.records import OTHER_ROLES, Message, joined
 
 MAX_STOPS = 16
 
@@ -51,16 +51,6 @@ def _encodable(text: str) -> str:
     except UnicodeEncodeError:
         raise ValueError("it holds half of a surrogate pair: send UTF-8 text") from None
     return text
-
-
-def _joined(content: object) -> object:
-    """Content given in parts, joined into one text."""
-    if not isinstance(content, list):
-        return content
-    parts = [part if isinstance(part, dict) else {} for part in content]
-    if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in parts):
-        raise ValueError("only text can be read: send a string, or parts of type `text`")
-    return "".join(part["text"] for part in parts)
 
 
 def _only_one(prompt: object) -> object:
@@ -142,7 +132,7 @@ class ChatMessage(_Known):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Text, BeforeValidator(_joined)]
+    content: Annotated[Text, BeforeValidator(joined)]
 
 
 class ChatRequest(Asked):
@@ -160,8 +150,7 @@ class ChatRequest(Asked):
     @property
     def conversation(self) -> list[Message]:
         """The turns, as the template knows them."""
-        roles = {"developer": "system"}
-        return [Message(roles.get(one.role, one.role), one.content) for one in self.messages]
+        return [Message(OTHER_ROLES.get(one.role, one.role), one.content) for one in self.messages]
 
 
 AnyRequest = CompletionRequest | ChatRequest

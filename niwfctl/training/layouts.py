@@ -7,13 +7,13 @@ import reprlib
 from collections.abc import Mapping, Sequence
 
 from niwfctl.errors import DataError
-from niwfctl.records import ROLES, Example, Message
+from niwfctl.records import OTHER_ROLES, ROLES, Example, Message, joined
 
 ACCEPTED = (
     "expected `instruction` and `output` (with an optional `input`), `prompt` and `completion`, "
     "or `messages` (or `conversations`)"
 )
-_ROLES = {role: role for role in ROLES}
+_ROLES = {role: role for role in ROLES} | OTHER_ROLES
 _SHAREGPT_ROLES = _ROLES | {"human": "user", "gpt": "assistant"}
 # These would change the meaning of a record, and prompts here cannot hold them.
 _OF_RECORDS = ("tools", "functions", "history")
@@ -103,8 +103,9 @@ def _turns(column: str, turns: object, by: str = "role", says: str = "content") 
             known = ", ".join(roles)
             found = reprlib.repr(turn[by])
             raise _Wrong(f"has the unknown {by} {found} in `{name}`: expected {known}")
-        silent = role in ("system", "tool") and turn[says] == ""
-        messages.append(Message(role, "" if silent else _text(f"{name}.{says}", turn[says])))
+        content = _joined(f"{name}.{says}", turn[says])
+        silent = role in ("system", "tool") and content == ""
+        messages.append(Message(role, "" if silent else _text(f"{name}.{says}", content)))
     return messages
 
 
@@ -120,6 +121,13 @@ def _refuse(columns: Sequence[str], given: Mapping[str, object], where: str) -> 
                 f"has `{where}{column}`, which is not supported: put what matters into the turns "
                 "and remove it"
             )
+
+
+def _joined(name: str, content: object) -> object:
+    try:
+        return joined(content)
+    except ValueError as error:
+        raise _Wrong(f"has a wrong `{name}`: {error}") from None
 
 
 def _text(name: str, value: object) -> str:

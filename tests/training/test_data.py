@@ -67,6 +67,20 @@ def test_a_system_or_tool_turn_may_be_empty(write: Write) -> None:
     assert example.messages[0] == Message("system", "")
 
 
+def test_a_chat_may_have_a_developer_and_content_in_parts_as_serve_takes_them(
+    write: Write,
+) -> None:
+    parts = [{"type": "text", "text": "Say "}, {"type": "text", "text": "apple.", "image": None}]
+    turns = [
+        {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": [{"type": "text", "text": "apple"}]},
+    ]
+    asked = (Message("system", "Be brief."), *user("Say apple."))
+    path = write("a.jsonl", {"messages": turns})
+    assert read_examples([path]) == [Example(asked, "apple", f"{path}:1")]
+
+
 def test_a_turn_of_weight_0_is_read_and_not_learned(write: Write) -> None:
     turns = [
         turn | ({"weight": 0} if place == 2 else {}) for place, turn in enumerate(CHAT["messages"])
@@ -128,6 +142,14 @@ def test_columns_that_hold_nothing_are_no_matter(write: Write, empty: object) ->
         (
             {"messages": [{"role": "robot", "content": "a"}]},
             "has the unknown role 'robot' in `messages[0]`: expected system, user, assistant, tool",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "has a wrong `messages[0].content`: only text can be read: give a string, or parts",
+        ),
+        (
+            {"messages": [{"role": "user", "content": []}]},
+            "has an empty `messages[0].content`",
         ),
         ({"messages": [{"role": "human", "content": "a"}]}, "has the unknown role 'human'"),
         ({"messages": [{"role": [], "content": "a"}]}, "has the unknown role []"),
