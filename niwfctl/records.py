@@ -19,12 +19,16 @@ SEEDS = 2**63  # from 0 up, that torch takes
 class Message:
     """One turn of a chat, by the system, user, assistant or a tool.
 
+    Attributes:
+        reasoning_content: what the assistant thought before it spoke, if that is told apart.
+
     Raises:
         DataError: the role is none of these, or the content is not text.
     """
 
     role: str
     content: str
+    reasoning_content: str | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -36,6 +40,11 @@ class Message:
             raise DataError(
                 f"a turn of the {self.role} has {type(self.content).__name__} for its content: "
                 "expected text"
+            )
+        if not isinstance(self.reasoning_content, str | None):
+            raise DataError(
+                f"a turn of the {self.role} has {type(self.reasoning_content).__name__} for its "
+                "reasoning_content: expected text"
             )
 
 
@@ -49,11 +58,13 @@ class Example:
         origin: the record it comes from: `FILE:LINE` for JSONL and CSV, `FILE[INDEX]` for JSON,
             `FILE row INDEX` for Parquet and the hub. All answers of one chat have the same; without
             one, it is a record of its own.
+        reasoning_content: what the model should think before it answers, if that is told apart.
     """
 
     messages: tuple[Message, ...]
     answer: str
     origin: str = ""
+    reasoning_content: str | None = None
 
 
 def joined(content: object) -> object:

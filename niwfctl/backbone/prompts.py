@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
@@ -53,17 +53,29 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
     """Token ids of an example; those of the answer are empty if it has none.
 
     Raises:
-        DataError: as in `prompt_tokens`; the message names the example's origin.
+        DataError: as in `prompt_tokens`, or the template leaves out what is thought before the
+            answer; the message names the example's origin.
     """
     try:
         text = render(tokenizer, example.messages)
         prompt = _ids(tokenizer, text)
-        if not example.answer:
-            return Tokens(prompt, [])
-        whole = render(tokenizer, example.messages, example.answer)
+        answer = _answer(tokenizer, example, text, prompt) if example.answer else []
     except DataError as error:
         raise DataError(f"{example.origin}: {error}") from error
-    end = turn_end(tokenizer)
+    return Tokens(prompt, answer)
+
+
+def _answer(
+    tokenizer: PreTrainedTokenizerBase, example: Example, text: str, prompt: list[int]
+) -> list[int]:
+    """The tokens of an example's answer.
+
+    Args:
+        text: the prompt as the template writes it.
+        prompt: its tokens.
+    """
+    whole, end = _whole(tokenizer, example), turn_end(tokenizer)
+    _require_reasoning(tokenizer, example, text, whole)
     if whole.startswith(text):
         answer = _ids_after(tokenizer, prompt, text, whole)
         if end in answer:  # what the template writes after it is not part of the answer
@@ -73,7 +85,32 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
             answer = [*_ids_after(tokenizer, prompt, text, before), end]
     else:  # the template rewrites earlier turns once there is an answer
         answer = [*_ids(tokenizer, example.answer), *([] if end is None else [end])]
-    return Tokens(prompt, answer)
+    return answer
+
+
+def _whole(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
+    """Prompt and answer as the template writes them together."""
+    return render(tokenizer, example.messages, example.answer, example.reasoning_content)
+
+
+def _require_reasoning(
+    tokenizer: PreTrainedTokenizerBase, example: Example, text: str, whole: str
+) -> None:
+    """Requires that what is thought before an answer is written between prompt and answer.
+
+    What was thought in earlier turns need not be: many templates leave that out on purpose.
+    """
+    if example.reasoning_content is None:
+        return
+    if whole.startswith(text) and whole != _whole(
+        tokenizer, replace(example, reasoning_content=None)
+    ):
+        return
+    raise DataError(
+        "the answer has reasoning, which the backbone's chat template does not write after this "
+        "prompt: leave it out to learn the answer alone, or begin with a backbone whose template "
+        "writes `reasoning_content`"
+    )
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:

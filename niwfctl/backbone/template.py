@@ -51,12 +51,16 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    answer: str | None = None,
+    reasoning_content: str | None = None,
 ) -> str:
     """The conversation as text, as the backbone expects it.
 
     Args:
         answer: the last turn; without one, the text ends where the answer begins.
+        reasoning_content: what that turn thought before it spoke.
 
     Raises:
         DataError: the template refuses the conversation (some allow no system message).
@@ -65,10 +69,10 @@ def render(
     from jinja2 import TemplateError
 
     if answer is not None:
-        messages = [*messages, Message("assistant", answer)]
+        messages = [*messages, Message("assistant", answer, reasoning_content)]
     try:
         return tokenizer.apply_chat_template(
-            [{"role": message.role, "content": message.content} for message in messages],
+            [_turn(message) for message in messages],
             chat_template=chat_template(tokenizer),
             tokenize=False,
             add_generation_prompt=answer is None,
@@ -78,6 +82,11 @@ def render(
             f"the backbone's chat template refuses this conversation ({error}): expected user and "
             "assistant turns in alternation"
         ) from error
+
+
+def _turn(message: Message) -> dict[str, str]:
+    """A turn as templates know it; those without a key for reasoning ignore it."""
+    return {key: value for key, value in vars(message).items() if value is not None}
 
 
 def marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -148,7 +148,7 @@ def _warn_of_marks(model: Model, examples: Sequence[Example]) -> None:
     mark = re.compile("|".join(map(re.escape, known)))
     found: dict[str, str] = {}
     for example in examples:
-        for text in (*(turn.content for turn in example.messages), example.answer):
+        for text in _texts(example):
             if held := mark.search(text):
                 found.setdefault(example.origin, held[0])
     if found:
@@ -161,3 +161,9 @@ def _warn_of_marks(model: Model, examples: Sequence[Example]) -> None:
             origin,
             held,
         )
+
+
+def _texts(example: Example) -> list[str]:
+    said = [*(turn.content for turn in example.messages), example.answer]
+    thought = [one.reasoning_content for one in (*example.messages, example)]
+    return said + [text for text in thought if text is not None]

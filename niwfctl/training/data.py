@@ -114,7 +114,10 @@ def _contents_of(examples: Iterable[Example]) -> list[Hashable]:
     """All that each example's record holds."""
     contents: dict[str, tuple] = {}
     for one in examples:
-        contents[one.origin] = (*contents.get(one.origin, ()), one.messages, one.answer)
+        contents[one.origin] = (
+            *contents.get(one.origin, ()),
+            *(one.messages, one.answer, one.reasoning_content),
+        )
     return [contents[one.origin] for one in examples]
 
 
@@ -125,13 +128,22 @@ def spread(rows: Sequence[_Row], most: int) -> list[_Row]:
 
 
 def data_hash(examples: Iterable[Example]) -> str:
-    """`sha256:…` over the messages and answers, independent of where they were read from."""
+    """`sha256:…` over the messages and answers, independent of where they were read from.
+
+    What an assistant thought follows what it said, where the data tell it apart.
+    """
     total = hashlib.sha256()
     for example in examples:
-        messages = [[message.role, message.content] for message in example.messages]
-        line = json.dumps([messages, example.answer], separators=(",", ":"))
+        messages = [
+            [message.role, message.content, *_thought(message)] for message in example.messages
+        ]
+        line = json.dumps([messages, example.answer, *_thought(example)], separators=(",", ":"))
         total.update(f"{line}\n".encode())
     return f"sha256:{total.hexdigest()}"
+
+
+def _thought(one: Message | Example) -> list[str]:
+    return [] if one.reasoning_content is None else [one.reasoning_content]
 
 
 def _examples(index: int, source: Source) -> list[Example]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from niwfctl.errors import DataError
 from niwfctl.records import OTHER_ROLES, ROLES, Example, Message, joined
@@ -18,6 +18,9 @@ _SHAREGPT_ROLES = _ROLES | {"human": "user", "gpt": "assistant"}
 # These would change the meaning of a record, and prompts here cannot hold them.
 _OF_RECORDS = ("tools", "functions", "history")
 _OF_TURNS = ("tool_calls", "function_call")
+# What a turn of the assistant thought; the first is transformers' name for it.
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+_NOTHING = (None, "", False, [], {})
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS = {dict: "an object", list: "an array", str: "a string", type(None): "null"}
 
@@ -42,7 +45,10 @@ def examples_of(origin: str, record: object) -> list[Example]:
         raise DataError(f"{origin} has no answer: expected at least one turn of the assistant")
     if turns[0].role == "assistant":
         raise DataError(f"{origin} has no prompt: expected a turn before the assistant's first")
-    return [Example(tuple(turns[:place]), turns[place].content, origin) for place in answers]
+    return [
+        Example(tuple(turns[:place]), turns[place].content, origin, turns[place].reasoning_content)
+        for place in answers
+    ]
 
 
 class _Wrong(Exception):
@@ -105,8 +111,25 @@ def _turns(column: str, turns: object, by: str = "role", says: str = "content") 
             raise _Wrong(f"has the unknown {by} {found} in `{name}`: expected {known}")
         content = _joined(f"{name}.{says}", turn[says])
         silent = role in ("system", "tool") and content == ""
-        messages.append(Message(role, "" if silent else _text(f"{name}.{says}", content)))
+        content = "" if silent else _text(f"{name}.{says}", content)
+        reasoning = _reasoning(name, turn, content) if role == "assistant" else None
+        messages.append(Message(role, content, reasoning))
     return messages
+
+
+def _reasoning(name: str, turn: Mapping[str, object], content: str) -> str | None:
+    """What a turn of the assistant thought before it spoke; None if it does not say."""
+    given = {f"{name}.{key}": turn[key] for key in _REASONING if turn.get(key) not in _NOTHING}
+    texts = {key: _text(key, _joined(key, value)) for key, value in given.items()}
+    if len(set(texts.values())) > 1:
+        raise _Wrong(f"has different texts for {_list(texts)}: leave one of them out")
+    if texts and "</think>" in content:
+        raise _Wrong(f"has reasoning in {_list(texts)} and in what it says: leave one of them out")
+    return next(iter(texts.values()), None)
+
+
+def _list(keys: Iterable[str]) -> str:
+    return " and ".join(f"`{key}`" for key in keys)
 
 
 def _learned(turns: Sequence[Mapping[str, object]]) -> list[int]:
