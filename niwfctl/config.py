@@ -7,12 +7,22 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 
 from niwfctl.errors import FormatError
 from niwfctl.records import Witness
 
 FORMAT = 3  # 1 had no skip_system; 2 had no decoder, and an identity over fewer files
+WITH_TEMPLATE_ARGS = 4  # written only where there are any, so that earlier versions read the rest
 FILE = "niwf.toml"
 _Oid = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -29,6 +39,11 @@ class BackboneConfig(BaseModel):
     )
     quant: Literal["none", "nf4"] = "none"
     decoder: str | None = Field(None, description="path of its decoder, if not `model`")
+    template_args: dict[str, StrictBool | StrictInt | StrictFloat | StrictStr] = Field(
+        default_factory=dict,
+        description="arguments of its chat template",
+        exclude_if=lambda arguments: not arguments,
+    )
     witness: Witness = Field(description="logits of the probes at `init`")
 
 
@@ -93,7 +108,7 @@ class Config(BaseModel):
             plain = tomllib.loads(content.decode())
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise FormatError(f"{FILE} is not valid TOML: {error}; {restoring(FILE)}") from error
-        return validated(cls, FILE, plain, FORMAT)
+        return validated(cls, FILE, plain, WITH_TEMPLATE_ARGS)
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from niwfctl.backbone.arguments import Argument, pin
 from niwfctl.backbone.cache import hashes, is_whole
 from niwfctl.backbone.embedded import EMBEDDED, converted, embedded_gguf
 from niwfctl.backbone.hub import snapshot
@@ -99,7 +100,9 @@ def local_path(model: str) -> Path:
     return Path(os.path.expanduser(model))
 
 
-def load(source: Source, quant: str = "none") -> Backbone:
+def load(
+    source: Source, quant: str = "none", template_args: Mapping[str, Argument] | None = None
+) -> Backbone:
     """Loads a backbone, frozen, onto the GPU if there is one.
 
     Weights that were quantized to 4 bits are kept in the cache, and read from there next time.
@@ -108,9 +111,10 @@ def load(source: Source, quant: str = "none") -> Backbone:
         source: from `resolve`.
         quant: `nf4` (double quantization, bf16 compute), or `none`: as in the files, with
             unquantized weights in bf16.
+        template_args: fixed arguments of its chat template.
 
     Raises:
-        UsageError: another `quant`.
+        UsageError: another `quant`, or an argument that the template does not take.
         BackboneError: transformers cannot load it, or would load more than its identity covers or
             less than its config.json asks for; or its files are quantized in another way.
     """
@@ -127,6 +131,7 @@ def load(source: Source, quant: str = "none") -> Backbone:
         tokenizer = AutoTokenizer.from_pretrained(
             source.folder, mistral_format=False, trust_remote_code=False
         )
+        pin(tokenizer, template_args or {})
         model = _in_4_bits(source) if quant == "nf4" and form == "none" else _read(source.folder)
     _keep_gradients_right(model)
     model = model.requires_grad_(False).eval()

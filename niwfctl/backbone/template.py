@@ -38,16 +38,27 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     Raises:
         BackboneError: there are several, and none is called default.
     """
-    if not tokenizer.chat_template:
+    own = own_template(tokenizer)
+    if own is None:
         return DEFAULT_TEMPLATE
+    return _SAME_DAY + own if "strftime_now" in own else own
+
+
+def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The template that a backbone brings; None if it brings none.
+
+    Raises:
+        BackboneError: as in `chat_template`.
+    """
+    if not tokenizer.chat_template:
+        return None
     try:
-        own = tokenizer.get_chat_template()
+        return tokenizer.get_chat_template()
     except ValueError as error:
         raise BackboneError(
             f"the backbone has several chat templates ({', '.join(tokenizer.chat_template)}), and "
             "none is called default: call one of them so in its tokenizer_config.json"
         ) from error
-    return _SAME_DAY + own if "strftime_now" in own else own
 
 
 def render(

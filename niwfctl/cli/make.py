@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ from niwfctl.cli.options import (
     MaxTakeover,
     Supersede,
     inside,
+    template_args,
 )
 from niwfctl.cli.output import emit_json, err, number, out
 from niwfctl.cli.progress import training_progress
@@ -59,6 +61,14 @@ def init(
             help="Dimensions of the coordinate; by default 128, or half a narrow backbone's width."
         ),
     ] = None,
+    template_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Argument of the backbone's chat template, such as enable_thinking=false; "
+            "repeatable.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a repository: pin the backbone and fit the coordinate map."""
@@ -73,6 +83,7 @@ def init(
             quant=quant,
             tap_layer=tap_layer,
             dim=dim,
+            template_args=template_args(template_arg or ()),
             progress=lambda done, total: status.update(f"calibrating: prompt {done} of {total}"),
         )
     config = repository.config
@@ -86,6 +97,7 @@ def init(
                 "quant": config.backbone.quant,
                 "tap_layer": config.field.tap_layer,
                 "dim": config.field.dim,
+                "template_args": config.backbone.template_args,
             }
         )
         return
@@ -94,6 +106,8 @@ def init(
         f"  backbone {config.backbone.identity[:19]}, quantization {config.backbone.quant}, "
         f"tap layer {config.field.tap_layer}, coordinates of {config.field.dim} dimensions"
     )
+    for name, value in config.backbone.template_args.items():
+        out.print(f"  chat template with {name}={json.dumps(value)}", markup=False)
 
 
 @app.command()

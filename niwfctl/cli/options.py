@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -81,3 +82,29 @@ def by_name(directory: Path, given: Sequence[str]) -> dict[str, list[str]]:
             raise UsageError(f"--data {one}: say whose data it is, as in --data NAME=FILE")
         sources.setdefault(name, []).append(inside(directory, source))
     return sources
+
+
+def template_args(given: Sequence[str]) -> dict[str, bool | int | float | str]:
+    """Arguments of a chat template, from `NAME=VALUE`; what is no JSON value is a text.
+
+    Raises:
+        UsageError: one has no `=`, or is given twice.
+    """
+    found: dict[str, bool | int | float | str] = {}
+    for one in given:
+        name, equals, text = one.partition("=")
+        if not equals or name in found:
+            raise UsageError(
+                f"--template-arg {one} is {'given twice' if equals else 'no NAME=VALUE'}: give "
+                "each once, such as enable_thinking=false"
+            )
+        found[name] = _scalar(text)
+    return found
+
+
+def _scalar(text: str) -> bool | int | float | str:
+    with suppress(ValueError, RecursionError):
+        value = json.loads(text)
+        if isinstance(value, bool | int | float | str):
+            return value
+    return text

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from niwfctl.atlas import Capability
 from niwfctl.backbone.adapter import ActiveField
+from niwfctl.backbone.arguments import head
 from niwfctl.backbone.batch import batched
 from niwfctl.backbone.embedded import EMBEDDED, UPSTREAM
 from niwfctl.backbone.probe import witnessed
@@ -107,9 +108,8 @@ def import_adapter(
         done = commit_regions(repository, [entry], message, routing or RoutingOptions())
     repository.git.tell_hook("post-commit")
     differs = _differs(config.base_model_name_or_path, repository.config.backbone.model)
-    saved, own = _saved_template(folder), model.backbone.tokenizer.chat_template
     return Imported(
-        done.commit, done.capabilities[0], run.adapter, differs, saved not in (None, own)
+        done.commit, done.capabilities[0], run.adapter, differs, _template_differs(folder, model)
     )
 
 
@@ -196,6 +196,17 @@ def _differs(named: str | None, pinned: str) -> bool:
         return False
     known = [pinned, UPSTREAM] if pinned == EMBEDDED else [pinned]
     return Path(named).name.lower() not in {Path(one).name.lower() for one in known}
+
+
+def _template_differs(folder: Path, model: Model) -> bool:
+    """Whether a chat template was saved with an adapter that is not the backbone's.
+
+    Trainers give the arguments that are fixed here by other means.
+    """
+    own = model.backbone.tokenizer.chat_template
+    fixed = head(model.repository.config.backbone.template_args)
+    bare = own.removeprefix(fixed) if isinstance(own, str) else own
+    return _saved_template(folder) not in (None, own, bare)
 
 
 def _saved_template(folder: Path) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,14 @@ from niwfstore import Pointer
 from torch import Tensor
 
 from niwfctl.backbone.adapter import FieldAdapter
+from niwfctl.backbone.arguments import Argument
 from niwfctl.backbone.calibration import calibrate, default_dim, default_tap_layer
 from niwfctl.backbone.embedded import EMBEDDED
 from niwfctl.backbone.load import load, local_path, resolve
 from niwfctl.backbone.probe import witnessed
 from niwfctl.backbone.sites import decoder_path, find_sites
 from niwfctl.backbone.support import require_supported
-from niwfctl.config import FILE, BackboneConfig, Config, FieldConfig
+from niwfctl.config import FILE, FORMAT, WITH_TEMPLATE_ARGS, BackboneConfig, Config, FieldConfig
 from niwfctl.errors import NotARepository, UsageError
 from niwfctl.git.git import Git
 from niwfctl.git.process import require_recent_git
@@ -35,6 +36,7 @@ def initialize(
     quant: str,
     tap_layer: int | None,
     dim: int | None,
+    template_args: Mapping[str, Argument],
     progress: Callable[[int, int], None],
 ) -> Git:
     """Implements `Repository.init`; writes nothing before the model has been measured."""
@@ -42,7 +44,7 @@ def initialize(
     require_recent_git()
     Git.require_identity(path)
     _refuse_loss(path)
-    measured = _measured(model, revision, quant, tap_layer, dim, progress)
+    measured = _measured(model, revision, quant, tap_layer, dim, template_args, progress)
     git = Git.init(path)
     from niwfctl.repository.repository import Repository
 
@@ -79,6 +81,7 @@ def _measured(
     quant: str,
     tap_layer: int | None,
     dim: int | None,
+    template_args: Mapping[str, Argument],
     progress: Callable[[int, int], None],
 ) -> _Measured:
     """Loads the backbone, fits its coordinate map and takes its witness."""
@@ -89,7 +92,7 @@ def _measured(
             "not: leave it out"
         )
     with fitting(quant):
-        backbone = load(source, quant)
+        backbone = load(source, quant, template_args)
         tap_layer = default_tap_layer(backbone) if tap_layer is None else tap_layer
         dim = default_dim(backbone) if dim is None else dim
         sites, decoder = find_sites(backbone.model, tap_layer), decoder_path(backbone.model)
@@ -105,6 +108,7 @@ def _measured(
         identity=source.identity,
         quant=backbone.quant,
         decoder=None if decoder == "model" else decoder,
+        template_args=dict(template_args),
         witness=witness,
     )
     field = {"tap_layer": tap_layer, "dim": dim, "skip_tokens": calibration.skip}
@@ -114,11 +118,12 @@ def _measured(
 def _files(path: Path, measured: _Measured, pointer: Pointer) -> dict[str, bytes]:
     """The files of the first commit, by path."""
     field = FieldConfig(**measured.field, skip_system=True, coordinates=pointer.oid)
+    written = WITH_TEMPLATE_ARGS if measured.backbone.template_args else FORMAT
     attributes = _committed(path, ATTRIBUTES_FILE) or b""
     if ATTRIBUTES.encode() not in attributes:
         attributes += b"\n" * (attributes[-1:] not in (b"", b"\n")) + ATTRIBUTES.encode()
     return {
-        FILE: Config(backbone=measured.backbone, field=field).dump().encode(),
+        FILE: Config(format=written, backbone=measured.backbone, field=field).dump().encode(),
         ATTRIBUTES_FILE: attributes,
         object_file(pointer.oid): pointer.text().encode(),
     }

@@ -73,7 +73,8 @@ class Model(Reader):
         config = repository.config
         self.repository = repository
         with fitting(config.backbone.quant):
-            backbone = load(pinned_source(repository), config.backbone.quant)
+            source, pinned = pinned_source(repository), config.backbone
+            backbone = load(source, pinned.quant, pinned.template_args)
         super().__init__(backbone, config.field)
         stored = read_coordinates(repository)
         coordinates = CoordinateMap.from_tensors(under(stored, "map"))

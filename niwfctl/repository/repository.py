@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +72,7 @@ class Repository(Exchange, Inspection):
         quant: str = "none",
         tap_layer: int | None = None,
         dim: int | None = None,
+        template_args: Mapping[str, bool | int | float | str] | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Repository:
         """Makes a repository: pins the backbone, fits the coordinate map, commits both.
@@ -83,6 +84,8 @@ class Repository(Exchange, Inspection):
             quant: `nf4` or `none`.
             tap_layer: first adapted layer; by default an eighth of the way up.
             dim: number of coordinates d; 128 unless the backbone is narrower than 256.
+            template_args: arguments of the backbone's chat template, such as
+                `{"enable_thinking": False}`, for all that is ever trained and answered here.
             progress: called with (calibration prompts done, in all).
 
         Raises:
@@ -92,7 +95,8 @@ class Repository(Exchange, Inspection):
         """
         from niwfctl.repository.init import initialize
 
-        return cls(initialize(Path(path), model, revision, quant, tap_layer, dim, progress))
+        given = template_args or {}
+        return cls(initialize(Path(path), model, revision, quant, tap_layer, dim, given, progress))
 
     @classmethod
     def open(cls, path: Path | str = ".") -> Repository:

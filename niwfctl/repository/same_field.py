@@ -46,6 +46,11 @@ def require_same_field(repository: Repository, commit: str, revision: str) -> No
             f"{identity[:19]}) than this branch ({here.backbone.identity[:19]}): "
             "capabilities of one do not work on the other"
         )
+    if there.backbone.template_args != here.backbone.template_args:
+        raise UsageError(
+            f"{revision} has other arguments of the chat template than this branch: start both "
+            "from one `niwfctl init`"
+        )
     if there.field != here.field or there.backbone.quant != here.backbone.quant:
         raise UsageError(
             f"{revision} has another coordinate map, tap layer or quantization than this branch: "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import reprlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -81,6 +82,7 @@ class Engine:
         self._max_batch, self._batch_wait, self._max_tokens = max_batch, batch_wait, max_tokens
         self._max_queue = max_queue
         self._max_answer = max_answer_tokens or model.longest
+        self._template_args = repository.config.backbone.template_args
         self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._unanswered: set[Job] = set()
         self._being_read = 0
@@ -146,9 +148,12 @@ class Engine:
             UnknownName: no capability has this name.
             ApiError: prompt and answer are longer than the backbone can read, or the answer is
                 longer than the server allows.
+                It also asks for arguments of the template that are not those of `init`.
             DataError: the chat template refuses the conversation.
         """
         capability = self.resolve(asked.model)
+        if isinstance(asked, ChatRequest):
+            self._require_pinned(asked.chat_template_kwargs)
         self._require_readable(asked)
         tokens, skip = self._read(asked)
         room = self._model.longest - len(tokens)
@@ -212,6 +217,19 @@ class Engine:
                 "rate_limit_error",
                 code="rate_limit_exceeded",
             )
+
+    def _require_pinned(self, wanted: Mapping[str, object]) -> None:
+        pinned = self._template_args
+        for name, value in wanted.items():
+            if name not in pinned or (type(value), value) != (type(pinned[name]), pinned[name]):
+                raise ApiError(
+                    400,
+                    "`chat_template_kwargs` are pinned at init (here: "
+                    f"{json.dumps(pinned) if pinned else 'none'}): leave {name!r} out, or serve a "
+                    "repository that was made with another --template-arg",
+                    param="chat_template_kwargs",
+                    code="invalid_value",
+                )
 
     def _require_readable(self, asked: AnyRequest) -> None:
         """Refuses text too long however few tokens it has, before the slow counting of them."""

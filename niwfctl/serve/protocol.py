@@ -140,6 +140,7 @@ class ChatRequest(Asked):
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
+    chat_template_kwargs: dict[str, Any] = {}
 
     @property
     def longest(self) -> int | None:

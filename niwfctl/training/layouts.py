@@ -20,7 +20,7 @@ _OF_RECORDS = ("tools", "functions", "history")
 _OF_TURNS = ("tool_calls", "function_call")
 # What a turn of the assistant thought; the first is transformers' name for it.
 _REASONING = ("reasoning_content", "reasoning", "thinking")
-_NOTHING = (None, "", False, [], {})
+_EMPTY = (None, "", [], {}, "[]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS = {dict: "an object", list: "an array", str: "a string", type(None): "null"}
 
@@ -62,6 +62,7 @@ def _chat(record: object) -> tuple[list[Message], list[int]]:
     # a table that mixes formats has null in the columns of the others
     given = {column: value for column, value in record.items() if value is not None}
     _refuse(_OF_RECORDS, given, "")
+    _refuse_arguments(given.get("chat_template_kwargs"))
     turns, learned = _turns_of(given, record)
     if "system" not in given or given["system"] == "":
         return turns, learned
@@ -119,7 +120,9 @@ def _turns(column: str, turns: object, by: str = "role", says: str = "content") 
 
 def _reasoning(name: str, turn: Mapping[str, object], content: str) -> str | None:
     """What a turn of the assistant thought before it spoke; None if it does not say."""
-    given = {f"{name}.{key}": turn[key] for key in _REASONING if turn.get(key) not in _NOTHING}
+    given = {
+        f"{name}.{key}": turn[key] for key in _REASONING if turn.get(key) not in (*_EMPTY, False)
+    }
     texts = {key: _text(key, _joined(key, value)) for key, value in given.items()}
     if len(set(texts.values())) > 1:
         raise _Wrong(f"has different texts for {_list(texts)}: leave one of them out")
@@ -139,11 +142,21 @@ def _learned(turns: Sequence[Mapping[str, object]]) -> list[int]:
 
 def _refuse(columns: Sequence[str], given: Mapping[str, object], where: str) -> None:
     for column in columns:
-        if given.get(column) not in (None, "", [], {}, "[]"):
+        if given.get(column) not in _EMPTY:
             raise _Wrong(
                 f"has `{where}{column}`, which is not supported: put what matters into the turns "
                 "and remove it"
             )
+
+
+def _refuse_arguments(given: object) -> None:
+    """Refuses a row's own arguments of the chat template; columns of tables may hold nulls."""
+    values = given.values() if isinstance(given, dict) else [given]
+    if any(value not in (*_EMPTY, "{}") for value in values):
+        raise _Wrong(
+            "has `chat_template_kwargs`, which are the same for all rows here: remove the column, "
+            "and give them to `niwfctl init` as --template-arg NAME=VALUE"
+        )
 
 
 def _joined(name: str, content: object) -> object:

@@ -102,7 +102,14 @@ def test_a_system_column_is_the_first_turn(write: Write, record: dict) -> None:
 
 @pytest.mark.parametrize("empty", [None, [], "", "[]", {}])
 def test_columns_that_hold_nothing_are_no_matter(write: Write, empty: object) -> None:
-    read_examples([write("a.jsonl", ALPACA | {"tools": empty, "history": empty})])
+    read_examples(
+        [
+            write(
+                "a.jsonl",
+                ALPACA | {"tools": empty, "history": empty, "chat_template_kwargs": empty},
+            )
+        ]
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,6 +120,11 @@ def test_columns_that_hold_nothing_are_no_matter(write: Write, empty: object) ->
         (
             {"messages": [*CHAT["messages"][:-1], CHAT["messages"][-1] | {"tool_calls": [{}]}]},
             "has `messages[4].tool_calls`, which is not supported",
+        ),
+        (
+            CHAT | {"chat_template_kwargs": {"enable_thinking": False}},
+            "has `chat_template_kwargs`, which are the same for all rows here: remove the column, "
+            "and give them to `niwfctl init` as --template-arg NAME=VALUE",
         ),
         (CHAT | {"system": "Be long."}, "has both `system` and a system turn"),
         (ALPACA | {"system": 7}, "has the value 7 for `system`: expected a string"),
