@@ -9,6 +9,7 @@ from functools import lru_cache
 from transformers import PreTrainedTokenizerBase
 
 from niwfctl.backbone.template import chat_template, render
+from niwfctl.backbone.thoughts import answer_after, require_closed
 from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
 
@@ -53,8 +54,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
     """Token ids of an example; those of the answer are empty if it has none.
 
     Raises:
-        DataError: as in `prompt_tokens`, or the template leaves out what is thought before the
-            answer; the message names the example's origin.
+        DataError: as in `prompt_tokens`, or the prompt has no place for what is thought before
+            the answer, or waits for it in vain; the message names the example's origin.
     """
     try:
         text = render(tokenizer, example.messages)
@@ -75,16 +76,17 @@ def _answer(
         prompt: its tokens.
     """
     whole, end = _whole(tokenizer, example), turn_end(tokenizer)
-    _require_reasoning(tokenizer, example, text, whole)
-    if whole.startswith(text):
+    if whole.startswith(text) and _is_all_there(tokenizer, example, whole):
+        require_closed(text, whole.removeprefix(text))
         answer = _ids_after(tokenizer, prompt, text, whole)
         if end in answer:  # what the template writes after it is not part of the answer
             answer = answer[: len(answer) - answer[::-1].index(end)]
         elif end is not None:  # nothing that it writes instead would stop a generation
             before = text + whole.removeprefix(text).removesuffix(_closing(tokenizer))
             answer = [*_ids_after(tokenizer, prompt, text, before), end]
-    else:  # the template rewrites earlier turns once there is an answer
-        answer = [*_ids(tokenizer, example.answer), *([] if end is None else [end])]
+    else:  # the template rewrites earlier turns, or what it began, once there is an answer
+        said = _ids(tokenizer, answer_after(text, example))
+        answer = [*said, *([] if end is None else [end])]
     return answer
 
 
@@ -93,24 +95,14 @@ def _whole(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
     return render(tokenizer, example.messages, example.answer, example.reasoning_content)
 
 
-def _require_reasoning(
-    tokenizer: PreTrainedTokenizerBase, example: Example, text: str, whole: str
-) -> None:
-    """Requires that what is thought before an answer is written between prompt and answer.
+def _is_all_there(tokenizer: PreTrainedTokenizerBase, example: Example, whole: str) -> bool:
+    """Whether the template writes what is thought before the answer, if anything is.
 
     What was thought in earlier turns need not be: many templates leave that out on purpose.
     """
     if example.reasoning_content is None:
-        return
-    if whole.startswith(text) and whole != _whole(
-        tokenizer, replace(example, reasoning_content=None)
-    ):
-        return
-    raise DataError(
-        "the answer has reasoning, which the backbone's chat template does not write after this "
-        "prompt: leave it out to learn the answer alone, or begin with a backbone whose template "
-        "writes `reasoning_content`"
-    )
+        return True
+    return whole != _whole(tokenizer, replace(example, reasoning_content=None))
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
