@@ -15,6 +15,7 @@ from niwfctl import errors
 from niwfctl.cli.output import READER_GONE
 from niwfctl.errors import TrainingInterrupted
 from niwfctl.repository import Repository
+from niwfctl.training.interrupt import TERMINATED
 
 Command = Callable[..., Result]
 Refused = Callable[..., None]
@@ -24,7 +25,7 @@ ROW = '{"prompt": "a", "completion": "b"}\n'
 def test_the_docs_list_every_exit_code() -> None:
     text = Path(__file__).parents[2].joinpath("docs", "exit-codes.md").read_text("utf-8")
     kinds = (kind for kind in vars(errors).values() if isinstance(kind, type))
-    assert {kind.exit_code for kind in kinds} | {0, READER_GONE} == set(
+    assert {kind.exit_code for kind in kinds} | {0, READER_GONE, TERMINATED} == set(
         map(int, re.findall(r"^\| (\d+)", text, re.M))
     )
 
