@@ -127,15 +127,31 @@ def load(
                 f"the weights in {source.folder} are already quantized by {form}: use them as "
                 "they are, without --quant nf4, or use a model with 16-bit weights"
             )
-        # Mistral's own tokenizer, if installed, reads a file that no identity covers.
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.folder, mistral_format=False, trust_remote_code=False
-        )
+        tokenizer = _tokenizer(source.folder)
         pin(tokenizer, template_args or {})
         model = _in_4_bits(source) if quant == "nf4" and form == "none" else _read(source.folder)
     _keep_gradients_right(model)
     model = model.requires_grad_(False).eval()
     return Backbone(model, tokenizer, source.identity, "nf4" if form == "nf4" else quant)
+
+
+def load_originals(source: Source) -> Backbone:
+    """Loads weights that are not quantized onto the CPU, in the dtype of their files.
+
+    For a backbone whose weights `load` puts into 4 bits, these are what they were made from.
+
+    Raises:
+        BackboneError: as `load`.
+    """
+    with _loading(source):
+        tokenizer = _tokenizer(source.folder)
+        model = _read(source.folder, dtype="auto", device_map="cpu")
+    return Backbone(model.requires_grad_(False).eval(), tokenizer, source.identity)
+
+
+def _tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    # Mistral's own tokenizer, if installed, reads a file that no identity covers.
+    return AutoTokenizer.from_pretrained(folder, mistral_format=False, trust_remote_code=False)
 
 
 def _in_4_bits(source: Source) -> PreTrainedModel:
@@ -155,9 +171,7 @@ def _read(folder: str, **options: object) -> PreTrainedModel:
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
-        dtype=torch.bfloat16,
-        device_map=default_device(),
-        **options,
+        **{"dtype": torch.bfloat16, "device_map": default_device()} | options,
     )
     if lacking := sorted(found["missing_keys"]):  # transformers would initialize them at random
         raise BackboneError(

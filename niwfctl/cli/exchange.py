@@ -63,11 +63,16 @@ def export(
         f"{target}: {name} as {form}, {size(done.bytes)}, gates at the {done.gates_at}",
         markup=False,
     )
+    if done.into_originals:
+        out.print(
+            "  merged into the weights of the backbone's files; training saw them in NF4, so "
+            "answers differ slightly"
+        )
     if done.freezing:
         live, frozen = done.freezing.live, done.freezing.frozen
         out.print(
             f"  perplexity {number(live)} with live gates, {number(frozen)} with these "
-            f"({frozen / live - 1:+.2%})"
+            f"({frozen / live - 1:+.2%}{', both in NF4' if done.into_originals else ''})"
         )
 
 

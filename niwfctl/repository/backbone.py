@@ -48,8 +48,11 @@ def identities(source: Source) -> Iterator[str | None]:
 
 
 @contextmanager
-def fitting(quant: str) -> Iterator[None]:
+def fitting(quant: str, way: str | None = None) -> Iterator[None]:
     """A block that takes a backbone into memory.
+
+    Args:
+        way: what to do if it does not fit, for the message; by default another backbone or `quant`.
 
     Raises:
         MemoryFull: it does not fit.
@@ -59,7 +62,10 @@ def fitting(quant: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not of_memory(error):
             raise
-        way = "choose a smaller one" if quant == "nf4" else "quantize it with `init --quant nf4`"
+        smaller = (
+            "choose a smaller one" if quant == "nf4" else "quantize it with `init --quant nf4`"
+        )
         raise MemoryFull(
-            f"there is too little memory for the backbone: {way}, or stop other users of the memory"
+            f"there is too little memory for the backbone: {way or smaller}, or stop other users "
+            "of the memory"
         ) from error

@@ -17,16 +17,16 @@ from niwfctl import __version__
 from niwfctl.atlas import Capability, RegionEntry, parse_target
 from niwfctl.backbone.adapter import ActiveField
 from niwfctl.backbone.embedded import EMBEDDED, UPSTREAM
-from niwfctl.backbone.load import read_config
+from niwfctl.backbone.load import Backbone, Source, load_originals, read_config
+from niwfctl.backbone.quantized import stored_form
 from niwfctl.errors import UsageError
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.region import Region
 from niwfctl.paths import existing_ancestor, require_new, require_new_file
-from niwfctl.repository.backbone import pinned_source
+from niwfctl.repository.backbone import fitting, pinned_source
 from niwfctl.repository.forms import (
     factors_of,
     rank_of,
-    require_mergeable,
     write_merged,
     write_peft,
 )
@@ -71,6 +71,8 @@ class Exported:
         rank: of the LoRA, zero-padded; None for merged weights.
         bytes: of all files.
         gates_at: `mean` of the region's cell, or `prompt`.
+        into_originals: whether the weights it was merged into are those of the backbone's files,
+            while training saw them in 4 bits.
         freezing: None if it was not measured.
     """
 
@@ -79,6 +81,7 @@ class Exported:
     rank: int | None
     bytes: int
     gates_at: str
+    into_originals: bool
     freezing: Freezing | None
 
 
@@ -95,13 +98,13 @@ def export(
         raise UsageError(f"--format {form!r} is unknown: choose {', '.join(FORMATS)}")
     capability = usable(repository, name)
     layout = _layout(repository) if form == "gguf-lora" else None
+    originals = _originals(repository) if form == "merged" else None
     (require_new_file if layout else require_new)(target)
     measured = Data.read(data) if data else None
     if measured:
         warn_of_learned_rows({name: capability}, measured)
-    model = Model(repository) if prompt is not None or measured or form == "merged" else None
-    if form == "merged":
-        require_mergeable(model)
+    merges = form == "merged" and not originals
+    model = Model(repository) if prompt is not None or measured or merges else None
     terms = _terms(repository, capability, None if prompt is None else model.coordinate(prompt))
     change = _sum(terms)
     freezing = _freezing(model, name, change, measured) if measured else None
@@ -115,12 +118,12 @@ def export(
             pinned = repository.config.backbone
             write_peft(folder, factors, pinned.decoder or "model", _known_as(pinned.model))
         else:
-            write_merged(folder, model, change)
+            write_merged(folder, _to_change(model, originals), change)
         if form != "gguf-lora":
             (folder / SIDECAR).write_text(provenance + "\n", "utf-8")
         size = sum(file.stat().st_size for file in folder.iterdir())
     rank = rank_of(factors) if factors else None
-    return Exported(capability.name, form, rank, size, where, freezing)
+    return Exported(capability.name, form, rank, size, where, originals is not None, freezing)
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,33 @@ def _known_as(backbone: str) -> str:
 def _layout(repository: Repository) -> Layout:
     source = pinned_source(repository)
     return Layout.of(read_config(source.folder))
+
+
+def _originals(repository: Repository) -> Source | None:
+    """The backbone's files, if they hold in full what the repository holds in 4 bits.
+
+    Raises:
+        UsageError: they are quantized themselves, so that nothing can be merged.
+    """
+    source = pinned_source(repository)
+    form = stored_form(read_config(source.folder))
+    if form != "none":
+        raise UsageError(
+            f"the weights in {source.folder} are quantized themselves ({form}) and cannot be "
+            "changed: export `--format peft` instead"
+        )
+    return source if repository.config.backbone.quant != "none" else None
+
+
+def _to_change(model: Model | None, originals: Source | None) -> Backbone:
+    """A backbone whose weights can be changed; closes `model`, which it may belong to."""
+    backbone = None if originals else model.backbone
+    if model:
+        model.close()
+    if backbone:
+        return backbone
+    with fitting("none", "merge on a machine with more, export `--format peft`"):
+        return load_originals(originals)
 
 
 def _freezing(model: Model, name: str, change: FrozenSum, data: Data) -> Freezing:

@@ -11,14 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
+from niwfctl.backbone.load import Backbone
 from niwfctl.backbone.quiet import quiet
 from niwfctl.backbone.sites import decoder_layers
-from niwfctl.errors import StorageError, UsageError
+from niwfctl.errors import StorageError
 from niwfctl.field.basis import Site
 from niwfctl.field.compress import padded
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.repository.adapters import CONFIG, ROOT, WEIGHTS
-from niwfctl.repository.model import Model
 
 # Ranks that PEFT, vLLM and llama.cpp all accept; with alpha = rank, each scales by 1.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -71,26 +71,15 @@ def write_peft(folder: Path, factors: Factors, decoder: str, backbone: str) -> N
     write_atomic(folder / CONFIG, json.dumps(config, indent=2).encode())
 
 
-def require_mergeable(model: Model) -> None:
-    """Requires that changes of weights can be added to the backbone's own.
+def write_merged(folder: Path, backbone: Backbone, change: FrozenSum) -> None:
+    """The backbone with the change added to its weights, in its own dtype; consumes `backbone`.
 
-    Raises:
-        UsageError: it is quantized.
-    """
-    if getattr(model.backbone.model, "hf_quantizer", None) is not None:
-        raise UsageError(
-            "a quantized backbone's weights cannot be changed: export `--format peft` instead"
-        )
-
-
-def write_merged(folder: Path, model: Model, change: FrozenSum) -> None:
-    """The backbone with the change added to its weights, in its own dtype; consumes `model`.
+    Args:
+        backbone: not quantized, and without a field in it.
 
     Raises:
         StorageError: the disk is full or read-only.
     """
-    backbone = model.backbone
-    model.adapter.detach()
     layers = decoder_layers(backbone.model)
     for name in change.names:
         down, up = change.at(name)

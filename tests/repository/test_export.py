@@ -12,13 +12,14 @@ from faults import ended, start
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny import save_tiny, write_data
+from tiny import NF4, save_quantized, save_tiny, tiny_model, tiny_tokenizer, write_data
 from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
 from niwfctl.errors import StorageError, UsageError
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.repository import Repository
+from niwfctl.repository.commit import RoutingOptions
 from niwfctl.repository.compose import Recipe
 from niwfctl.repository.regions import load_region
 from niwfctl.training.data import read_examples
@@ -92,6 +93,56 @@ def test_merged_weights_are_the_backbone_plus_the_change(
         name = key.removeprefix("model.").removesuffix(".weight")
         change = factors[name][1] @ factors[name][0] if name in factors else 0.0
         assert torch.equal(weight, (before[key].float() + change).to(torch.bfloat16)), key
+
+
+def in_4_bits(folder: Path, backbone: Path, data: Path) -> Repository:
+    """A repository with a capability that was trained on weights in 4 bits."""
+    repository = Repository.init(folder, model=str(backbone), quant="nf4", dim=8)
+    repository.train("apple", [data], QUICK)
+    repository.commit(["apple"], "Apples", RoutingOptions(manual=True))
+    return repository
+
+
+@pytest.mark.parametrize(("dtype", "options"), [("float32", {}), ("float16", {"at": PROMPT})])
+def test_what_was_trained_in_4_bits_is_merged_into_the_weights_of_the_files(
+    niwfctl: Callable[..., Result],
+    data: Path,
+    tmp_path: Path,
+    dtype: str,
+    options: dict[str, str],
+) -> None:
+    tiny_model().to(getattr(torch, dtype)).save_pretrained(tmp_path / "backbone")
+    tiny_tokenizer().save_pretrained(tmp_path / "backbone")
+    repository = in_4_bits(tmp_path / "skills", tmp_path / "backbone", data)
+    assert not repository.export("apple", tmp_path / "lora", **options).into_originals
+    assert repository.export("apple", tmp_path / "merged", "merged", **options).into_originals
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
+    before = AutoModelForCausalLM.from_pretrained(tmp_path / "backbone", dtype="auto").state_dict()
+    assert str(merged.dtype) == f"torch.{dtype}"
+    assert not hasattr(merged.config, "quantization_config")
+    factors = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    changed = 0
+    for key, weight in merged.state_dict().items():
+        path = f"base_model.model.{key.removesuffix('.weight')}"
+        expected = before[key].float()
+        if f"{path}.lora_A.weight" in factors:
+            up, down = (factors[f"{path}.lora_{which}.weight"] for which in "BA")
+            expected = expected + up @ down
+        torch.testing.assert_close(weight, expected.to(weight.dtype))
+        changed += not torch.equal(weight, before[key])
+    assert changed == len(factors) / 2
+    done = niwfctl("-C", repository.path, "export", "apple", tmp_path / "m", "--format", "merged")
+    assert done.exit_code == 0 and "training saw them in NF4" in done.stdout
+
+
+def test_nothing_is_merged_into_files_that_are_in_4_bits_themselves(
+    backbone: Path, data: Path, tmp_path: Path
+) -> None:
+    stored = save_quantized(tmp_path / "stored", backbone, **NF4)
+    repository = in_4_bits(tmp_path / "skills", stored, data)
+    with pytest.raises(UsageError, match=r"are quantized themselves \(nf4\).*--format peft"):
+        repository.export("apple", tmp_path / "merged", "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_of_several_regions_only_those_that_act_on_a_prompt_are_exported(
