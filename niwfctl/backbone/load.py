@@ -24,7 +24,14 @@ from niwfctl.backbone.cache import hashes, is_whole
 from niwfctl.backbone.embedded import EMBEDDED, converted, embedded_gguf
 from niwfctl.backbone.hub import snapshot
 from niwfctl.backbone.identity import files_identity, require_covered
-from niwfctl.backbone.quantized import keep_copy, kept_copy, nf4, note_copy, stored_form
+from niwfctl.backbone.quantized import (
+    compute_in_bf16,
+    keep_copy,
+    kept_copy,
+    nf4,
+    note_copy,
+    stored_form,
+)
 from niwfctl.backbone.quiet import hearing_reports, quiet, reported_cause
 from niwfctl.backbone.sites import width
 from niwfctl.errors import BackboneError, UsageError, of_memory, reason, tells_of_memory
@@ -130,6 +137,7 @@ def load(
         tokenizer = _tokenizer(source.folder)
         pin(tokenizer, template_args or {})
         model = _in_4_bits(source) if quant == "nf4" and form == "none" else _read(source.folder)
+    compute_in_bf16(model)
     _keep_gradients_right(model)
     model = model.requires_grad_(False).eval()
     return Backbone(model, tokenizer, source.identity, "nf4" if form == "nf4" else quant)

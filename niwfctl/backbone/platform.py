@@ -13,6 +13,8 @@ import torch
 
 from niwfctl.records import Platform
 
+COMPUTE = "compute"  # the dtype of 4-bit products, where it is not the one the checkpoint asks for
+
 
 def current_platform(device: torch.device, *packages: str) -> Platform:
     """Processor, threads, and the versions of torch and other packages that bits may depend on."""
@@ -29,9 +31,12 @@ def current_platform(device: torch.device, *packages: str) -> Platform:
 def same_platform(here: Platform, recorded: Platform) -> bool:
     """Whether equal bits can be expected: everything recorded is the same here.
 
-    The thread count can be matched here, so it matters only above `_most_threads`.
+    The thread count can be matched here, so it matters only above `_most_threads`. Where no dtype
+    is recorded that 4-bit weights had to be made to compute in, none may be so here: earlier
+    versions computed in the checkpoint's.
     """
-    alike = (here.get(key) == value for key, value in recorded.items() if key != "threads")
+    keys = {*recorded, COMPUTE} - {"threads"}
+    alike = (here.get(key) == recorded.get(key) for key in keys)
     return int(recorded["threads"]) <= _most_threads() and all(alike)
 
 

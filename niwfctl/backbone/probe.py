@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from niwfctl.backbone.adapter import FieldAdapter
-from niwfctl.backbone.platform import current_platform
-from niwfctl.backbone.quantized import noted_copy
+from niwfctl.backbone.platform import COMPUTE, current_platform
+from niwfctl.backbone.quantized import noted_compute, noted_copy
 from niwfctl.records import Platform, Witness
 
 SEQUENCES, LENGTH = 4, 24
@@ -59,8 +59,8 @@ def logits_platform(adapter: FieldAdapter) -> Platform:
     nf4 = getattr(adapter.model, "is_loaded_in_4bit", False)
     packages = ("transformers", "bitsandbytes") if nf4 else ("transformers",)
     platform = current_platform(adapter.model.device, *packages)
-    copy = noted_copy(adapter.model)
-    return platform | {"weights": copy} if copy else platform
+    noted = {"weights": noted_copy(adapter.model), COMPUTE: noted_compute(adapter.model)}
+    return platform | {key: value for key, value in noted.items() if value}
 
 
 def probe_tokens(vocabulary: int, seed: int = SEED) -> Tensor:

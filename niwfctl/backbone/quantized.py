@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _CODE = ("bitsandbytes", "transformers")  # the bits depend on their versions
 _KEPT = "niwf_kept_copy"  # attribute of a 4-bit model
+_COMPUTE = "niwf_compute"  # attribute of one that would compute in another dtype by itself
 
 
 def nf4() -> BitsAndBytesConfig:
@@ -84,6 +85,26 @@ def note_copy(model: PreTrainedModel, copy: Path) -> None:
 def noted_copy(model: nn.Module) -> str | None:
     """The identity of the kept copy of a model's weights; None if there is none."""
     return getattr(model, _KEPT, None)
+
+
+def compute_in_bf16(model: PreTrainedModel) -> None:
+    """Makes 4-bit weights compute in bf16, whatever the checkpoint that stores them asks for.
+
+    One that asks for nothing would compute in float32, several times slower on a GPU.
+    """
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit) and module.compute_dtype != torch.bfloat16:
+            module.compute_dtype, module.compute_type_is_set = torch.bfloat16, True
+            setattr(model, _COMPUTE, "bfloat16")
+
+
+def noted_compute(model: nn.Module) -> str | None:
+    """The dtype that `compute_in_bf16` had to set; None if the model computes in it by itself."""
+    return getattr(model, _COMPUTE, None)
 
 
 def keep_copy(model: PreTrainedModel, target: Path) -> None:

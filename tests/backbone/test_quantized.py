@@ -120,6 +120,17 @@ def test_weights_that_are_stored_in_4_bits_are_taken_as_they_are(
         assert torch.equal(backbone.model(TOKENS).logits, ours.model(TOKENS).logits)
 
 
+@pytest.mark.parametrize("asked", [{}, {"bnb_4bit_compute_dtype": torch.float16}])
+def test_weights_that_are_stored_in_4_bits_compute_in_bf16_whatever_their_files_ask_for(
+    wide: Path, tmp_path: Path, empty_cache: Path, asked: dict[str, torch.dtype]
+) -> None:
+    form = {key: value for key, value in NF4.items() if key != "bnb_4bit_compute_dtype"} | asked
+    stored = load(resolve(str(save_quantized(tmp_path / "stored", wide, **form)))).model
+    ours = load(resolve(str(wide)), "nf4").model
+    with torch.no_grad():
+        assert torch.equal(stored(TOKENS).logits, ours(TOKENS).logits)
+
+
 @pytest.mark.parametrize(
     ("form", "name"), [({"load_in_8bit": True}, "int8"), ({"load_in_4bit": True}, "fp4")]
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from conftest import QUICK
 from safetensors.torch import load_file, save_file
 from tiny import NF4, save_quantized
@@ -136,3 +137,26 @@ def test_a_repository_on_weights_that_are_stored_in_4_bits_says_so(
     repository.train("apple", data=data, options=QUICK)
     repository.commit(["apple"], message="Apples")
     assert repository.verify(deep=True).ok
+
+
+def test_4_bit_weights_that_computed_in_float32_before_are_compared_by_tolerance(
+    backbone: Path, tmp_path: Path, data: Path
+) -> None:
+    form = {key: value for key, value in NF4.items() if key != "bnb_4bit_compute_dtype"}
+    folder = save_quantized(tmp_path / "stored", backbone, **form)
+    repository = Repository.init(tmp_path / "new", model=str(folder), dim=8)
+    repository.train("apple", [data], QUICK)
+    repository.commit(["apple"], "Apples")
+    assert "bit for bit" in repository.verify(deep=True).checks[-1].detail
+    model = repository.load("apple")
+    now = probe(model.adapter)
+    for module in model.backbone.model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = torch.float32
+    before = probe(model.adapter)
+    assert before.digest != now.digest and before.deviation(now) < LOGIT_TOLERANCE
+    platform = repository.capability("apple").regions[0].run.witness.platform
+    assert not logits_of_another_digest(repository, platform).ok
+    earlier = {key: value for key, value in platform.items() if key != "compute"}
+    found = logits_of_another_digest(repository, earlier)
+    assert found.ok and "another platform" in found.detail
