@@ -23,6 +23,7 @@ from niwfctl.field.generator import Generator
 from niwfctl.training.data import spread
 from niwfctl.training.optimizer import LARGEST_GRADIENT, OPTIMIZERS, learning_rate
 from niwfctl.training.processes import Processes
+from niwfctl.training.rehearsal import rehearse
 from niwfctl.training.run import GLANCE_ROWS, Glance, Run, generator_share
 
 GLANCES = 4  # measurements on some held-out rows by default, the last at the end
@@ -181,7 +182,7 @@ class Trainer:
                 raise TrainingInterrupted(run.name, run.step, run.steps)
 
         if self.adapter.model.device.type == "cuda" and run.step < run.steps:
-            self.rehearse()
+            rehearse(self)
         if run.base_perplexity is None:
             report(Progress("measuring the base", run.step, run.steps))
             self.adapter.active = None
@@ -226,7 +227,7 @@ class Trainer:
         answers = sum(len(self.training[index].answer) for index in rows)
         own = self.processes.share(range(len(rows)))
         losses, coordinates = [], []  # kept on the device, so that nothing waits for it
-        self.adapter.active = self._field()
+        self.adapter.active = self.field()
         for places in batched(own, options.batch_size):
             loss, _ = self.scorer.loss([self.training[rows[place]] for place in places])
             (loss / answers).backward()
@@ -254,26 +255,6 @@ class Trainer:
         sizes = [p.numel() for p in parameters]
         for parameter, gradient in zip(parameters, flat.split(sizes), strict=True):
             parameter.grad = gradient.view_as(parameter)
-
-    def rehearse(self) -> int:
-        """Computes the gradients of the largest batch to come, and forgets them.
-
-        So memory that does not suffice runs out at once, not in the night.
-
-        Returns:
-            Size of that batch in tokens, with padding.
-        """
-        steps = map(self.rows_of, range(self.run.step, self.run.steps))
-        batches = (
-            [self.training[index] for index in batch]
-            for rows in steps
-            for batch in batched(self.processes.share(rows), self.options.batch_size)
-        )
-        largest = max(batches, key=_padded)
-        self.adapter.active = self._field()
-        self.scorer.loss(largest)[0].backward()
-        self.optimizer.zero_grad()
-        return _padded(largest)
 
     def rows_of(self, step: int) -> list[int]:
         """The rows of a step, shortest first, so that its batches need little padding.
@@ -344,7 +325,7 @@ class Trainer:
     def _score(self, rows: Sequence[Tokens], between: Callable[[], None]) -> Score:
         return self.scorer.score(rows, self.options.batch_size, between)
 
-    def _field(self) -> ActiveField:
+    def field(self) -> ActiveField:
         """The field in training: float32 parameters, cast to the model's dtype."""
         own = [*self.reused, *self.bases]
         bases = [basis.to(dtype=self.adapter.model.dtype) for basis in own]
@@ -354,7 +335,7 @@ class Trainer:
     @torch.no_grad()
     def _sealed(self) -> ActiveField:
         """The same without gradients: computes what the committed region will compute."""
-        return self._field()
+        return self.field()
 
     def parameters(self) -> list[Tensor]:
         """Everything that is optimized, float32."""
@@ -394,10 +375,6 @@ def _gain(run: Run) -> Tensor | None:
 
 def _validation(glance: Glance) -> float:
     return glance.validation
-
-
-def _padded(rows: Sequence[Tokens]) -> int:
-    return len(rows) * max(map(len, rows))
 
 
 class _Speed:

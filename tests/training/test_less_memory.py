@@ -17,6 +17,7 @@ from niwfctl.repository.runs import encoded, new_run
 from niwfctl.training.checkpoint import load
 from niwfctl.training.data import read_examples
 from niwfctl.training.loop import Progress, Trainer
+from niwfctl.training.rehearsal import rehearse
 from niwfctl.training.run import TrainingOptions
 
 
@@ -37,7 +38,7 @@ def kept_for_the_gradient(trainer: Trainer) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        trainer.adapter.active = trainer._field()
+        trainer.adapter.active = trainer.field()
         trainer.scorer.loss(trainer.training[:4])
     return sum(kept.values())
 
@@ -120,7 +121,7 @@ def test_a_rehearsal_meets_the_largest_batch_of_all_steps_and_leaves_no_trace(
         return loss(rows)
 
     rehearsed.scorer.loss = noted
-    largest = rehearsed.rehearse()
+    largest = rehearse(rehearsed)
     assert met == [largest] and all(one.grad is None for one in rehearsed.parameters())
     for step in range(2):
         assert plain.step() == rehearsed.step()
@@ -128,6 +129,49 @@ def test_a_rehearsal_meets_the_largest_batch_of_all_steps_and_leaves_no_trace(
     assert max(met[1:]) == largest
     for one, other in zip(plain.parameters(), rehearsed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def sizes_alive() -> dict[int, int]:
+    """Bytes of the tensors that no graph made, by the place of their memory."""
+    tensors = (one for one in gc.get_objects() if issubclass(type(one), Tensor))
+    leaves = (one.untyped_storage() for one in tensors if one.grad_fn is None)
+    return {storage.data_ptr(): storage.nbytes() for storage in leaves}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "paged_adamw_8bit"])
+@pytest.mark.parametrize("grad_accum", [1, 2])
+def test_a_rehearsal_takes_the_memory_of_gradients_and_moments_and_gives_it_back(
+    fresh: Repository, data: Path, optimizer: str, grad_accum: int
+) -> None:
+    how = {"batch_size": 2, "grad_accum": grad_accum, "optimizer": optimizer, "rank": 64}
+    trainer = trainer_of(fresh, data, QUICK.model_copy(update=how))
+    taken, loss = [], trainer.scorer.loss
+
+    def noted(rows: list[Tokens]) -> tuple[Tensor, int]:
+        held = sizes_alive()
+        gradients = [one.grad for one in trainer.parameters() if one.grad is not None]
+        held |= {one.data_ptr(): one.nbytes for one in gradients}
+        taken.append(sum(size for place, size in held.items() if place not in before))
+        return loss(rows)
+
+    trainer.scorer.loss, before = noted, sizes_alive()
+    rehearse(trainer)
+    left = sum(size for place, size in sizes_alive().items() if place not in before)
+    assert left < taken[0] / 100 and not trainer.optimizer.state  # the last batch's coordinates
+    trainer.scorer.loss = loss
+    trainer.step()
+    numbers = [parameter.numel() for parameter in trainer.parameters()]
+    moments = [
+        value.nbytes
+        for state in trainer.optimizer.state.values()
+        for key, value in state.items()
+        if key not in ("step", "qmap1", "qmap2")
+    ]
+    assert (sum(moments) == 8 * sum(numbers)) == (optimizer == "adamw")
+    assert taken == [sum(moments) + (grad_accum > 1) * 4 * sum(numbers)]
+    trainer.scorer.loss, before = noted, sizes_alive()
+    rehearse(trainer)
+    assert taken[1:] == [taken[0] - sum(moments)]  # they are there now
 
 
 @pytest.mark.parametrize("quant", ["none", "nf4"])
