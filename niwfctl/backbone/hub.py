@@ -9,6 +9,7 @@ from niwfctl.errors import BackboneError, reason
 
 _BESIDE = ("*.safetensors.index.json", "special_tokens_map.json")
 _TWICE = ("consolidated*", "original/*")  # the same weights for other libraries
+_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 def snapshot(model: str, revision: str | None, instead: str) -> tuple[Path, str]:
@@ -23,6 +24,7 @@ def snapshot(model: str, revision: str | None, instead: str) -> tuple[Path, str]
         BackboneError: it is neither in the cache nor can it be downloaded.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         folder = snapshot_download(
@@ -31,6 +33,16 @@ def snapshot(model: str, revision: str | None, instead: str) -> tuple[Path, str]
             allow_patterns=[*DEFINING, *_BESIDE],
             ignore_patterns=list(_TWICE),
         )
+    except GatedRepoError as error:  # a kind of RepositoryNotFoundError
+        raise BackboneError(
+            f"the backbone {model!r} is open only to those who accepted its licence: accept it at "
+            f"https://huggingface.co/{model}, then {_LOG_IN}"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise BackboneError(
+            f"the backbone {model!r} is not a folder and there is no public model of this name on "
+            f"the Hugging Face hub: if it is a private one, {_LOG_IN}; else {instead}"
+        ) from error
     except Exception as error:  # the errors of the hub's transport differ between versions
         raise BackboneError(
             f"the backbone {model!r} is not a folder and cannot be downloaded from the Hugging "

@@ -2,9 +2,11 @@
 
 import json
 import os
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from logging import INFO, getLogger
 from pathlib import Path
 from shutil import copytree
+from threading import Thread
 
 import huggingface_hub.constants
 import pytest
@@ -178,6 +180,43 @@ def test_a_hub_whose_error_has_no_words_is_named_by_its_kind(monkeypatch) -> Non
     monkeypatch.setattr(huggingface_hub, "snapshot_download", late)
     with pytest.raises(BackboneError, match=r"\(TimeoutError\): expected") as error:
         resolve("someone/something")
+    sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (
+            403,
+            "GatedRepo",
+            r"at https://huggingface.co/owner/model, then log in .*TOKEN",
+        ),
+        (401, "RepoNotFound", r"no public model of this name.*private.*hf auth login.*expected"),
+    ],
+)
+def test_a_hub_that_refuses_a_model_is_said_with_what_opens_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int, code: str, told: str
+) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        with pytest.raises(BackboneError, match=told) as error:
+            resolve("owner/model")
+        server.shutdown()
     sentence(error)
 
 
