@@ -9,11 +9,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
+    CohereConfig,
+    FalconH1Config,
     Gemma3Config,
     Gemma3nTextConfig,
     Gemma3TextConfig,
     GemmaConfig,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
@@ -56,6 +59,22 @@ def several_streams(**sizes: int) -> PretrainedConfig:
     )
 
 
+def granite(**sizes: int) -> PretrainedConfig:
+    """Granite, which divides its logits."""
+    return GraniteConfig(**sizes, logits_scaling=8.0, residual_multiplier=0.22)
+
+
+def cohere(**sizes: int) -> PretrainedConfig:
+    """Command-R, which multiplies its logits."""
+    return CohereConfig(**sizes, logit_scale=0.0625, pad_token_id=0)
+
+
+def falcon(**sizes: int) -> PretrainedConfig:
+    """Falcon-H1, which multiplies its logits, and whose layers have a second kind of memory."""
+    own = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16}
+    return FalconH1Config(**(sizes | own), mamba_chunk_size=16, lm_head_multiplier=0.25)
+
+
 CONFIGS: dict[str, Callable[..., PretrainedConfig]] = {
     "llama": LlamaConfig,
     "mistral": MistralConfig,
@@ -65,6 +84,9 @@ CONFIGS: dict[str, Callable[..., PretrainedConfig]] = {
     "gemma3_text": Gemma3TextConfig,
     "gemma3": multimodal,
     "gpt_neox": GPTNeoXConfig,
+    "granite": granite,
+    "cohere": cohere,
+    "falcon_h1": falcon,
 }
 
 NF4 = {

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers import PretrainedConfig
 
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.batch import by_length, pad, prompt_mask
@@ -59,6 +60,7 @@ class Scorer:
         config = self._model.config.get_text_config()
         self._vocabulary = config.vocab_size
         self._softcap = getattr(config, "final_logit_softcapping", None)
+        self._scale = _logit_scale(config)
         self._check()
 
     def loss(self, rows: Sequence[Tokens]) -> tuple[Tensor, int]:
@@ -134,6 +136,8 @@ class Scorer:
 
     def _logits(self, states: Tensor) -> Tensor:
         logits = self._model.get_output_embeddings()(states).float()
+        if self._scale != 1.0:
+            logits = logits * self._scale
         if self._softcap:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits
@@ -152,6 +156,13 @@ class Scorer:
                 f"{type(self._model).__name__} is not supported: its logits are not its output "
                 "layer applied to its last states"
             )
+
+
+def _logit_scale(config: PretrainedConfig) -> float:
+    """What a model multiplies its output layer's results by: Granite, Cohere and Falcon-H1 do."""
+    factors = [getattr(config, key, None) for key in ("logit_scale", "lm_head_multiplier")]
+    divisor = getattr(config, "logits_scaling", None)
+    return math.prod(factor for factor in factors if factor is not None) / (divisor or 1.0)
 
 
 def _answer_positions(rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:

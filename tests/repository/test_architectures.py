@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from conftest import QUICK
 
+from niwfctl.backbone.scoring import Scorer
 from niwfctl.errors import BackboneError
+from niwfctl.records import Example, Message
 from niwfctl.repository import Repository
+from niwfctl.repository.commit import RoutingOptions
 
 
 @pytest.mark.parametrize("kind", ["gemma3_text", "gemma3"])
@@ -22,6 +26,29 @@ def test_a_model_with_or_without_eyes_learns_and_is_verified(
     assert model.longest == tiny.SIZES["max_position_embeddings"]
     assert model.generate("Say apple 3.", max_new_tokens=3) is not None
     assert repository.verify(deep=True).ok
+
+
+@pytest.mark.parametrize("kind", ["granite", "cohere", "falcon_h1"])
+def test_a_model_that_scales_its_logits_learns_and_is_scored_by_what_it_computes(
+    tmp_path: Path, data: Path, kind: str
+) -> None:
+    backbone = tmp_path / "backbone"
+    model = tiny.tiny_model(kind)
+    model.get_output_embeddings().weight.data *= 20  # random models hardly prefer any token
+    model.save_pretrained(backbone)
+    tiny.tiny_tokenizer().save_pretrained(backbone)
+    repository = Repository.init(tmp_path / "new", model=str(backbone), dim=8)
+    repository.train("apple", [data], QUICK)
+    repository.commit(["apple"], "Apples", RoutingOptions(manual=True))
+    assert repository.verify(deep=True).ok
+    loaded = repository.load(None)
+    (row,) = loaded.encode([Example((Message("user", "Say apple 3."),), "apple is 21")])
+    with torch.no_grad():
+        logits = loaded.backbone.model(torch.tensor([row.prompt + row.answer])).logits[0].float()
+    predicting, answer = logits[len(row.prompt) - 1 : -1], torch.tensor(row.answer)
+    loss, tokens = Scorer(loaded.adapter, loaded.skip).loss([row])
+    expected = torch.nn.functional.cross_entropy(predicting, answer)
+    assert float(loss) / tokens == pytest.approx(float(expected), rel=0.01)
 
 
 def test_a_model_whose_layers_read_several_states_a_token_is_refused(
