@@ -21,8 +21,10 @@ from pydantic import (
 from niwfctl.errors import FormatError
 from niwfctl.records import Witness
 
-FORMAT = 3  # 1 had no skip_system; 2 had no decoder, and an identity over fewer files
-WITH_TEMPLATE_ARGS = 4  # written only where there are any, so that earlier versions read the rest
+# 1 had no skip_system; 2 had no decoder, and an identity over fewer files; 3 had neither
+# template_args nor fix_mistral_regex, and is still written where there are none, so that earlier
+# versions read the file.
+FORMAT, PLAIN = 4, 3
 FILE = "niwf.toml"
 _Oid = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -44,7 +46,15 @@ class BackboneConfig(BaseModel):
         description="arguments of its chat template",
         exclude_if=lambda arguments: not arguments,
     )
+    fix_mistral_regex: bool | None = Field(
+        None, description="whether its tokenizer splits by a corrected pattern; absent if not"
+    )
     witness: Witness = Field(description="logits of the probes at `init`")
+
+    @property
+    def format(self) -> int:
+        """The lowest format of a file that can say all of this."""
+        return FORMAT if self.template_args or self.fix_mistral_regex else PLAIN
 
 
 class FieldConfig(BaseModel):
@@ -87,7 +97,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    format: int = FORMAT
+    format: int = PLAIN
     backbone: BackboneConfig
     field: FieldConfig
     routing: RoutingConfig = Field(default_factory=RoutingConfig)
@@ -108,7 +118,7 @@ class Config(BaseModel):
             plain = tomllib.loads(content.decode())
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise FormatError(f"{FILE} is not valid TOML: {error}; {restoring(FILE)}") from error
-        return validated(cls, FILE, plain, WITH_TEMPLATE_ARGS)
+        return validated(cls, FILE, plain, FORMAT)
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -66,12 +67,14 @@ class Backbone:
 
     Attributes:
         quant: how its weights are held: `nf4`, or `none` for as they are in its files.
+        fixed_regex: whether its tokenizer splits by another pattern than its files say.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     identity: str
     quant: str = "none"
+    fixed_regex: bool = False
 
     @property
     def width(self) -> int:
@@ -108,7 +111,10 @@ def local_path(model: str) -> Path:
 
 
 def load(
-    source: Source, quant: str = "none", template_args: Mapping[str, Argument] | None = None
+    source: Source,
+    quant: str = "none",
+    template_args: Mapping[str, Argument] | None = None,
+    fix_regex: bool | None = False,
 ) -> Backbone:
     """Loads a backbone, frozen, onto the GPU if there is one.
 
@@ -119,6 +125,8 @@ def load(
         quant: `nf4` (double quantization, bf16 compute), or `none`: as in the files, with
             unquantized weights in bf16.
         template_args: fixed arguments of its chat template.
+        fix_regex: whether to correct a wrong pattern by which some of Mistral's tokenizers were
+            published to split text; None where transformers would warn of it.
 
     Raises:
         UsageError: another `quant`, or an argument that the template does not take.
@@ -134,32 +142,50 @@ def load(
                 f"the weights in {source.folder} are already quantized by {form}: use them as "
                 "they are, without --quant nf4, or use a model with 16-bit weights"
             )
-        tokenizer = _tokenizer(source.folder)
+        tokenizer, fixed = _tokenizer(source.folder, fix_regex)
         pin(tokenizer, template_args or {})
         model = _in_4_bits(source) if quant == "nf4" and form == "none" else _read(source.folder)
     compute_in_bf16(model)
     _keep_gradients_right(model)
     model = model.requires_grad_(False).eval()
-    return Backbone(model, tokenizer, source.identity, "nf4" if form == "nf4" else quant)
+    quant = "nf4" if form == "nf4" else quant
+    return Backbone(model, tokenizer, source.identity, quant, fixed)
 
 
-def load_originals(source: Source) -> Backbone:
+def load_originals(
+    source: Source, template_args: Mapping[str, Argument] | None = None, fix_regex: bool = False
+) -> Backbone:
     """Loads weights that are not quantized onto the CPU, in the dtype of their files.
 
     For a backbone whose weights `load` puts into 4 bits, these are what they were made from.
+
+    Args:
+        template_args, fix_regex: as for `load`.
 
     Raises:
         BackboneError: as `load`.
     """
     with _loading(source):
-        tokenizer = _tokenizer(source.folder)
+        tokenizer, fixed = _tokenizer(source.folder, fix_regex)
+        pin(tokenizer, template_args or {})
         model = _read(source.folder, dtype="auto", device_map="cpu")
-    return Backbone(model.requires_grad_(False).eval(), tokenizer, source.identity)
+    model = model.requires_grad_(False).eval()
+    return Backbone(model, tokenizer, source.identity, fixed_regex=fixed)
 
 
-def _tokenizer(folder: str) -> PreTrainedTokenizerBase:
+def _tokenizer(folder: str, fix_regex: bool | None) -> tuple[PreTrainedTokenizerBase, bool]:
+    """The tokenizer, and whether its pattern was corrected."""
     # Mistral's own tokenizer, if installed, reads a file that no identity covers.
-    return AutoTokenizer.from_pretrained(folder, mistral_format=False, trust_remote_code=False)
+    read = partial(
+        AutoTokenizer.from_pretrained, folder, mistral_format=False, trust_remote_code=False
+    )
+    if not fix_regex:
+        tokenizer = read()
+        found = getattr(tokenizer, "backend_tokenizer", None)
+        # transformers notes False there only where it warns that the pattern is wrong
+        if fix_regex is False or getattr(found, "fix_mistral_regex", None) is not False:
+            return tokenizer, False
+    return read(fix_mistral_regex=True), True
 
 
 def _in_4_bits(source: Source) -> PreTrainedModel:

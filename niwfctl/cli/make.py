@@ -95,6 +95,7 @@ def init(
                 "model": config.backbone.model,
                 "identity": config.backbone.identity,
                 "quant": config.backbone.quant,
+                "fix_mistral_regex": bool(config.backbone.fix_mistral_regex),
                 "tap_layer": config.field.tap_layer,
                 "dim": config.field.dim,
                 "template_args": config.backbone.template_args,
@@ -108,6 +109,11 @@ def init(
     )
     for name, value in config.backbone.template_args.items():
         out.print(f"  chat template with {name}={json.dumps(value)}", markup=False)
+    if config.backbone.fix_mistral_regex:
+        out.print(
+            "  its tokenizer was published with a wrong pattern, which is corrected here: other "
+            "tools need fix_mistral_regex=True"
+        )
 
 
 @app.command()

@@ -36,7 +36,7 @@ from niwfctl.repository.mixture import of_capability
 from niwfctl.repository.model import Model
 from niwfctl.repository.regions import acting_everywhere, load_region
 from niwfctl.repository.same_field import usable
-from niwfctl.several import Source
+from niwfctl.several import Sources
 from niwfctl.storage import storing
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def export(
     form: str,
     target: Path,
     prompt: str | None = None,
-    data: Sequence[Source] = (),
+    data: Sources = (),
 ) -> Exported:
     """Implements `Repository.export`; nothing appears at `target` before everything is written."""
     if form not in FORMATS:
@@ -118,7 +118,7 @@ def export(
             pinned = repository.config.backbone
             write_peft(folder, factors, pinned.decoder or "model", _known_as(pinned.model))
         else:
-            write_merged(folder, _to_change(model, originals), change)
+            write_merged(folder, _to_change(repository, model, originals), change)
         if form != "gguf-lora":
             (folder / SIDECAR).write_text(provenance + "\n", "utf-8")
         size = sum(file.stat().st_size for file in folder.iterdir())
@@ -184,7 +184,7 @@ def _originals(repository: Repository) -> Source | None:
     return source if repository.config.backbone.quant != "none" else None
 
 
-def _to_change(model: Model | None, originals: Source | None) -> Backbone:
+def _to_change(repository: Repository, model: Model | None, originals: Source | None) -> Backbone:
     """A backbone whose weights can be changed; closes `model`, which it may belong to."""
     backbone = None if originals else model.backbone
     if model:
@@ -192,7 +192,8 @@ def _to_change(model: Model | None, originals: Source | None) -> Backbone:
     if backbone:
         return backbone
     with fitting("none", "merge on a machine with more, export `--format peft`"):
-        return load_originals(originals)
+        pinned = repository.config.backbone
+        return load_originals(originals, pinned.template_args, bool(pinned.fix_mistral_regex))
 
 
 def _freezing(model: Model, name: str, change: FrozenSum, data: Data) -> Freezing:

@@ -17,7 +17,7 @@ from niwfctl.backbone.load import load, local_path, resolve
 from niwfctl.backbone.probe import witnessed
 from niwfctl.backbone.sites import decoder_path, find_sites
 from niwfctl.backbone.support import require_supported
-from niwfctl.config import FILE, FORMAT, WITH_TEMPLATE_ARGS, BackboneConfig, Config, FieldConfig
+from niwfctl.config import FILE, BackboneConfig, Config, FieldConfig
 from niwfctl.errors import NotARepository, UsageError
 from niwfctl.git.git import Git
 from niwfctl.git.process import require_recent_git
@@ -92,7 +92,7 @@ def _measured(
             "not: leave it out"
         )
     with fitting(quant):
-        backbone = load(source, quant, template_args)
+        backbone = load(source, quant, template_args, fix_regex=None)
         tap_layer = default_tap_layer(backbone) if tap_layer is None else tap_layer
         dim = default_dim(backbone) if dim is None else dim
         sites, decoder = find_sites(backbone.model, tap_layer), decoder_path(backbone.model)
@@ -109,6 +109,7 @@ def _measured(
         quant=backbone.quant,
         decoder=None if decoder == "model" else decoder,
         template_args=dict(template_args),
+        fix_mistral_regex=backbone.fixed_regex or None,
         witness=witness,
     )
     field = {"tap_layer": tap_layer, "dim": dim, "skip_tokens": calibration.skip}
@@ -118,12 +119,12 @@ def _measured(
 def _files(path: Path, measured: _Measured, pointer: Pointer) -> dict[str, bytes]:
     """The files of the first commit, by path."""
     field = FieldConfig(**measured.field, skip_system=True, coordinates=pointer.oid)
-    written = WITH_TEMPLATE_ARGS if measured.backbone.template_args else FORMAT
     attributes = _committed(path, ATTRIBUTES_FILE) or b""
     if ATTRIBUTES.encode() not in attributes:
         attributes += b"\n" * (attributes[-1:] not in (b"", b"\n")) + ATTRIBUTES.encode()
+    backbone = measured.backbone
     return {
-        FILE: Config(format=written, backbone=measured.backbone, field=field).dump().encode(),
+        FILE: Config(format=backbone.format, backbone=backbone, field=field).dump().encode(),
         ATTRIBUTES_FILE: attributes,
         object_file(pointer.oid): pointer.text().encode(),
     }

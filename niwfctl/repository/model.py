@@ -70,11 +70,11 @@ class Model(Reader):
             MemoryFull: it does not fit.
             ObjectError: the coordinate map is missing or corrupt.
         """
-        config = repository.config
-        self.repository = repository
-        with fitting(config.backbone.quant):
-            source, pinned = pinned_source(repository), config.backbone
-            backbone = load(source, pinned.quant, pinned.template_args)
+        config, pinned = repository.config, repository.config.backbone
+        self.repository, fix_regex = repository, bool(pinned.fix_mistral_regex)
+        with fitting(pinned.quant):
+            source = pinned_source(repository)
+            backbone = load(source, pinned.quant, pinned.template_args, fix_regex)
         super().__init__(backbone, config.field)
         stored = read_coordinates(repository)
         coordinates = CoordinateMap.from_tensors(under(stored, "map"))
@@ -83,7 +83,7 @@ class Model(Reader):
         self.resident = Resident(repository, self.adapter, resident)
         self.base_probe = stored["probe"]
         self.routes: Routes | None = None
-        self._name = config.backbone.model
+        self._name = pinned.model
         self._chosen = Chosen(None, called(None))
         self._mixtures = Mixtures(repository)
 
