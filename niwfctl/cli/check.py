@@ -14,6 +14,7 @@ from niwfstore import output_file
 from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, err, out, require_file, size
 from niwfctl.cli.progress import measuring_progress
+from niwfctl.cli.schema import check_json
 
 if TYPE_CHECKING:
     from niwfctl.repository.verify import Check
@@ -39,7 +40,7 @@ def verify(
     with err.status("verifying"):
         report = Repository.open(ctx.obj).verify(names or [], revision, deep)
     if as_json:
-        checks = [asdict(check) for check in report.checks]
+        checks = [check_json(check) for check in report.checks]
         emit_json(
             {
                 "ok": report.ok,
@@ -66,10 +67,15 @@ def check(
 ) -> None:
     """Verify HEAD and measure the gates of niwf.toml, for pipelines."""
     from niwfctl.repository import Repository
+    from niwfctl.repository.check import compared_with
 
     if junit:
         require_file(ctx.obj / junit, "--junit", suffixes=())
     repository = Repository.open(ctx.obj)
+    commits = {
+        "commit": repository.git.resolve("HEAD"),
+        "against": compared_with(repository, against),
+    }
     with measuring_progress() as report:
         checks = repository.check(against, report)
     ok = all(check.ok for check in checks)
@@ -79,7 +85,7 @@ def check(
         with output_file(ctx.obj / junit) as file:
             file.write(as_junit(checks))
     if as_json:
-        emit_json({"ok": ok, "checks": [asdict(check) for check in checks]})
+        emit_json({"ok": ok, **commits, "checks": [check_json(check) for check in checks]})
     else:
         _show_checks(checks)
         if not repository.config.gates:

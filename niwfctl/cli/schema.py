@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from niwfctl.repository.measure import Measured
     from niwfctl.repository.merge import Merged
     from niwfctl.repository.operations import Operation
+    from niwfctl.repository.verify import Check
     from niwfctl.training.run import Run
 
 Json = dict[str, object]
@@ -122,6 +124,13 @@ def merged_json(merged: Merged) -> Json:
         "takeovers": takeovers,
         "shadowed": merged.shadowed,
     }
+
+
+def check_json(check: Check) -> Json:
+    """One thing that was checked; JSON has no number for a limit that is infinite."""
+    found = asdict(check)
+    infinite = {k: None for k, v in found.items() if isinstance(v, float) and not math.isfinite(v)}
+    return found | infinite
 
 
 def figures_json(figures: Measured) -> Json:

@@ -65,6 +65,19 @@ def check(
     return checks
 
 
+def compared_with(repository: Repository, against: str | None) -> str | None:
+    """Full id of the commit that `check` was told to compare with.
+
+    None if it was told none, or git's null id, with which everything is new.
+
+    Raises:
+        UnknownName: there is no such revision.
+    """
+    if not against or _NULL.fullmatch(against):
+        return None
+    return repository.git.resolve(against)
+
+
 def committed_gates(repository: Repository) -> dict[str, Gate]:
     """The gates of HEAD's niwf.toml, by capability; warns where the file holds others."""
     if repository.git.changes(FILE):
@@ -158,22 +171,26 @@ class _Gated:
         if gate.max_perplexity is not None:
             fits = now.perplexity <= gate.max_perplexity
             detail = f"{now.perplexity:.4f}, at most {gate.max_perplexity:g}"
-            yield Check(self.name, "perplexity", fits, detail)
+            numbers = now.perplexity, gate.max_perplexity
+            yield Check(self.name, "perplexity", fits, detail, *numbers)
         if gate.min_exact_match is not None:
             fits = now.exact_match >= gate.min_exact_match
             detail = f"{now.exact_match:.1%}, at least {gate.min_exact_match:.1%}"
-            yield Check(self.name, "exact match", fits, detail)
+            numbers = now.exact_match, gate.min_exact_match
+            yield Check(self.name, "exact match", fits, detail, *numbers)
         if gate.max_regression is not None:
             yield self._regression(now, gate.max_regression)
 
     def _regression(self, now: Measured, limit: float) -> Check:
         called, atlas = self.before
         if self.name not in atlas:
-            return Check(self.name, "regression", True, f"it is new since {called}")
+            detail = f"it is new since {called}"
+            return Check(self.name, "regression", True, detail, limit=limit)
         then = self._measure(called, atlas[self.name], False)
         rise = now.perplexity / then.perplexity - 1
         detail = f"{rise:+.2%} against {then.perplexity:.4f} at {called}, at most {limit:+.2%}"
-        return Check(self.name, "regression", rise <= limit, detail)
+        numbers = rise, limit, then.perplexity
+        return Check(self.name, "regression", rise <= limit, detail, *numbers)
 
     def _measure(self, revision: str, capability: Capability, exact_match: bool) -> Measured:
         subject = named(f"{self.name}@{revision}", capability)

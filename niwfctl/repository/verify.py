@@ -46,12 +46,18 @@ class Check:
             check` also `gate`, `perplexity`, `exact match` or `regression`.
         ok: whether it passed.
         detail: what was compared, or why it failed.
+        value: what a gate's measurement gave; None where nothing is measured.
+        limit: what the gate allows.
+        baseline: what the value is compared with, such as the perplexity of another revision.
     """
 
     subject: str
     check: str
     ok: bool
     detail: str
+    value: float | None = None
+    limit: float | None = None
+    baseline: float | None = None
 
 
 @dataclass(frozen=True)

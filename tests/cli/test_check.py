@@ -235,3 +235,34 @@ def test_junit_holds_every_check_whatever_its_words() -> None:
     assert "red" in suite.find("testcase/system-out").text
     assert [case.get("name") for case in suite.iter("testcase")] == ["b", "b 2"]
     assert "& <tags>" in suite.find("testcase/failure").get("message")
+
+
+def test_every_number_of_a_gate_can_be_read_by_a_program(
+    niwfctl: Command, committed: Repository
+) -> None:
+    limits = f"{LIMITS}\nmin_exact_match = 0.0"
+    with_gates(committed, f"[gates.apple]\n{limits}")
+    done = niwfctl("-C", committed.path, "check", "--json", "--against", "HEAD~1")
+    told = json.loads(done.stdout)
+    first = committed.git.resolve("HEAD~1")
+    assert (told["commit"], told["against"]) == (committed.git.head(), first)
+    of = {one["check"]: one for one in told["checks"] if one["subject"] == "apple"}
+    perplexity = of["perplexity"]["value"]
+    assert f"{perplexity:.4f}" in of["perplexity"]["detail"]
+    numbers = {
+        name: tuple(one[key] for key in ("value", "limit", "baseline")) for name, one in of.items()
+    }
+    assert numbers["perplexity"] == (perplexity, 1e6, None)
+    assert numbers["exact match"] == (0.0, 0.0, None)
+    assert numbers["regression"] == (0.0, 0.0, perplexity)
+    assert numbers["anchors"] == (None, None, None)
+
+
+@pytest.mark.parametrize("against", [(), ("--against", "0" * 40)])
+def test_without_a_commit_to_compare_with_none_is_told(
+    niwfctl: Command, committed: Repository, against: tuple[str, ...]
+) -> None:
+    with_gates(committed, '[gates.apple]\ndata = "apple.jsonl"\nmax_perplexity = inf')
+    told = json.loads(niwfctl("-C", committed.path, "check", "--json", *against).stdout)
+    assert told["against"] is None
+    assert [one["limit"] for one in told["checks"] if one["check"] == "perplexity"] == [None]
