@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from niwfstore import output_file
 
+from niwfctl.cli.junit import junit as as_junit
 from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, err, out, require_file, size
 from niwfctl.cli.progress import measuring_progress
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from niwfctl.repository.verify import Check
 
 app = typer.Typer()
+
+_MARKS = {"ok": "[green]ok[/]    ", "note": "[yellow]note[/]  ", "failed": "[red]FAILED[/]"}
 
 
 @app.command()
@@ -58,8 +61,16 @@ def verify(
 def check(
     ctx: typer.Context,
     against: Annotated[
-        str | None, typer.Option(metavar="REV", help="For regressions; HEAD's parent by default.")
+        str | None,
+        typer.Option(
+            metavar="REV",
+            help="For regressions, HEAD's parent by default; also tells which of its gates HEAD "
+            "has removed or loosened.",
+        ),
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail on a gate removed, loosened or left out.")
+    ] = False,
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write JUnit XML as well.")
     ] = None,
@@ -77,11 +88,9 @@ def check(
         "against": compared_with(repository, against),
     }
     with measuring_progress() as report:
-        checks = repository.check(against, report)
+        checks = repository.check(against, report, strict)
     ok = all(check.ok for check in checks)
     if junit:
-        from niwfctl.repository.check import junit as as_junit
-
         with output_file(ctx.obj / junit) as file:
             file.write(as_junit(checks))
     if as_json:
@@ -175,8 +184,9 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 def _show_checks(checks: Sequence[Check]) -> None:
     for check in checks:
-        mark = "[green]ok[/]    " if check.ok else "[red]FAILED[/]"
-        out.print(f"{mark} {check.subject:<16} {check.check:<11} ", end="")
+        out.print(f"{_MARKS[check.state]} {check.subject:<16} {check.check:<11} ", end="")
         out.print(check.detail, markup=False)
     failed = sum(not check.ok for check in checks)
-    out.print(f"{failed} of {len(checks)} checks failed" if failed else "all hold")
+    notes = sum(check.state == "note" for check in checks)
+    verdict = f"{failed} of {len(checks)} checks failed" if failed else "all hold"
+    out.print(f"{verdict}, {notes} note{'s' * (notes > 1)}" if notes else verdict)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree
 
-from niwfctl.atlas import Atlas, Capability
+from niwfctl.atlas import Capability
 from niwfctl.config import FILE, Gate
-from niwfctl.errors import DataError, UnknownName
+from niwfctl.errors import DataError, UnknownName, UsageError
+from niwfctl.repository.easing import Baseline, eased, limits
 from niwfctl.repository.measure import Bench, Data, Measured, Tell, named
 from niwfctl.repository.verify import Check, verify
 
@@ -24,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 _PARENT = "HEAD~1"
 _NULL = re.compile("0{40}|0{64}")  # what pipelines are given as a new branch's previous commit
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def check(
     repository: Repository,
     against: str | None,
     report: Tell = lambda what, done, rows: None,
+    strict: bool = False,
 ) -> list[Check]:
     """Verifies HEAD, then measures every gate of its niwf.toml.
 
@@ -38,16 +37,23 @@ def check(
 
     Args:
         against: revision to compare with where a gate limits the regression; HEAD's parent by
-            default. With git's null id, everything is new.
+            default. If one is given, it is also noted where HEAD's gates hold less than its own.
+            With git's null id, everything is new.
         report: told what is in progress.
+        strict: whether what is noted fails.
 
     Raises:
         DataError: a gate's data cannot be used.
         UnknownName: there is no such revision, or a shallow clone lacks HEAD's parent.
+        UsageError: `strict`, but nothing to compare with.
     """
+    if strict and not against:
+        raise UsageError(
+            "--strict compares the gates with another revision's: say which with --against REV"
+        )
     atlas, gates = repository.atlas(), committed_gates(repository)
     limited = any(gate.max_regression is not None for gate in gates.values())
-    before = _baseline(repository, against) if against or limited else ("", {})
+    before = _baseline(repository, against) if against or limited else Baseline("")
     data = {name: gate_data(repository, name) for name in gates if name in atlas}
     report("verifying", 0, 0)
     checks = list(verify(repository, [], "HEAD", False).checks)
@@ -62,7 +68,7 @@ def check(
             checks.append(Check(name, "gate", False, problem))
         else:
             checks += _Gated(bench, name, gate, data[name], atlas[name], before).checks()
-    return checks
+    return [*checks, *eased(repository, before, strict)] if against else checks
 
 
 def compared_with(repository: Repository, against: str | None) -> str | None:
@@ -111,33 +117,13 @@ def gate_data(repository: Repository, name: str) -> Data:
     return data
 
 
-def junit(checks: list[Check]) -> bytes:
-    """The checks as JUnit XML."""
-    failures = sum(not one.ok for one in checks)
-    suite = ElementTree.Element(
-        "testsuite", name="niwfctl check", tests=str(len(checks)), failures=str(failures)
-    )
-    seen: Counter[tuple[str, str]] = Counter()
-    for one in checks:
-        seen[one.subject, one.check] += 1
-        count = seen[one.subject, one.check]  # some readers keep only the first of a name
-        name = one.check if count == 1 else f"{one.check} {count}"
-        case = ElementTree.SubElement(suite, "testcase", classname=one.subject, name=name)
-        detail = _NOT_XML.sub("�", one.detail)
-        if one.ok:
-            ElementTree.SubElement(case, "system-out").text = detail
-        else:
-            ElementTree.SubElement(case, "failure", message=detail)
-    return ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
-
-
-def _baseline(repository: Repository, against: str | None) -> tuple[str, Atlas]:
-    """What regressions are measured against: its name in messages, and its capabilities."""
+def _baseline(repository: Repository, against: str | None) -> Baseline:
     if against and _NULL.fullmatch(against):
-        return "the branch began", {}
-    head = repository.git.resolve("HEAD")
+        return Baseline("the branch began")
+    head, called = repository.git.resolve("HEAD"), against or _PARENT
     try:
-        return against or _PARENT, repository.atlas(against or _PARENT)
+        commit = repository.git.resolve(called)
+        return Baseline(called, commit, repository.atlas(commit))
     except UnknownName:
         if against:
             raise
@@ -146,7 +132,7 @@ def _baseline(repository: Repository, against: str | None) -> tuple[str, Atlas]:
                 "HEAD has a parent that this shallow clone lacks: fetch it with `git fetch "
                 "--deepen=1`, or give --against with a commit that is here"
             ) from None
-        return "HEAD, which is the first commit", {}
+        return Baseline("HEAD, which is the first commit")
 
 
 @dataclass(frozen=True)
@@ -158,13 +144,12 @@ class _Gated:
     gate: Gate
     data: Data
     now: Capability
-    before: tuple[str, Atlas]
+    before: Baseline
 
     def checks(self) -> Iterator[Check]:
         """One check for each limit that the gate sets."""
         gate = self.gate
-        limits = (gate.max_perplexity, gate.min_exact_match, gate.max_regression)
-        if all(limit is None for limit in limits):
+        if not limits(gate):
             yield Check(self.name, "gate", True, "not measured: it sets no limit")
             return
         now = self._measure("HEAD", self.now, gate.min_exact_match is not None)
@@ -182,7 +167,7 @@ class _Gated:
             yield self._regression(now, gate.max_regression)
 
     def _regression(self, now: Measured, limit: float) -> Check:
-        called, atlas = self.before
+        called, atlas = self.before.called, self.before.atlas
         if self.name not in atlas:
             detail = f"it is new since {called}"
             return Check(self.name, "regression", True, detail, limit=limit)

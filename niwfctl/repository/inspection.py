@@ -131,20 +131,22 @@ class Inspection:
         self: Repository,
         against: str | None = None,
         report: Tell = lambda what, done, rows: None,
+        strict: bool = False,
     ) -> list[Check]:
         """Verifies HEAD and measures the gates of its niwf.toml.
 
         Args:
             against: revision to compare with where a gate limits the regression; HEAD's parent by
-                default.
+                default. If one is given, it is also noted where HEAD's gates hold less.
             report: told what is in progress.
+            strict: whether what is noted fails.
 
         Raises:
-            DataError, UnknownName, BackboneError, ObjectError.
+            DataError, UnknownName, UsageError, BackboneError, ObjectError.
         """
         from niwfctl.repository.check import check
 
-        return check(self, against, report)
+        return check(self, against, report, strict)
 
     def fsck(self: Repository) -> Checked:
         """Checks every object of every reachable commit, and git's own."""

@@ -48,7 +48,8 @@ class Check:
         detail: what was compared, or why it failed.
         value: what a gate's measurement gave; None where nothing is measured.
         limit: what the gate allows.
-        baseline: what the value is compared with, such as the perplexity of another revision.
+        baseline: what the value or limit is compared with, of another revision.
+        note: whether it only says what a reviewer should know.
     """
 
     subject: str
@@ -58,6 +59,12 @@ class Check:
     value: float | None = None
     limit: float | None = None
     baseline: float | None = None
+    note: bool = False
+
+    @property
+    def state(self) -> str:
+        """`ok`, `note` or `failed`."""
+        return "failed" if not self.ok else "note" if self.note else "ok"
 
 
 @dataclass(frozen=True)

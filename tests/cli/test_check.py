@@ -13,8 +13,8 @@ from histories import cut
 from tiny import write_data
 from typer.testing import Result
 
+from niwfctl.cli.junit import junit
 from niwfctl.repository import Repository
-from niwfctl.repository.check import junit
 from niwfctl.repository.verify import Check
 
 Command = Callable[..., Result]

@@ -1,0 +1,91 @@
+"""What has become of the gates of another revision: removed, loosened, or never set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from operator import gt, lt
+from typing import TYPE_CHECKING
+
+from niwfctl.atlas import Atlas
+from niwfctl.config import FILE, Config, Gate
+from niwfctl.errors import FormatError
+from niwfctl.repository.verify import Check
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
+
+_LOOSER = {"max_perplexity": gt, "max_regression": gt, "min_exact_match": lt}  # than before
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What HEAD is compared with.
+
+    Attributes:
+        called: its name in messages.
+        commit: its id; None where there is none, as before the first commit.
+        atlas: its capabilities.
+    """
+
+    called: str
+    commit: str | None = None
+    atlas: Atlas = field(default_factory=dict)
+
+
+def limits(gate: Gate | None) -> dict[str, float]:
+    """The limits that a gate sets, by their names in niwf.toml."""
+    found = {name: getattr(gate, name, None) for name in _LOOSER}
+    return {name: limit for name, limit in found.items() if limit is not None}
+
+
+def eased(repository: Repository, before: Baseline, strict: bool) -> Iterator[Check]:
+    """A check for every way in which HEAD's gates hold less than those of the baseline.
+
+    They are notes, which fail only if `strict`: a limit may be wrong, and a capability be given up.
+    But who reviews a change must be told, since a gate that is gone cannot fail.
+    """
+    atlas, gates = repository.atlas(), repository.config.gates
+    since = f"since {before.called}"
+
+    def note(name: str, detail: str, **numbers: float | None) -> Check:
+        return Check(name, "gate", not strict, detail, note=True, **numbers)
+
+    try:
+        earlier = _gates(repository, before.commit)
+    except FormatError as error:
+        yield note("atlas", f"the gates of {before.called} are not known: {error}")
+        earlier = {}
+    for name, gate in sorted(earlier.items()):
+        if name not in gates:
+            together = "" if name in atlas else ", with the capability"
+            yield note(name, f"removed {since}{together}")
+            continue
+        now = limits(gates[name])
+        for limit, was in limits(gate).items():
+            if limit not in now or _LOOSER[limit](now[limit], was):
+                detail = f"{limit} loosened {since}: {was:g} → {_said(now.get(limit))}"
+                yield note(name, detail, limit=now.get(limit), baseline=was)
+        if name in atlas and not _same_data(repository, before.commit, gate, gates[name]):
+            yield note(name, f"measured on other data than {before.called}'s")
+    for name in sorted(atlas.keys() - before.atlas.keys()):
+        if not limits(gates.get(name)):
+            lack = "its gate sets no limit" if name in gates else "no gate"
+            yield note(name, f"{lack}: it is new {since}")
+
+
+def _gates(repository: Repository, commit: str | None) -> Mapping[str, Gate]:
+    content = repository.git.blob(commit, FILE) if commit else None
+    return Config.parse(content).gates if content is not None else {}
+
+
+def _same_data(repository: Repository, commit: str, was: Gate, now: Gate) -> bool:
+    """Whether a gate is measured on the file that it was measured on, as far as git has it."""
+    if was.data != now.data:
+        return False
+    one, other = (repository.git.plain("ls-tree", at, "--", now.data) for at in (commit, "HEAD"))
+    return one == other
+
+
+def _said(limit: float | None) -> str:
+    return "none" if limit is None else f"{limit:g}"
