@@ -80,6 +80,9 @@ class Gate(BaseModel):
         None, ge=0, description="largest rise of perplexity over `--against`, as a share"
     )
     min_exact_match: float | None = Field(None, ge=0, le=1)
+    min_owned: float | None = Field(
+        None, ge=0, le=1, description="smallest share of the prompts that routing gives it"
+    )
 
 
 class RoutingConfig(BaseModel):

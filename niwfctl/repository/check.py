@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niwfctl.atlas import Capability
+from niwfctl.atlas import Atlas, Capability
 from niwfctl.config import FILE, Gate
-from niwfctl.errors import DataError, UnknownName, UsageError
+from niwfctl.errors import DataError, UnknownName, UsageError, shares_text
 from niwfctl.repository.easing import Baseline, eased, limits
 from niwfctl.repository.measure import Bench, Data, Measured, Tell, named
 from niwfctl.repository.verify import Check, verify
@@ -67,7 +67,7 @@ def check(
             problem = "not measured: it differs from what was committed"
             checks.append(Check(name, "gate", False, problem))
         else:
-            checks += _Gated(bench, name, gate, data[name], atlas[name], before).checks()
+            checks += _Gated(bench, name, gate, data[name], atlas, before).checks()
     return [*checks, *eased(repository, before, strict)] if against else checks
 
 
@@ -143,8 +143,13 @@ class _Gated:
     name: str
     gate: Gate
     data: Data
-    now: Capability
+    atlas: Atlas
     before: Baseline
+
+    @property
+    def now(self) -> Capability:
+        """The capability at HEAD."""
+        return self.atlas[self.name]
 
     def checks(self) -> Iterator[Check]:
         """One check for each limit that the gate sets."""
@@ -152,6 +157,12 @@ class _Gated:
         if not limits(gate):
             yield Check(self.name, "gate", True, "not measured: it sets no limit")
             return
+        if gate.min_owned is not None:
+            yield self._owned(gate.min_owned)
+        if limits(gate).keys() - {"min_owned"}:
+            yield from self._answers(gate)
+
+    def _answers(self, gate: Gate) -> Iterator[Check]:
         now = self._measure("HEAD", self.now, gate.min_exact_match is not None)
         if gate.max_perplexity is not None:
             fits = now.perplexity <= gate.max_perplexity
@@ -165,6 +176,17 @@ class _Gated:
             yield Check(self.name, "exact match", fits, detail, *numbers)
         if gate.max_regression is not None:
             yield self._regression(now, gate.max_regression)
+
+    def _owned(self, limit: float) -> Check:
+        """Whether its prompts still reach it; by name, they would whoever owned them."""
+        owners = self.bench.owners(self.atlas, self.data, f"owners of {self.name}'s prompts")
+        total = sum(owners.values())
+        share = owners.get(self.name, 0) / total
+        detail = f"owns {share:.1%} of {total} prompts, at least {limit:.1%}"
+        if share < limit:
+            others = {who: count / total for who, count in owners.items() if who != self.name}
+            detail += f": {shares_text(others, 'owns')}"
+        return Check(self.name, "owned", share >= limit, detail, share, limit)
 
     def _regression(self, now: Measured, limit: float) -> Check:
         called, atlas = self.before.called, self.before.atlas

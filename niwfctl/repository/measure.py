@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -201,6 +202,20 @@ class Bench:
         matched = self._figures(_Matched, question, f"match {batch_size} {longest_answer}", match)
         return Measured(scored.perplexity, scored.tokens, matched.exact_match)
 
+    def owners(self, atlas: Atlas, data: Data, label: str) -> dict[str, int]:
+        """How many prompts each capability of HEAD's atlas owns, and the base, as `base` (G3).
+
+        Args:
+            label: its name while in progress.
+
+        Raises:
+            BackboneError: the backbone is missing, or is not the pinned one.
+            DataError, UsageError: a prompt is longer than the backbone can read.
+            ObjectError: an object is missing or corrupt.
+        """
+        subject = Subject(AUTO, routed("HEAD", atlas).made_of, lambda model: None)
+        return self._figures(_Owned, _Question(subject, data, label), "owners", _owned).owners
+
     def _figures(
         self, kind: type[Figures], question: _Question, how: str, compute: Compute[Figures]
     ) -> Figures:
@@ -241,6 +256,17 @@ class _Scored:
 @dataclass(frozen=True)
 class _Matched:
     exact_match: float
+
+
+@dataclass(frozen=True)
+class _Owned:
+    owners: dict[str, int]
+
+
+def _owned(model: Model, examples: Sequence[Example], done: Done) -> _Owned:
+    found = Counter(owner or BASE_NAME for owner in model.owners(examples))
+    done(len(examples))
+    return _Owned(dict(found))
 
 
 def _score(batch_size: int, model: Model, examples: Sequence[Example], done: Done) -> _Scored:

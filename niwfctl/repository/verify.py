@@ -43,7 +43,7 @@ class Check:
     Attributes:
         subject: `backbone`, `coordinates`, `commit`, `tag`, `atlas`, or the name of a capability.
         check: `identity`, `objects`, `signature`, `anchors`, `routing` or `logits`; in `niwfctl
-            check` also `gate`, `perplexity`, `exact match` or `regression`.
+            check` also `gate`, `perplexity`, `exact match`, `regression` or `owned`.
         ok: whether it passed.
         detail: what was compared, or why it failed.
         value: what a gate's measurement gave; None where nothing is measured.

@@ -15,6 +15,7 @@ from typer.testing import Result
 
 from niwfctl.cli.junit import junit
 from niwfctl.repository import Repository
+from niwfctl.repository.commit import RoutingOptions
 from niwfctl.repository.verify import Check
 
 Command = Callable[..., Result]
@@ -266,3 +267,35 @@ def test_without_a_commit_to_compare_with_none_is_told(
     told = json.loads(niwfctl("-C", committed.path, "check", "--json", *against).stdout)
     assert told["against"] is None
     assert [one["limit"] for one in told["checks"] if one["check"] == "perplexity"] == [None]
+
+
+def test_a_capability_that_loses_its_prompts_fails_though_it_is_as_good_by_name(
+    niwfctl: Command, committed: Repository, tmp_path: Path
+) -> None:
+    with_gates(committed, f"[gates.apple]\n{LIMITS}\nmin_owned = 0.5")
+    asked = ("check", "--json", "--against", "HEAD")
+    done = niwfctl("-C", committed.path, *asked)
+    (before,) = (one for one in json.loads(done.stdout)["checks"] if one["check"] == "owned")
+    assert before["ok"] and before["value"] >= 0.5 == before["limit"]
+    narrower = write_data(tmp_path / "narrower.jsonl", rows=10)
+    committed.train("plum", [narrower], QUICK)
+    committed.commit(["plum"], "Plums", RoutingOptions(supersede=("apple",)))
+    code, checks = outcome(niwfctl, committed)
+    assert code == 1 and [one for one, ok in checks.items() if not ok] == [("apple", "owned")]
+    file = committed.path / "apple.jsonl"
+    routed = json.loads(niwfctl("-C", committed.path, "route", "--data", file, "--json").stdout)
+    owners = routed[0]["owners"]
+    done = niwfctl("-C", committed.path, *asked)
+    (after,) = (one for one in json.loads(done.stdout)["checks"] if one["check"] == "owned")
+    assert after["value"] == owners.get("apple", 0) / 6
+    assert "plum owns" in after["detail"]
+
+
+def test_a_share_of_prompts_is_measured_without_the_answers(
+    niwfctl: Command, committed: Repository
+) -> None:
+    with_gates(committed, '[gates.apple]\ndata = "apple.jsonl"\nmin_owned = 0.0')
+    done = niwfctl("-C", committed.path, "check")
+    assert "owners of apple's prompts: measuring 6 rows" in done.stderr
+    assert "apple@HEAD" not in done.stderr and "perplexity" not in done.stdout
+    assert "measuring" not in niwfctl("-C", committed.path, "check").stderr
