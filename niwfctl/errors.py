@@ -80,10 +80,26 @@ class BackboneError(NiwfError):
     exit_code = 7
 
 
+class OtherBackbone(BackboneError):
+    """A backbone that is there, but not the one the repository pins."""
+
+
 class ObjectError(NiwfError):
     """A stored object that is missing or does not hash to its name."""
 
     exit_code = 8
+
+
+class ObjectNotHere(ObjectError):
+    """A stored object that is not here and could not be fetched.
+
+    Attributes:
+        why: why not: a RemoteError if a remote could not be asked.
+    """
+
+    def __init__(self, problem: str, why: NiwfError) -> None:
+        super().__init__(f"{problem}, and {why}")
+        self.why = why
 
 
 class Busy(NiwfError):
@@ -180,3 +196,25 @@ class RemoteError(NiwfError):
     """A remote that cannot be reached or refuses, or git-lfs is missing."""
 
     exit_code = 14
+
+
+_OF_THE_MACHINE = (BackboneError, MemoryFull, ObjectError, RemoteError, StorageError)
+
+
+def hindrance(error: NiwfError) -> int | None:
+    """Exit code of what kept something from being checked; None if the check itself found it.
+
+    What is missing or out of reach says nothing of whether a thing is as it was committed; bytes
+    that differ do.
+    """
+    if isinstance(error, ObjectNotHere):
+        return error.why.exit_code
+    if isinstance(error, OtherBackbone) or type(error) is ObjectError:
+        return None
+    return error.exit_code if isinstance(error, _OF_THE_MACHINE) else None
+
+
+def out_of_order(error: NiwfError) -> int | None:
+    """As `hindrance`, where the thing at fault is not what is checked, but what it needs."""
+    found = hindrance(error)
+    return error.exit_code if found is None and isinstance(error, _OF_THE_MACHINE) else found

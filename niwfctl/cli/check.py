@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_MARKS = {"ok": "[green]ok[/]    ", "note": "[yellow]note[/]  ", "failed": "[red]FAILED[/]"}
+_MARKS = {
+    "ok": "[green]ok[/]    ",
+    "note": "[yellow]note[/]  ",
+    "failed": "[red]FAILED[/]",
+    "not run": "[red]not run[/]",
+}
 
 
 @app.command()
@@ -99,7 +104,7 @@ def check(
         _show_checks(checks)
         if not repository.config.gates:
             out.print("niwf.toml sets no gates")
-    raise typer.Exit(0 if ok else 1)
+    raise typer.Exit(_code(checks))
 
 
 @app.command()
@@ -186,7 +191,21 @@ def _show_checks(checks: Sequence[Check]) -> None:
     for check in checks:
         out.print(f"{_MARKS[check.state]} {check.subject:<16} {check.check:<11} ", end="")
         out.print(check.detail, markup=False)
-    failed = sum(not check.ok for check in checks)
-    notes = sum(check.state == "note" for check in checks)
-    verdict = f"{failed} of {len(checks)} checks failed" if failed else "all hold"
-    out.print(f"{verdict}, {notes} note{'s' * (notes > 1)}" if notes else verdict)
+    counts = Counter(check.state for check in checks)
+    of = f"of {len(checks)} checks"
+    verdict = [f"{counts['failed']} {of} failed"] if counts["failed"] else []
+    verdict += [f"{counts['not run']} {of} could not be run"] if counts["not run"] else []
+    verdict = verdict or ["all hold"]
+    verdict += [f"{counts['note']} note{'s' * (counts['note'] > 1)}"] if counts["note"] else []
+    out.print(", ".join(verdict))
+
+
+def _code(checks: Sequence[Check]) -> int:
+    """1 if a check failed, else the code of what kept one from being run, which is told."""
+    if all(check.ok for check in checks):
+        return 0
+    if any(check.state == "failed" for check in checks):
+        return 1
+    first = next(check for check in checks if check.state == "not run")
+    err.print(f"niwfctl: {first.subject} could not be checked: {first.detail}", markup=False)
+    return first.hindered

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # A note does not fail; as skipped it is at least shown, which the output of a test that passed is
 # not everywhere.
-_ELEMENTS = {"failed": "failure", "note": "skipped"}
-_COUNTED = {"failures": "failed", "skipped": "note"}
+_ELEMENTS = {"failed": "failure", "not run": "error", "note": "skipped"}
+_COUNTED = {"failures": "failed", "errors": "not run", "skipped": "note"}
 
 
 def junit(checks: Sequence[Check]) -> bytes:

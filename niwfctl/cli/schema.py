@@ -129,7 +129,8 @@ def merged_json(merged: Merged) -> Json:
 def check_json(check: Check) -> Json:
     """One thing that was checked; JSON has no number for a limit that is infinite."""
     found = asdict(check) | {"state": check.state}
-    del found["note"]
+    for key in ("note", "hindered"):
+        del found[key]
     infinite = {k: None for k, v in found.items() if isinstance(v, float) and not math.isfinite(v)}
     return found | infinite
 

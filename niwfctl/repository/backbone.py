@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from niwfctl.backbone.cache import hashes
 from niwfctl.backbone.identity import earlier_identity
 from niwfctl.backbone.load import Source, resolve
-from niwfctl.errors import BackboneError, MemoryFull, of_memory
+from niwfctl.errors import MemoryFull, OtherBackbone, of_memory
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -33,7 +33,7 @@ def pinned_source(repository: Repository) -> Source:
     elsewhere = os.environ.get("NIWFCTL_BACKBONE")
     source = resolve(elsewhere or pinned.model, pinned.revision, _MOVED if elsewhere else _GONE)
     if pinned.identity not in identities(source):
-        raise BackboneError(
+        raise OtherBackbone(
             f"{source.folder} is not the backbone this repository pins (it is {source.identity}, "
             f"pinned is {pinned.identity}): restore the pinned one, or set "
             "NIWFCTL_BACKBONE to its place"

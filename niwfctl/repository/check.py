@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas, Capability
 from niwfctl.config import FILE, Gate
-from niwfctl.errors import DataError, UnknownName, UsageError, shares_text
+from niwfctl.errors import (
+    DataError,
+    NiwfError,
+    StorageError,
+    UnknownName,
+    UsageError,
+    out_of_order,
+    shares_text,
+)
 from niwfctl.repository.easing import Baseline, eased, limits
 from niwfctl.repository.measure import Bench, Data, Measured, Tell, named
 from niwfctl.repository.verify import Check, verify
+from niwfctl.storage import storing
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -56,19 +65,33 @@ def check(
     before = _baseline(repository, against) if against or limited else Baseline("")
     data = {name: gate_data(repository, name) for name in gates if name in atlas}
     report("verifying", 0, 0)
-    checks = list(verify(repository, [], "HEAD", False).checks)
-    broken = {one.subject for one in checks if not one.ok}
+    checks = _verified(repository)
     bench = Bench(repository, report)
     for name, gate in sorted(gates.items()):
         if name not in atlas:
             problem = f"{FILE} has a gate for it, but HEAD has no such capability"
             checks.append(Check(name, "gate", False, problem))
-        elif broken & {name, "backbone", "coordinates"}:
-            problem = "not measured: it differs from what was committed"
-            checks.append(Check(name, "gate", False, problem))
+        elif stops := [one for one in checks if not one.ok and _stops(one, name)]:
+            codes = [one.hindered for one in stops]
+            hindered = codes[0] if None not in codes else None
+            checks.append(Check(name, "gate", False, "not measured: see above", hindered=hindered))
         else:
             checks += _Gated(bench, name, gate, data[name], atlas, before).checks()
     return [*checks, *eased(repository, before, strict)] if against else checks
+
+
+def _verified(repository: Repository) -> list[Check]:
+    try:
+        with storing():
+            return list(verify(repository, [], "HEAD", False).checks)
+    except StorageError as error:
+        return [Check("commit", "objects", False, str(error), hindered=error.exit_code)]
+
+
+def _stops(one: Check, name: str) -> bool:
+    """Whether a capability cannot be measured if this does not hold."""
+    needed = {name, "backbone", "coordinates"}
+    return one.subject in needed or (one.subject, one.check) == ("commit", "objects")
 
 
 def compared_with(repository: Repository, against: str | None) -> str | None:
@@ -158,9 +181,19 @@ class _Gated:
             yield Check(self.name, "gate", True, "not measured: it sets no limit")
             return
         if gate.min_owned is not None:
-            yield self._owned(gate.min_owned)
+            yield from self._tried("owned", self._owned(gate.min_owned))
         if limits(gate).keys() - {"min_owned"}:
-            yield from self._answers(gate)
+            yield from self._tried("gate", self._answers(gate))
+
+    def _tried(self, check: str, found: Iterator[Check]) -> Iterator[Check]:
+        """What a measurement finds, or that it could not be made, and why."""
+        try:
+            with storing():
+                yield from found
+        except NiwfError as error:
+            if (code := out_of_order(error)) is None:
+                raise
+            yield Check(self.name, check, False, f"not measured: {error}", hindered=code)
 
     def _answers(self, gate: Gate) -> Iterator[Check]:
         now = self._measure("HEAD", self.now, gate.min_exact_match is not None)
@@ -175,9 +208,9 @@ class _Gated:
             numbers = now.exact_match, gate.min_exact_match
             yield Check(self.name, "exact match", fits, detail, *numbers)
         if gate.max_regression is not None:
-            yield self._regression(now, gate.max_regression)
+            yield from self._tried("regression", self._regression(now, gate.max_regression))
 
-    def _owned(self, limit: float) -> Check:
+    def _owned(self, limit: float) -> Iterator[Check]:
         """Whether its prompts still reach it; by name, they would whoever owned them."""
         owners = self.bench.owners(self.atlas, self.data, f"owners of {self.name}'s prompts")
         total = sum(owners.values())
@@ -186,18 +219,19 @@ class _Gated:
         if share < limit:
             others = {who: count / total for who, count in owners.items() if who != self.name}
             detail += f": {shares_text(others, 'owns')}"
-        return Check(self.name, "owned", share >= limit, detail, share, limit)
+        yield Check(self.name, "owned", share >= limit, detail, share, limit)
 
-    def _regression(self, now: Measured, limit: float) -> Check:
+    def _regression(self, now: Measured, limit: float) -> Iterator[Check]:
         called, atlas = self.before.called, self.before.atlas
         if self.name not in atlas:
             detail = f"it is new since {called}"
-            return Check(self.name, "regression", True, detail, limit=limit)
+            yield Check(self.name, "regression", True, detail, limit=limit)
+            return
         then = self._measure(called, atlas[self.name], False)
         rise = now.perplexity / then.perplexity - 1
         detail = f"{rise:+.2%} against {then.perplexity:.4f} at {called}, at most {limit:+.2%}"
         numbers = rise, limit, then.perplexity
-        return Check(self.name, "regression", rise <= limit, detail, *numbers)
+        yield Check(self.name, "regression", rise <= limit, detail, *numbers)
 
     def _measure(self, revision: str, capability: Capability, exact_match: bool) -> Measured:
         subject = named(f"{self.name}@{revision}", capability)

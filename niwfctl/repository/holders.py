@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from niwfstore import Pointer
 
-from niwfctl.errors import RemoteError
+from niwfctl.errors import NiwfError, ObjectError, RemoteError
 from niwfctl.repository.lfs import fetch_objects, held
 
 if TYPE_CHECKING:
@@ -24,17 +24,18 @@ class Holders:
         self._repository = repository
         self._git = repository.git
 
-    def fetch_object(self, oid: str) -> str | None:
+    def fetch_object(self, oid: str) -> NiwfError | None:
         """Gets one object from the first remote that has it.
 
         Returns:
-            None on success; else why it failed, as a clause.
+            None on success; else why it failed, as a clause: a RemoteError if a remote could not
+            be asked.
         """
         store = self._repository.store
-        served, otherwise = self._first(
+        _, otherwise = self._first(
             lambda remote: fetch_objects(self._git, remote, [oid]) and oid in store
         )
-        return None if served else otherwise
+        return otherwise
 
     def gather(self, oids: Iterable[str]) -> None:
         """Gets those of the objects that are not here, all at once rather than one by one.
@@ -57,22 +58,23 @@ class Holders:
             return len(holder) == len(pointers)
 
         _, otherwise = self._first(serves)
-        return holder, otherwise
+        return holder, str(otherwise or "")
 
-    def _first(self, serves: Callable[[str], bool]) -> tuple[str | None, str]:
-        """The first remote that serves, or None, and why none does, as a clause."""
+    def _first(self, serves: Callable[[str], bool]) -> tuple[str | None, NiwfError | None]:
+        """The first remote that serves, or None and why none does, as a clause."""
         remotes = self._git.plain("remote").split()
         troubles = []
         for remote in remotes:
             try:
                 if serves(remote):
-                    return remote, ""
+                    return remote, None
             except RemoteError as error:
                 troubles.append(str(error))
         if not remotes:
-            return None, "there is no remote to fetch it from"
-        asked = (
+            return None, ObjectError("there is no remote to fetch it from")
+        if troubles:
+            return None, RemoteError("; ".join(dict.fromkeys(troubles)))
+        return None, ObjectError(
             f"no remote has it (asked {', '.join(remotes)}): someone who has it must run "
             f"`git lfs push --all {remotes[0]}`"
         )
-        return None, "; ".join(dict.fromkeys(troubles)) or asked

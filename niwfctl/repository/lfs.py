@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -44,6 +45,7 @@ def fetch_objects(git: Git, remote: str, oids: Sequence[str]) -> bool:
 
     Raises:
         RemoteError: the remote cannot be reached, or git-lfs is missing.
+        OSError: the disk is full or read-only, or the user lacks permission for a file.
     """
     require_lfs()
     paths = [object_file(oid) for oid in oids]
@@ -53,8 +55,17 @@ def fetch_objects(git: Git, remote: str, oids: Sequence[str]) -> bool:
         stdout=progress(),
     )
     if done.returncode and not absent(done.stderr):
+        _require_writable(git.common)
         raise RemoteError(_unreachable(remote, done.stderr))
     return done.returncode == 0
+
+
+def _require_writable(folder: Path) -> None:
+    """Raises OSError if a folder cannot be written, of which git-lfs may only say `EOF`."""
+    if not os.access(folder, os.W_OK):
+        closed = os.statvfs(folder).f_flag & os.ST_RDONLY
+        number = errno.EROFS if closed else errno.EACCES
+        raise OSError(number, os.strerror(number), str(folder))
 
 
 def _commit_with(git: Git, paths: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from niwfstore import CorruptObject, MissingObject, StoreError
 
-from niwfctl.errors import ObjectError
+from niwfctl.errors import ObjectError, ObjectNotHere
 from niwfctl.layout import QUARANTINE
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def obtain(
     except StoreError as error:
         problem = _put_aside(repository, error)
         refusal = repository.remotes.fetch_object(oid)
+        if refusal and isinstance(error, MissingObject):
+            raise ObjectNotHere(problem, refusal) from error
         if refusal:
             raise ObjectError(f"{problem}, and {refusal}") from error
         if isinstance(error, CorruptObject):

@@ -8,14 +8,23 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import torch
+from niwfstore import Pointer
 from torch import Tensor
 
-from niwfctl.atlas import Atlas, Capability, RegionEntry, get_capability, owner_names, split_target
+from niwfctl.atlas import (
+    Atlas,
+    Capability,
+    ObjectRef,
+    RegionEntry,
+    get_capability,
+    owner_names,
+    split_target,
+)
 from niwfctl.backbone.load import outline
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, logits_platform, probe
 from niwfctl.backbone.sites import find_sites
-from niwfctl.errors import NiwfError, ObjectError, UnknownName
+from niwfctl.errors import NiwfError, ObjectError, UnknownName, hindrance
 from niwfctl.field.basis import Site
 from niwfctl.git.signature import Signature, signature, tag_signature
 from niwfctl.layout import OBJECTS, object_file
@@ -50,6 +59,7 @@ class Check:
         limit: what the gate allows.
         baseline: what the value or limit is compared with, of another revision.
         note: whether it only says what a reviewer should know.
+        hindered: exit code of what kept it from being run; None if it was run.
     """
 
     subject: str
@@ -60,10 +70,13 @@ class Check:
     limit: float | None = None
     baseline: float | None = None
     note: bool = False
+    hindered: int | None = None
 
     @property
     def state(self) -> str:
-        """`ok`, `note` or `failed`."""
+        """`ok`, `note`, `failed` or `not run`."""
+        if self.hindered is not None:
+            return "not run"
         return "failed" if not self.ok else "note" if self.note else "ok"
 
 
@@ -101,7 +114,7 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
         problems = [
             problem
             for ref in capability.objects
-            for problem in (hashed(ref.oid, ref.size), pointer_problem(ref, files, pointers))
+            for problem in (hashed(ref.oid, ref.size), _mispointed(ref, files, pointers))
             if problem
         ]
         checks += _objects_and_anchors(repository, capability, problems, sites)
@@ -135,29 +148,40 @@ def _backbone(repository: Repository) -> tuple[Check, list[Site] | None]:
         source = pinned_source(repository)
         sites = find_sites(outline(source), repository.config.field.tap_layer)
     except NiwfError as error:
-        return Check("backbone", "identity", False, str(error)), None
+        hindered = hindrance(error)
+        return Check("backbone", "identity", False, str(error), hindered=hindered), None
     return Check("backbone", "identity", True, f"{pinned.model} is {source.identity}"), sites
 
 
-def _coordinates(repository: Repository, hashed: Callable[[str, int | None], str | None]) -> Check:
+def _coordinates(
+    repository: Repository, hashed: Callable[[str, int | None], ObjectError | None]
+) -> Check:
     oid = repository.config.field.coordinates
     problem = hashed(oid, None)
     if not problem:
         try:
             read_coordinates(repository)
         except ObjectError as error:
-            problem = str(error)
-    return Check("coordinates", "objects", not problem, problem or f"object {oid[:12]}")
+            problem = error
+    return _sound("coordinates", [problem] if problem else [], f"object {oid[:12]}")
+
+
+def _sound(subject: str, problems: Sequence[ObjectError], detail: str) -> Check:
+    """Whether objects are what was committed, which is not known where they are only missing."""
+    said = "; ".join(map(str, problems)) or detail
+    codes = [hindrance(problem) for problem in problems]
+    hindered = codes[0] if codes and None not in codes else None
+    return Check(subject, "objects", not problems, said, hindered=hindered)
 
 
 def _objects_and_anchors(
     repository: Repository,
     capability: Capability,
-    problems: list[str],
+    problems: list[ObjectError],
     sites: Sequence[Site] | None,
 ) -> Iterator[Check]:
     detail = f"{len(capability.objects)} objects hashed, {capability.size:,} bytes"
-    yield Check(capability.name, "objects", not problems, "; ".join(problems) or detail)
+    yield _sound(capability.name, problems, detail)
     if not problems:
         for entry in capability.all_regions:
             yield _anchors(repository, capability.name, entry, sites)
@@ -167,7 +191,7 @@ def _strays(
     repository: Repository,
     atlas: Atlas,
     files: Mapping[str, str],
-    hashed: Callable[[str, int | None], str | None],
+    hashed: Callable[[str, int | None], ObjectError | None],
 ) -> Iterator[Check]:
     """Checks the pointers that no capability names, if any: a clone gets their objects, too.
 
@@ -181,14 +205,17 @@ def _strays(
     for path, blob in strays.items():
         found = pointers[blob]
         if isinstance(found, Exception):
-            problems.append(f"{path} is {found}")
+            problems.append(ObjectError(f"{path} is {found}"))
         elif path != object_file(found.oid):
-            problems.append(f"{path} points to object {found.oid}")
+            problems.append(ObjectError(f"{path} points to object {found.oid}"))
         elif problem := hashed(found.oid, found.size):
             problems.append(problem)
     if problems:
-        said = f"{'; '.join(problems)}: no capability names them, so `git rm` them"
-        yield Check("atlas", "objects", False, said)
+        said = f"{'; '.join(map(str, problems))}: no capability names them, so `git rm` them"
+        codes = [hindrance(problem) for problem in problems]
+        known = {None, ObjectError.exit_code}  # that one leads nowhere is what this looks for
+        hindered = codes[0] if known.isdisjoint(codes) else None
+        yield Check("atlas", "objects", False, said, hindered=hindered)
     elif strays:
         said = f"{len(strays)} pointers that no capability names lead to objects"
         yield Check("atlas", "objects", True, said)
@@ -227,12 +254,19 @@ def _exempt(repository: Repository, atlas: Atlas) -> str:
     return ", ".join(found)
 
 
-def _problem(repository: Repository, oid: str, size: int | None) -> str | None:
+def _problem(repository: Repository, oid: str, size: int | None) -> ObjectError | None:
     try:
         obtain(repository, oid, size, repository.store.verify)
     except ObjectError as error:
-        return str(error)
+        return error
     return None
+
+
+def _mispointed(
+    ref: ObjectRef, files: Mapping[str, str], pointers: Mapping[str, Pointer | Exception]
+) -> ObjectError | None:
+    problem = pointer_problem(ref, files, pointers)
+    return ObjectError(problem) if problem else None
 
 
 def _anchors(

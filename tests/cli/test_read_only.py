@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tiny import write_data
 
 from niwfctl.repository import Repository
 
@@ -134,3 +135,23 @@ def test_a_full_disk_is_told_whoever_meets_it(committed: Repository, tmp_path: P
     answers = run_each(full, commands, FULL, committed.path)
     for command, (code, _, errors) in zip(commands, answers, strict=True):
         assert (code, errors.count("the disk is full")) == (12, 1), (command, code, errors)
+
+
+@pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs")
+def test_check_reports_what_it_could_not_fetch_to_a_read_only_disk(
+    committed: Repository, tmp_path: Path
+) -> None:
+    shutil.copy(write_data(tmp_path / "apple.jsonl", rows=4), committed.path)
+    with (committed.path / "niwf.toml").open("a") as file:
+        file.write('\n[gates.apple]\ndata = "apple.jsonl"\nmax_perplexity = 1e6\n')
+    committed.git.plain("add", "apple.jsonl", "niwf.toml")
+    committed.git.plain("commit", "--quiet", "-m", "Gates")
+    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "remote.git"], check=True)
+    committed.git.plain("remote", "add", "origin", f"file://{tmp_path / 'remote.git'}")
+    committed.remotes.push("origin", [])
+    for oid in list(committed.store):
+        committed.store.remove(oid)
+    ((code, told, errors),) = run_each(committed.path, [["check", "--json"]])
+    assert code == 12 and "cannot be written" in errors.splitlines()[-1]
+    states = {one["subject"]: one["state"] for one in json.loads(told)["checks"]}
+    assert states == {"commit": "not run", "apple": "not run"}
