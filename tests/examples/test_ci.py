@@ -1,6 +1,7 @@
 """The example pipelines: their own steps, run in a clone as a pipeline would."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from faults import run_git
 from tiny import write_data
 
 from niwfctl.repository import Repository
@@ -18,20 +20,20 @@ PIPELINES = sorted((Path(__file__).parents[2] / "examples" / "ci").iterdir())
 pytestmark = pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs")
 
 
-def pipeline(file: Path) -> tuple[list[str], str]:
-    """The pipeline's own commands, and the folder it keeps from one run to the next.
+def pipeline(file: Path) -> tuple[str, str]:
+    """The pipeline's own script, and the folder it keeps from one run to the next.
 
     Installing is what the tests' environment has done already.
     """
     plain = yaml.safe_load(file.read_text())
     if "jobs" in plain:
         steps = plain["jobs"]["check"]["steps"]
-        commands = [step["run"] for step in steps if "run" in step]
+        (script,) = (step["run"] for step in steps if "niwfctl check" in step.get("run", ""))
         (kept,) = (step["with"]["path"] for step in steps if "key" in step.get("with", {}))
     else:
-        commands = plain["check"]["script"]
+        script = "\n".join(plain["check"]["script"])
         (kept,) = plain["check"]["cache"]["paths"]
-    return [command for command in commands if command.startswith("niwfctl ")], kept
+    return script, kept
 
 
 @pytest.fixture
@@ -44,6 +46,7 @@ def publish(committed: Repository, tmp_path: Path) -> Callable[[float], Path]:
         write_data(committed.path / "apple.jsonl", rows=4)
         with (committed.path / "niwf.toml").open("a") as config:
             config.write(f'[gates.apple]\ndata = "apple.jsonl"\nmax_perplexity = {limit}\n')
+            config.write("max_regression = 0.0\n")
         committed.git.plain("add", "apple.jsonl", "niwf.toml")
         committed.git.plain("commit", "-m", "Gates")
         committed.git.plain("remote", "add", "origin", str(remote))
@@ -54,11 +57,32 @@ def publish(committed: Repository, tmp_path: Path) -> Callable[[float], Path]:
     return run
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+def run(
+    script: str, folder: Path, before: str = "", branch: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Runs a script as the pipeline of a push to main, which was at `before`, or of a branch."""
+    main = run_git(folder, "symbolic-ref", "--short", "refs/remotes/origin/HEAD").split("/")[1]
+    env = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "BEFORE": "" if branch else before or run_git(folder, "rev-parse", "HEAD~1"),
+        "MAIN": f"origin/{main}",
+        "CI_DEFAULT_BRANCH": main,
+        "CI_COMMIT_BRANCH": branch or main,
+    }
+    env["CI_COMMIT_BEFORE_SHA"] = env["BEFORE"]
     return subprocess.run(
-        command, shell=True, cwd=folder, env=env, check=False, capture_output=True, text=True
+        ["bash", "-e", "-c", script],
+        cwd=folder,
+        env=env,
+        check=False,
+        capture_output=True,
+        text=True,
     )
+
+
+def compared(folder: Path) -> str:
+    """The revision that a pipeline's report says it compared with."""
+    return re.search(r" at (\S+), at most", (folder / "report.xml").read_text())[1]
 
 
 @pytest.mark.parametrize("limit", [1e6, 1.0])
@@ -67,8 +91,8 @@ def test_a_pipeline_passes_what_is_fit_to_ship_and_nothing_else(
     publish: Callable[[float], Path], file: Path, limit: float
 ) -> None:
     copy = publish(limit)
-    (command,), _ = pipeline(file)
-    assert run(command, copy).returncode == (0 if limit > 1 else 1)
+    script, _ = pipeline(file)
+    assert run(script, copy).returncode == (0 if limit > 1 else 1)
     assert (copy / "report.xml").read_text().startswith("<?xml")
 
 
@@ -77,10 +101,36 @@ def test_what_a_pipeline_keeps_spares_the_next_run_the_measuring(
     publish: Callable[[float], Path], tmp_path: Path, file: Path
 ) -> None:
     copy = publish(1e6)
-    commands, kept = pipeline(file)
-    first = [run(command, copy) for command in commands]
-    assert "measuring" in first[-1].stderr
+    script, kept = pipeline(file)
+    assert "measuring" in run(script, copy).stderr
     clone(str(tmp_path / "remote.git"), tmp_path / "next")
     shutil.copytree(copy / kept, tmp_path / "next" / kept)
-    second = [run(command, tmp_path / "next") for command in commands]
-    assert second[-1].returncode == 0 and "measuring" not in second[-1].stderr
+    second = run(script, tmp_path / "next")
+    assert second.returncode == 0 and "measuring" not in second.stderr
+
+
+@pytest.mark.parametrize("file", PIPELINES, ids=lambda file: file.stem)
+def test_a_branch_is_compared_with_where_it_left_main(
+    publish: Callable[[float], Path], committed: Repository, file: Path
+) -> None:
+    copy = publish(1e6)
+    left = run_git(copy, "rev-parse", "HEAD")
+    run_git(copy, "checkout", "-q", "-b", "side")
+    run_git(copy, "commit", "-q", "--allow-empty", "-m", "On the branch")
+    committed.git.plain("commit", "--allow-empty", "-m", "On main")
+    committed.remotes.push("origin", [])
+    run_git(copy, "fetch", "-q")
+    done = run(pipeline(file)[0], copy, branch="side")
+    assert done.returncode == 0, done.stderr
+    assert compared(copy) == left
+
+
+@pytest.mark.parametrize("before", ["1" * 40, "0" * 40], ids=["forced", "first"])
+@pytest.mark.parametrize("file", PIPELINES, ids=lambda file: file.stem)
+def test_a_commit_that_is_no_longer_there_is_not_asked_for(
+    publish: Callable[[float], Path], file: Path, before: str
+) -> None:
+    copy = publish(1e6)
+    done = run(pipeline(file)[0], copy, before)
+    assert done.returncode == 0, done.stderr
+    assert compared(copy) == "HEAD~1"
