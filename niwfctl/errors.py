@@ -7,6 +7,26 @@ codes.
 
 from __future__ import annotations
 
+CODE_NAMES = {  # as docs/exit-codes.md has them
+    1: "failed",
+    2: "usage",
+    3: "not a repository",
+    4: "unknown name",
+    5: "data",
+    6: "training",
+    7: "backbone",
+    8: "object",
+    9: "busy",
+    10: "git",
+    11: "format",
+    12: "storage",
+    13: "conflict",
+    14: "remote",
+    15: "shadowed",
+    16: "memory",
+    130: "interrupted",
+}
+
 _MEMORY = (  # messages of libraries that have no error class for it
     "DefaultCPUAllocator",
     "out of memory",

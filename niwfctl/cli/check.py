@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +13,13 @@ import typer
 from niwfstore import output_file
 
 from niwfctl.cli.junit import junit as as_junit
+from niwfctl.cli.junit import junit_error
 from niwfctl.cli.options import AsJson
 from niwfctl.cli.output import emit_json, err, out, require_file, size
 from niwfctl.cli.progress import measuring_progress
 from niwfctl.cli.schema import check_json
+from niwfctl.errors import NiwfError, reason
+from niwfctl.storage import storing
 
 if TYPE_CHECKING:
     from niwfctl.repository.verify import Check
@@ -87,16 +91,18 @@ def check(
 
     if junit:
         require_file(ctx.obj / junit, "--junit", suffixes=())
-    repository = Repository.open(ctx.obj)
-    commits = {
-        "commit": repository.git.resolve("HEAD"),
-        "against": compared_with(repository, against),
-    }
-    with measuring_progress() as report:
-        checks = repository.check(against, report, strict)
+        junit = ctx.obj / junit
+    with _errors_in(junit):
+        repository = Repository.open(ctx.obj)
+        commits = {
+            "commit": repository.git.resolve("HEAD"),
+            "against": compared_with(repository, against),
+        }
+        with measuring_progress() as report:
+            checks = repository.check(against, report, strict)
     ok = all(check.ok for check in checks)
     if junit:
-        with output_file(ctx.obj / junit) as file:
+        with output_file(junit) as file:
             file.write(as_junit(checks))
     if as_json:
         emit_json({"ok": ok, **commits, "checks": [check_json(check) for check in checks]})
@@ -185,6 +191,20 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
             out.print(f"{marks[finding.state]} {finding.name:<14} ", end="")
             out.print(finding.detail, markup=False)
     raise typer.Exit(1 if any(finding.state == "missing" for finding in findings) else 0)
+
+
+@contextmanager
+def _errors_in(junit: Path | None) -> Iterator[None]:
+    """A block whose error is written into a JUnit file, if one is given."""
+    try:
+        with storing():
+            yield
+    except Exception as error:
+        if junit:
+            with suppress(OSError), output_file(junit) as file:
+                words = str(error) if isinstance(error, NiwfError) else reason(error)
+                file.write(junit_error(words))
+        raise
 
 
 def _show_checks(checks: Sequence[Check]) -> None:

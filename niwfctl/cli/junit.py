@@ -20,17 +20,26 @@ _COUNTED = {"failures": "failed", "errors": "not run", "skipped": "note"}
 
 def junit(checks: Sequence[Check]) -> bytes:
     """The checks as JUnit XML: a test case for each, with its state and words."""
-    states = Counter(one.state for one in checks)
+    return _suite([(one.subject, one.check, one.state, one.detail) for one in checks])
+
+
+def junit_error(words: str) -> bytes:
+    """JUnit XML of a command that ended in an error, and so has no checks to show."""
+    return _suite([("niwfctl", "check", "not run", words)])
+
+
+def _suite(cases: Sequence[tuple[str, str, str, str]]) -> bytes:
+    states = Counter(state for *_, state, _ in cases)
     counts = {attribute: str(states[state]) for attribute, state in _COUNTED.items()}
-    suite = ElementTree.Element("testsuite", name="niwfctl check", tests=str(len(checks)), **counts)
+    suite = ElementTree.Element("testsuite", name="niwfctl check", tests=str(len(cases)), **counts)
     seen: Counter[tuple[str, str]] = Counter()
-    for one in checks:
-        seen[one.subject, one.check] += 1
-        count = seen[one.subject, one.check]  # some readers keep only the first of a name
-        name = one.check if count == 1 else f"{one.check} {count}"
-        case = ElementTree.SubElement(suite, "testcase", classname=one.subject, name=name)
-        detail = _NOT_XML.sub("�", one.detail)
-        if element := _ELEMENTS.get(one.state):
+    for subject, check, state, words in cases:
+        seen[subject, check] += 1
+        count = seen[subject, check]  # some readers keep only the first of a name
+        name = check if count == 1 else f"{check} {count}"
+        case = ElementTree.SubElement(suite, "testcase", classname=subject, name=name)
+        detail = _NOT_XML.sub("�", words)
+        if element := _ELEMENTS.get(state):
             ElementTree.SubElement(case, element, message=detail)
         else:
             ElementTree.SubElement(case, "system-out").text = detail

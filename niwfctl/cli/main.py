@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +15,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from niwfctl import __version__
-from niwfctl.cli.output import StandardOutput, err, out
+from niwfctl.cli.options import asks_json
+from niwfctl.cli.output import StandardOutput, emit_json, err, out
+from niwfctl.cli.schema import error_json
 from niwfctl.errors import (
     GitError,
     MemoryFull,
@@ -24,6 +27,7 @@ from niwfctl.errors import (
     of_memory,
 )
 from niwfctl.storage import storing
+from niwfctl.training.processes import leads
 from niwfctl.typed import typed
 
 MODULES = {  # and their commands, in the order in which help lists them
@@ -108,7 +112,8 @@ class _Commands(TyperGroup):
         try:
             context = super().make_context(name, arguments, **settings)
         except StorageError as error:  # help and the version are reports, too
-            self._say(error)
+            err.print("niwfctl:", error, markup=False)
+            raise typer.Exit(error.exit_code) from error
         context.meta[_GIVEN] = given
         return context
 
@@ -141,13 +146,15 @@ class _Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def _tell(self, ctx: typer.Context, error: NiwfError) -> NoReturn:
-        if ctx.params.get("debug"):
+        debug = ctx.params.get("debug")
+        if not debug:
+            err.print("niwfctl:", *str(error).splitlines(), markup=False)
+        if asks_json(ctx) and leads():
+            with suppress(StorageError):  # what failed first is told
+                emit_json(error_json(error))
+                sys.stdout.flush()
+        if debug:
             raise error
-        self._say(error)
-
-    @staticmethod
-    def _say(error: NiwfError) -> NoReturn:
-        err.print("niwfctl:", *str(error).splitlines(), markup=False)
         raise typer.Exit(error.exit_code) from error
 
 

@@ -14,7 +14,25 @@ import typer
 from niwfctl.errors import UsageError
 from niwfctl.training.run import TrainingOptions
 
-AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
+_JSON = "niwfctl.json"  # where a context keeps whether --json was given
+
+
+def _keep(ctx: typer.Context, asked: bool) -> bool:
+    ctx.meta[_JSON] = asked
+    return asked
+
+
+def asks_json(ctx: typer.Context) -> bool:
+    """Whether the command of this context, or one below it, was given --json."""
+    return ctx.meta.get(_JSON, False)
+
+
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json", callback=_keep, is_eager=True, help="Report as JSON on standard output."
+    ),
+]
 MaxTakeover = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Largest share it may win of each earlier region's anchors."),

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from niwfctl.errors import CODE_NAMES, Conflict, NiwfError
+
 if TYPE_CHECKING:
     from niwfctl.atlas import Capability
     from niwfctl.repository.history import Commit
@@ -16,6 +18,13 @@ if TYPE_CHECKING:
     from niwfctl.training.run import Run
 
 Json = dict[str, object]
+
+
+def error_json(error: NiwfError) -> Json:
+    """An error, in place of what the command gives."""
+    code = error.exit_code
+    found = {"code": code, "name": CODE_NAMES[code], "message": str(error)}
+    return {"error": found | ({"names": error.names} if isinstance(error, Conflict) else {})}
 
 
 def run_json(run: Run) -> Json:

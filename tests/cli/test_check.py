@@ -304,3 +304,19 @@ def test_a_share_of_prompts_is_measured_without_the_answers(
     assert "owners of apple's prompts: measuring 6 rows" in done.stderr
     assert "apple@HEAD" not in done.stderr and "perplexity" not in done.stdout
     assert "measuring" not in niwfctl("-C", committed.path, "check").stderr
+
+
+@pytest.mark.parametrize("where", ["repository", "nowhere"])
+def test_junit_has_the_error_that_ends_a_check(
+    niwfctl: Command, committed: Repository, tmp_path: Path, where: str
+) -> None:
+    with_gates(committed, f"[gates.apple]\n{LIMITS}")
+    (committed.path / "apple.jsonl").unlink()
+    report = tmp_path / "report.xml"
+    report.write_text("an earlier one")
+    path, code = (committed.path, 5) if where == "repository" else (tmp_path, 3)
+    done = niwfctl("-C", path, "check", "--junit", report)
+    assert done.exit_code == code
+    suite = ElementTree.parse(report).getroot()
+    assert [suite.get(key) for key in ("tests", "errors", "failures")] == ["1", "1", "0"]
+    assert suite.find("testcase/error").get("message") in done.stderr.replace("\n", " ")

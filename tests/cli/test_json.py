@@ -16,10 +16,12 @@ from typer.main import get_command
 from typer.testing import Result
 
 from niwfctl.cli.main import app
+from niwfctl.errors import CODE_NAMES
 from niwfctl.repository import Repository
 from niwfctl.tensors import as_bytes
 
 DOCS = (Path(__file__).parents[2] / "docs" / "json.md").read_text("utf-8")
+EXIT_CODES = (Path(__file__).parents[2] / "docs" / "exit-codes.md").read_text("utf-8")
 GIVEN = {
     command: given
     for commands, given in re.findall(r"^- (`.*`): (\[?\w+\]?)", DOCS, re.M)
@@ -30,7 +32,7 @@ KEYS = {
     for kind, text in re.findall(r"(?ms)^\*\*(.*?)\*\*(.*?)(?=\n\n|\Z)", DOCS)
 }
 PLAIN = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "object": dict}
-SOMETIMES = {"exact_match", "signature"}  # only where it is asked for
+SOMETIMES = {"exact_match", "signature", "names"}  # only where it is asked for
 
 Ask = Callable[..., object]
 
@@ -155,6 +157,52 @@ def test_sharing(ask: Ask, committed: Repository, tmp_path: Path) -> None:
     ask("bundle apply", tmp_path / "bundle")
 
 
+def failure(result: Result) -> dict:
+    """The error that a command gave, after holding it against the docs and the exit code."""
+    value = json.loads(result.stdout)
+    assert_documented(value, "failure")
+    error = value["error"]
+    assert error["code"] == result.exit_code
+    assert f"| {error['code']} | {error['name']} |" in EXIT_CODES
+    assert result.stderr.splitlines()[-1] == f"niwfctl: {error['message']}"
+    return error
+
+
+def test_an_error_is_given_in_place_of_the_answer(
+    niwfctl: Callable[..., Result], committed: Repository, tmp_path: Path
+) -> None:
+    def told(*arguments: object) -> dict:
+        return failure(niwfctl("-C", committed.path, *arguments, "--json"))
+
+    assert told("show", "pear")["name"] == "unknown name"
+    assert told("bundle", "apply", tmp_path / "nothing")["name"] == "usage"
+    assert failure(niwfctl("-C", tmp_path, "status", "--json"))["name"] == "not a repository"
+    without = niwfctl("-C", committed.path, "show", "pear")
+    assert without.exit_code == 4 and not without.stdout
+    assert not niwfctl("-C", committed.path, "run", "--", "--json", "x").stdout
+
+
+def test_a_conflict_names_what_both_sides_changed(
+    niwfctl: Callable[..., Result], committed: Repository, tmp_path: Path
+) -> None:
+    revise = QUICK.model_copy(update={"mode": "revise"})
+    committed.branches.make("side")
+    for branch, word in (("side", "x"), (committed.git.branch(), "y")):
+        committed.checkout(branch)
+        committed.train("apple", [write_data(tmp_path / f"{word}.jsonl", word=word)], revise)
+        committed.commit(["apple"], "Revised")
+    error = failure(niwfctl("-C", committed.path, "merge", "side", "--json"))
+    assert (error["name"], error["names"]) == ("conflict", ["apple"])
+
+
+def test_every_kind_of_error_has_the_name_that_the_docs_give_it() -> None:
+    listed = re.findall(r"^\| (\d+) \| (\w[\w ]*) \|", EXIT_CODES, re.M)
+    signals = {"141", "143"}  # no errors of ours
+    assert {(str(c), n) for c, n in CODE_NAMES.items()} == {
+        (c, n) for c, n in listed if c not in signals
+    }
+
+
 def test_the_docs_explain_every_command_and_every_kind() -> None:
     group = get_command(app)
     bundle = {
@@ -167,4 +215,5 @@ def test_the_docs_explain_every_command_and_every_kind() -> None:
     }
     assert reporting == {re.sub(r" (NAME|REV|PROMPT|--\w+)", "", command) for command in GIVEN}
     used = {kind for keys in KEYS.values() for kind in keys.values()} | set(GIVEN.values())
+    used |= {"failure"}  # of any command
     assert {kind.strip("[]?") for kind in used} - PLAIN.keys() == KEYS.keys()
