@@ -354,3 +354,14 @@ def test_a_rollback_to_before_there_was_such_a_capability(
     refused: Refused, committed: Repository
 ) -> None:
     refused(committed, ["rollback", "apple", "--to", "HEAD~1"], 4, "'apple'", "HEAD~1")
+
+
+@pytest.mark.parametrize("value", ["[" * 3000 + "]" * 3000, "{a=" * 3000 + "1" + "}" * 3000])
+def test_a_configuration_that_is_nested_too_deeply_is_refused(
+    refused: Refused, committed: Repository, value: str
+) -> None:
+    with (committed.path / "niwf.toml").open("a") as file:
+        file.write(f"\nx = {value}\n")
+    committed.git.plain("commit", "-qam", "By hand")
+    for command in (["status"], ["check"]):
+        refused(committed, command, 11, "niwf.toml is not valid TOML", "restore it")
