@@ -21,7 +21,7 @@ from niwfctl.cli.options import (
     template_args,
 )
 from niwfctl.cli.output import emit_json, err, number, out
-from niwfctl.cli.progress import training_progress
+from niwfctl.cli.progress import step_log, training_progress
 from niwfctl.cli.schema import capability_json, run_json
 from niwfctl.cli.show import show_committed, step_kept
 from niwfctl.config import reason_of
@@ -32,6 +32,7 @@ from niwfctl.training.run import SPARING, TrainingOptions
 
 if TYPE_CHECKING:
     from niwfctl.repository import Repository
+    from niwfctl.training.loop import Progress
 
 app = typer.Typer()
 
@@ -221,6 +222,10 @@ def train(
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard an uncommitted training of this name.")
     ] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Append every step to FILE as a line of JSON."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a capability. Ctrl-C saves; `--resume` continues, `--finish` ends it there."""
@@ -230,7 +235,7 @@ def train(
         raise UsageError(f"--reuse {reuse!r} is unknown: give `--reuse auto`, or `--from {reuse}`")
     given = {key for key in ctx.params if ctx.get_parameter_source(key).name == "COMMANDLINE"}
     going_on = resume or finish
-    if going_on and given - {"name", "resume", "finish", "as_json", *SPARING}:
+    if going_on and given - {"name", "resume", "finish", "log", "as_json", *SPARING}:
         raise UsageError(
             "--resume and --finish keep the options that the training began with: give only "
             "--batch-size and --grad-accum of the same product, and --gradient-checkpointing"
@@ -245,7 +250,13 @@ def train(
     options = _options(**chosen)
     repository = Repository.open(ctx.obj)
     sources, val_sources = ([inside(ctx.obj, one) for one in of or []] for of in (data, val_data))
-    with stopping() as stop, training_progress(name) as report:
+    note = step_log(log and ctx.obj / log)
+    with stopping() as stop, training_progress(name) as show:
+
+        def report(now: Progress) -> None:
+            show(now)
+            note(now)
+
         run = repository.train(
             name,
             sources,

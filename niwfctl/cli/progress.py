@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niwfctl.cli.output import err, number
+from niwfctl.cli.output import err, number, require_file
 from niwfctl.training.processes import leads
 
 if TYPE_CHECKING:
     from niwfctl.training.loop import Progress as TrainingProgress
+
+
+STEP = ("step", "loss", "lr", "gradient_norm", "validation", "tokens_per_second")  # in a log
 
 
 @contextmanager
@@ -80,6 +85,31 @@ def training_progress(name: str) -> Iterator[Callable[[TrainingProgress], None]]
             )
 
         yield report
+
+
+def step_log(file: Path | None) -> Callable[[TrainingProgress], None]:
+    """A function that appends every step to a file as a line of JSON, if one is given.
+
+    Raises:
+        UsageError: it is a folder, or its folder does not exist.
+        OSError: it cannot be written. Where a line cannot be, later, the training goes on.
+    """
+    if file is None or not leads():
+        return lambda now: None
+    require_file(file, "--log", ())
+    file.open("a").close()
+
+    def note(now: TrainingProgress) -> None:
+        if now.stage != "training":
+            return
+        line = json.dumps({key: getattr(now, key) for key in STEP})
+        try:
+            with file.open("a", encoding="utf-8") as log:
+                log.write(f"{line}\n")
+        except OSError as error:
+            err.print(f"warning: {file} lacks step {now.step} ({error.strerror})", markup=False)
+
+    return note
 
 
 def _now_and_then(name: str) -> Callable[[TrainingProgress], None]:

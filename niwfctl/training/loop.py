@@ -43,6 +43,8 @@ class Progress:
         step, steps: steps done, and all steps; both 0 before training.
         loss: of the last step, in nats per token.
         validation: perplexity on some held-out rows, as last measured; None before the first time.
+        lr: learning rate of the last step, of the bases.
+        gradient_norm: of the last step, before it was scaled down to LARGEST_GRADIENT.
         tokens_per_second: in training, without padding.
         seconds_left: of training, without the final measurement.
     """
@@ -52,6 +54,8 @@ class Progress:
     steps: int
     loss: float | None = None
     validation: float | None = None
+    lr: float | None = None
+    gradient_norm: float | None = None
     tokens_per_second: float | None = None
     seconds_left: float | None = None
 
@@ -69,6 +73,7 @@ class Trainer:
         coordinates: z of each training row when last seen, float32 [rows, dim]; NaN before.
         losses: of each step, in nats per token, float64 [steps]; NaN before.
         optimizer: of the new bases and the generator.
+        rate, norm: learning rate and norm of the gradient of the last step.
         processes: that train together.
     """
 
@@ -100,6 +105,7 @@ class Trainer:
         self.bases, self.generator = _initial(adapter, run)
         self.coordinates = torch.full((len(training), adapter.coordinates.dim), math.nan)
         self.losses = torch.full((run.steps,), math.nan, dtype=torch.float64)
+        self.rate = self.norm = math.nan
         self._orders: dict[int, list[int]] = {}  # row orders of the epochs in the last step
         self._best: dict[str, Tensor] = {}  # parameters of the step measured best, if kept
         self._outcome: dict[str, Tensor] = {}
@@ -203,9 +209,8 @@ class Trainer:
                 self._glance()
             validation = run.glances[-1].validation if run.glances else None
             left = speed.seconds * (run.steps - run.step)
-            report(
-                Progress("training", run.step, run.steps, run.loss, validation, speed.rate, left)
-            )
+            told = (run.step, run.steps, run.loss, validation, self.rate, self.norm)
+            report(Progress("training", *told, speed.rate, left))
             pause_if_asked()
             if run.step < run.steps and (now := time.monotonic()) - saved >= pause:
                 keep()
@@ -239,11 +244,11 @@ class Trainer:
         self.coordinates[rows] = self.processes.sum(seen)
         parameters = self.parameters()
         self._add_up_gradients(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
-        self._require_finite(total, float(norm))
-        rate = learning_rate(run.step, run.steps, options.lr, options.warmup)
+        self.norm = float(torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT))
+        self._require_finite(total, self.norm)
+        self.rate = learning_rate(run.step, run.steps, options.lr, options.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+            group["lr"] = self.rate * group["share"]
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total / answers, sum(len(self.training[index]) for index in rows)

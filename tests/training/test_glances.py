@@ -21,6 +21,7 @@ from niwfctl.repository.train import warn_of_overfitting
 from niwfctl.training.checkpoint import load, save
 from niwfctl.training.data import read_examples
 from niwfctl.training.loop import Progress, Trainer
+from niwfctl.training.optimizer import learning_rate
 from niwfctl.training.run import Glance, Run
 
 NINE = QUICK.model_copy(update={"steps": 9})
@@ -176,3 +177,31 @@ def test_measuring_every_so_many_steps_is_for_the_user_to_say(
 ) -> None:
     run = fresh.train("apple", [data], NINE.model_copy(update={"eval_steps": 4}))
     assert [glance.step for glance in run.glances] == [0, 4, 8, 9]
+
+
+def test_every_step_is_logged_where_it_was_asked_for(
+    niwfctl: Callable[..., Result], fresh: Repository, data: Path, tmp_path: Path
+) -> None:
+    log, options = tmp_path / "steps.jsonl", ["--batch-size", "4", "--lr", "0.05", "--log"]
+    train = ("-C", fresh.path, "train", "apple")
+    niwfctl(*train, "--data", data, "--steps", "4", "--eval-steps", "2", *options, log)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    run = fresh.trainings.get("apple")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert lines[-1]["loss"] == run.loss
+    assert [line["lr"] for line in lines] == [learning_rate(i, 4, 0.05, 0.05) for i in range(4)]
+    first, middle, _ = (glance.validation for glance in run.glances)
+    assert [line["validation"] for line in lines] == [first, middle, middle, middle]
+    assert all(line["gradient_norm"] > 0 and line["tokens_per_second"] > 0 for line in lines)
+    niwfctl(*train, "--restart", "--data", data, "--steps", "1", *options, log)
+    assert len(log.read_text().splitlines()) == 5
+
+
+def test_a_log_that_cannot_be_written_is_refused_before_anything_is_done(
+    niwfctl: Callable[..., Result], fresh: Repository, data: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "closed"
+    log.mkdir()
+    refused = niwfctl("-C", fresh.path, "train", "apple", "--data", data, "--log", log)
+    assert refused.exit_code == 2 and "closed is a folder: give a file" in refused.stderr
+    assert fresh.trainings.get("apple") is None
