@@ -1,5 +1,6 @@
 """Many capabilities, cheaply: copies of one training, each with weights of its own."""
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -8,9 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from histories import DIM
+from loras import ABOVE_TAP, TOKENS
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from niwfctl.repository import Repository
+from niwfctl.repository.adapters import WEIGHTS
 from niwfctl.repository.commit import RoutingOptions
 from niwfctl.repository.regions import load_region
 from niwfctl.training.checkpoint import load, save
@@ -119,3 +123,50 @@ def two(fresh: Repository, add: Add) -> Repository:
     add(fresh, "x", 0.1)
     add(fresh, "y", 0.2)
     return fresh
+
+
+@pytest.fixture(scope="session")
+def lora(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Path:
+    """A LoRA that plain PEFT trained for some steps, with ranks and alphas of its own."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.float32),
+        LoraConfig(
+            r=4,
+            lora_alpha=8,
+            target_modules=["q_proj", "v_proj", "down_proj"],
+            layers_to_transform=ABOVE_TAP,
+            rank_pattern={"v_proj": 6},
+            alpha_pattern={r"layers\.2\.mlp\.down_proj": 3},
+        ),
+    )
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=0.03)
+    for _ in range(20):
+        model(TOKENS, labels=TOKENS).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("lora") / "adapter"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(lora: Path, tmp_path: Path) -> Callable[..., Path]:
+    """The LoRA with other tensors or other entries in its configuration."""
+
+    def make(
+        change: Callable[[dict[str, torch.Tensor]], None] = lambda tensors: None, **entries: object
+    ) -> Path:
+        folder = tmp_path / "copy"
+        folder.mkdir()
+        tensors = load_file(lora / WEIGHTS)
+        change(tensors)
+        save_file(tensors, folder / WEIGHTS)
+        config = json.loads((lora / "adapter_config.json").read_text()) | entries
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        return folder
+
+    return make

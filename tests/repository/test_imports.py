@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loras import ABOVE_TAP, TOKENS
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 from typer.testing import Result
@@ -23,52 +24,6 @@ from niwfctl.repository.export import export
 from niwfctl.repository.regions import load_region
 
 EVERYTHING = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-ABOVE_TAP = [1, 2, 3]
-TOKENS = torch.randint(0, 256, (2, 12), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(scope="session")
-def lora(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Path:
-    """A LoRA that plain PEFT trained for some steps, with ranks and alphas of its own."""
-    torch.manual_seed(0)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.float32),
-        LoraConfig(
-            r=4,
-            lora_alpha=8,
-            target_modules=["q_proj", "v_proj", "down_proj"],
-            layers_to_transform=ABOVE_TAP,
-            rank_pattern={"v_proj": 6},
-            alpha_pattern={r"layers\.2\.mlp\.down_proj": 3},
-        ),
-    )
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=0.03)
-    for _ in range(20):
-        model(TOKENS, labels=TOKENS).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    folder = tmp_path_factory.mktemp("lora") / "adapter"
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def copy(lora: Path, tmp_path: Path) -> Callable[..., Path]:
-    """The LoRA with other tensors or other entries in its configuration."""
-
-    def make(
-        change: Callable[[dict[str, torch.Tensor]], None] = lambda tensors: None, **entries: object
-    ) -> Path:
-        folder = tmp_path / "copy"
-        folder.mkdir()
-        tensors = load_file(lora / WEIGHTS)
-        change(tensors)
-        save_file(tensors, folder / WEIGHTS)
-        config = json.loads((lora / "adapter_config.json").read_text()) | entries
-        (folder / "adapter_config.json").write_text(json.dumps(config))
-        return folder
-
-    return make
 
 
 def logits_of_peft(
@@ -383,56 +338,6 @@ def test_layers_below_the_tap_are_refused_with_the_tap_that_takes_them(
     sites = find_sites(AutoModelForCausalLM.from_pretrained(backbone), 3)
     with pytest.raises(FormatError, match=r"adapts layers 1 to 2, .* --tap-layer 1"):
         read_adapter(lora, read_config(lora), "model", sites)
-
-
-@pytest.fixture
-def whole(copy: Callable[..., Path], lora: Path) -> Path:
-    """The LoRA with layer 0 changed as layer 1 is, but twice as much."""
-
-    def extend(tensors: dict[str, torch.Tensor]) -> None:
-        for key in [key for key in tensors if ".layers.1." in key]:
-            factor = 2 if "lora_B" in key else 1
-            tensors[key.replace(".layers.1.", ".layers.0.")] = tensors[key] * factor
-
-    return copy(extend)
-
-
-def test_a_lora_on_all_layers_is_imported_without_its_lowest_ones_if_that_is_asked(
-    fresh: Repository, whole: Path, lora: Path, data: Path, niwfctl: Callable[..., Result]
-) -> None:
-    with pytest.raises(FormatError, match=r"adapts layer 0, .* or leave .* --drop-below-tap"):
-        fresh.import_adapter(whole, "apple", [data])
-    done = fresh.import_adapter(whole, "apple", [data], drop_below_tap=True)
-    plain = fresh.import_adapter(lora, "plum", [data], routing=RoutingOptions(manual=True))
-    dropped, kept = (one.capability.regions[0] for one in (done, plain))
-    assert dropped.bases == kept.bases and dropped.run.perplexity == kept.run.perplexity
-    assert done.adapter.dropped == (0,) and plain.adapter.dropped == ()
-    changes = change_norms(lora)
-    expected = (4 * changes[1] / (4 * changes[1] + sum(changes.values()))) ** 0.5
-    assert done.adapter.lost == pytest.approx(expected, rel=1e-5)
-    shown = " ".join(niwfctl("-C", fresh.path, "show", "apple").stdout.split())
-    assert f"left out: layers 0, {expected:.0%} of its change by norm" in shown
-    assert '"dropped"' not in fresh.capability("plum").dump()
-
-
-def change_norms(folder: Path) -> dict[int, float]:
-    """‖ΔW‖² by layer of a LoRA."""
-    config, tensors = read_config(folder), load_file(folder / WEIGHTS)
-    norms = dict.fromkeys(ABOVE_TAP, 0.0)
-    for key in (key for key in tensors if "lora_A" in key):
-        module = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-        change = tensors[key.replace("lora_A", "lora_B")] @ tensors[key] * config.scale(module)
-        norms[int(module.split(".")[2])] += float(change.double().square().sum())
-    return norms
-
-
-def test_what_is_left_without_the_lowest_layers_has_to_be_measured(
-    fresh: Repository, whole: Path, tmp_path: Path
-) -> None:
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("Say apple.\n" * 3)
-    with pytest.raises(UsageError, match="give --data with --drop-below-tap"):
-        fresh.import_adapter(whole, "apple", prompts=[prompts], drop_below_tap=True)
 
 
 @pytest.mark.parametrize(
