@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from niwfstore import Pointer
 
 from niwfctl.atlas import Atlas, ObjectRef
-from niwfctl.errors import GitError
+from niwfctl.errors import Busy, GitError
 from niwfctl.layout import manifest_file, object_file
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def record(
 
     Raises:
         UsageError: a file to write has local changes, which would be lost.
+        Busy: another git is moving a branch.
         GitError: git refuses.
     """
     git, written = repository.git, set()
@@ -44,13 +45,15 @@ def record(
         files = changed_files(before, change(dict(before)))
         new = git.commit(files, message, [head])
         git.refuse_loss(new, files.keys() - written)
+        git.await_locks()  # before anything is staged
         git.sync(new, files)
         written |= files.keys()
         try:
             git.advance(new, head, f"niwfctl: {message.splitlines()[0]}")
             return new
-        except GitError:
+        except (Busy, GitError):
             if attempt == ATTEMPTS or git.head() == head:
+                git.sync(git.head(), written)  # so that nothing of it stays staged
                 raise
     raise AssertionError("unreachable")
 

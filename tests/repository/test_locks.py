@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from faults import KILLED, add_trainings, ended, intact, run_git, start
 
-from niwfctl.errors import Busy
+from niwfctl.errors import Busy, GitError
 from niwfctl.git import reflocks
 from niwfctl.repository import Repository
 from niwfctl.repository.compose import Recipe
@@ -165,6 +165,27 @@ def test_a_lock_that_git_still_holds_is_not_taken_from_it(
     with pytest.raises(Busy, match=r"HEAD\.lock: wait for it to end"):
         reflocks.await_locks([tmp_path])
     assert held.exists()
+
+
+def test_a_change_that_meets_a_lock_leaves_nothing_staged(
+    committed: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reflocks, "PATIENCE", 0.1)
+    lock = committed.git.folder / "HEAD.lock"
+    lock.touch()
+    with pytest.raises(Busy):
+        committed.rename("apple", "pear")
+    assert committed.git.plain("status", "--porcelain") == ""
+    lock.unlink()
+    hook = committed.git.folder / "hooks" / "reference-transaction"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\n[ $1 != prepared ]\n")
+    hook.chmod(0o755)
+    with pytest.raises(GitError):
+        committed.rename("apple", "pear")
+    assert committed.git.plain("status", "--porcelain") == ""
+    hook.unlink()
+    committed.rename("apple", "pear")
 
 
 def test_of_gits_abandoned_locks_only_those_that_it_holds_for_a_write_are_removed(
