@@ -7,6 +7,8 @@ codes.
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
+
 CODE_NAMES = {  # as docs/exit-codes.md has them
     1: "failed",
     2: "usage",
@@ -25,6 +27,7 @@ CODE_NAMES = {  # as docs/exit-codes.md has them
     15: "shadowed",
     16: "memory",
     130: "interrupted",
+    143: "terminated",
 }
 
 _MEMORY = (  # messages of libraries that have no error class for it
@@ -218,6 +221,16 @@ class RemoteError(NiwfError):
     exit_code = 14
 
 
+def shared(codes: Sequence[int | None], found: Container[int | None] = (None,)) -> int | None:
+    """Exit code of what kept several things from being checked; None if any of them was found bad.
+
+    Args:
+        codes: of each, as `hindrance` gives them.
+        found: those that say that the check itself found it.
+    """
+    return None if any(code in found for code in codes) else next(iter(codes), None)
+
+
 _OF_THE_MACHINE = (BackboneError, MemoryFull, ObjectError, RemoteError, StorageError)
 
 
@@ -234,7 +247,7 @@ def hindrance(error: NiwfError) -> int | None:
     return error.exit_code if isinstance(error, _OF_THE_MACHINE) else None
 
 
-def out_of_order(error: NiwfError) -> int | None:
+def hindrance_of_needed(error: NiwfError) -> int | None:
     """As `hindrance`, where the thing at fault is not what is checked, but what it needs."""
     found = hindrance(error)
     return error.exit_code if found is None and isinstance(error, _OF_THE_MACHINE) else found

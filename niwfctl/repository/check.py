@@ -17,7 +17,8 @@ from niwfctl.errors import (
     StorageError,
     UnknownName,
     UsageError,
-    out_of_order,
+    hindrance_of_needed,
+    shared,
     shares_text,
 )
 from niwfctl.repository.easing import Baseline, eased, limits
@@ -72,8 +73,7 @@ def check(
             problem = f"{FILE} has a gate for it, but HEAD has no such capability"
             checks.append(Check(name, "gate", False, problem))
         elif stops := [one for one in checks if not one.ok and _stops(one, name)]:
-            codes = [one.hindered for one in stops]
-            hindered = codes[0] if None not in codes else None
+            hindered = shared([one.hindered for one in stops])
             checks.append(Check(name, "gate", False, "not measured: see above", hindered=hindered))
         else:
             checks += _Gated(bench, name, gate, data[name], atlas, before).checks()
@@ -191,7 +191,7 @@ class _Gated:
             with storing():
                 yield from found
         except NiwfError as error:
-            if (code := out_of_order(error)) is None:
+            if (code := hindrance_of_needed(error)) is None:
                 raise
             yield Check(self.name, check, False, f"not measured: {error}", hindered=code)
 

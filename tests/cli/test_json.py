@@ -4,7 +4,10 @@ import json
 import math
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from typer.main import get_command
 from typer.testing import Result
 
 from niwfctl.cli.main import app
+from niwfctl.cli.output import READER_GONE
 from niwfctl.errors import CODE_NAMES
 from niwfctl.repository import Repository
 from niwfctl.tensors import as_bytes
@@ -197,10 +201,24 @@ def test_a_conflict_names_what_both_sides_changed(
 
 def test_every_kind_of_error_has_the_name_that_the_docs_give_it() -> None:
     listed = re.findall(r"^\| (\d+) \| (\w[\w ]*) \|", EXIT_CODES, re.M)
-    signals = {"141", "143"}  # no errors of ours
     assert {(str(c), n) for c, n in CODE_NAMES.items()} == {
-        (c, n) for c, n in listed if c not in signals
+        (c, n) for c, n in listed if int(c) != READER_GONE
     }
+
+
+def test_a_training_that_a_scheduler_ends_says_so_in_json(
+    fresh: Repository, data: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    train = ("train", "apple", "--data", data, "--steps", "20000", "--log", log, "--json")
+    command = [sys.executable, "-m", "niwfctl", "-C", fresh.path, *train]
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE) as process:
+        while not (log.is_file() and log.read_text()):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        told = json.loads(process.communicate()[0])
+    assert process.returncode == told["error"]["code"] == 143
+    assert told["error"]["name"] == "terminated" and "--resume" in told["error"]["message"]
 
 
 def test_the_docs_explain_every_command_and_every_kind() -> None:
