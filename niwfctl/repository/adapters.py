@@ -178,8 +178,7 @@ def read_adapter(
         raise FormatError(f"{folder / WEIGHTS} is not readable safetensors: {error}") from error
     pairs = _pairs(folder, tensors)
     by_module = {f"{decoder}.{site.name}": site for site in sites}
-    below = _below_tap(pairs, decoder, by_module) if drop_below_tap else {}
-    lost = _share(config, pairs, below)
+    below, every = _below_tap(pairs, decoder, by_module) if drop_below_tap else {}, pairs
     pairs = {module: pair for module, pair in pairs.items() if module not in below}
     if not pairs:
         raise FormatError(
@@ -188,6 +187,7 @@ def read_adapter(
     _require_adapted(folder, pairs, decoder, by_module)
     for module, pair in pairs.items():
         _require_shapes(folder, config, module, by_module[module], pair)
+    lost = _share(folder, config, every, below)
     rank = max(len(down) for down, _ in pairs.values())
     if rank > LARGEST_RANK:
         raise FormatError(f"{folder} has rank {rank}, more than the {LARGEST_RANK} allowed")
@@ -329,11 +329,23 @@ def _below_tap(
 
 
 def _share(
-    config: AdapterConfig, pairs: Mapping[str, tuple[Tensor, Tensor]], part: Iterable[str]
+    folder: Path,
+    config: AdapterConfig,
+    pairs: Mapping[str, tuple[Tensor, Tensor]],
+    part: Iterable[str],
 ) -> float:
-    """‖ΔW of some modules‖ / ‖ΔW of all‖, both over all their entries together."""
+    """‖ΔW of some modules‖ / ‖ΔW of all‖, both over all their entries together.
+
+    Raises:
+        FormatError: it is no number, since one of these modules is damaged.
+    """
     if not (chosen := list(part)):
         return 0.0
+    for module in chosen:
+        down, up = pairs[module]
+        whole = down.ndim == up.ndim == 2 and len(down) == up.shape[1]
+        if not (whole and down.isfinite().all() and up.isfinite().all()):
+            raise FormatError(f"{folder} has wrong shapes or numbers in {module}: it is damaged")
     norms = {
         module: squared_norm(down.double(), up.double() * config.scale(module))
         for module, (down, up) in pairs.items()

@@ -1,12 +1,13 @@
 """LoRAs on all layers, imported without the layers that no repository can change."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from loras import ABOVE_TAP
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
 from niwfctl.errors import FormatError, UsageError
@@ -43,6 +44,20 @@ def test_a_lora_on_all_layers_is_imported_without_its_lowest_ones_if_that_is_ask
     shown = " ".join(niwfctl("-C", fresh.path, "show", "apple").stdout.split())
     assert f"left out: layers 0, {expected:.0%} of its change by norm" in shown
     assert '"dropped"' not in fresh.capability("plum").dump()
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+@pytest.mark.parametrize("harm", ["rank", "number"])
+def test_a_damaged_adapter_is_refused_whichever_layer_is_damaged(
+    fresh: Repository, whole: Path, data: Path, layer: int, harm: str
+) -> None:
+    tensors = load_file(whole / WEIGHTS)
+    key = next(key for key in tensors if f".layers.{layer}." in key and "lora_B" in key)
+    tensors[key] = tensors[key][:, :-1].clone() if harm == "rank" else tensors[key] * math.nan
+    save_file(tensors, whole / WEIGHTS)
+    with pytest.raises(FormatError):
+        fresh.import_adapter(whole, "apple", [data], drop_below_tap=True)
+    assert not fresh.atlas()
 
 
 def change_norms(folder: Path) -> dict[int, float]:
