@@ -9,7 +9,7 @@ from functools import lru_cache
 from transformers import PreTrainedTokenizerBase
 
 from niwfctl.backbone.template import chat_template, render
-from niwfctl.backbone.thoughts import answer_after, require_closed
+from niwfctl.backbone.thoughts import answer_after, require_sound
 from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
 
@@ -55,7 +55,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
 
     Raises:
         DataError: as in `prompt_tokens`, or the prompt has no place for what is thought before
-            the answer, or waits for it in vain; the message names the example's origin.
+            the answer; the message names the example's origin.
     """
     try:
         text = render(tokenizer, example.messages)
@@ -64,6 +64,21 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Tokens:
     except DataError as error:
         raise DataError(f"{example.origin}: {error}") from error
     return Tokens(prompt, answer)
+
+
+def require_learnable(tokenizer: PreTrainedTokenizerBase, example: Example, row: Tokens) -> None:
+    """Requires that an example teaches no endless thoughts; it may be measured all the same.
+
+    Args:
+        row: the example's tokens.
+
+    Raises:
+        DataError: its prompt waits for thoughts in vain; the message names the example's origin.
+    """
+    try:
+        require_sound(tokenizer.decode(row.prompt), tokenizer.decode(row.answer))
+    except DataError as error:
+        raise DataError(f"{example.origin}: {error}") from error
 
 
 def _answer(
@@ -77,7 +92,6 @@ def _answer(
     """
     whole, end = _whole(tokenizer, example), turn_end(tokenizer)
     if whole.startswith(text) and _is_all_there(tokenizer, example, whole):
-        require_closed(text, whole.removeprefix(text))
         answer = _ids_after(tokenizer, prompt, text, whole)
         if end in answer:  # what the template writes after it is not part of the answer
             answer = answer[: len(answer) - answer[::-1].index(end)]

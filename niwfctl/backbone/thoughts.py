@@ -12,12 +12,15 @@ _BEGUN = re.compile(rf"{OPEN}\s*(?P<empty>{CLOSE}\s*)?\Z")
 _EMPTY = re.compile(rf"\A\s*{OPEN}\s*{CLOSE}\s*")
 
 
-def require_closed(prompt: str, answer: str) -> None:
-    """Requires that an answer closes the block of thoughts that its prompt opens, if it does.
+def require_sound(prompt: str, answer: str) -> None:
+    """Requires that an answer to be learned closes the block of thoughts that its prompt opens.
 
     Raises:
-        DataError: it would be learned as thoughts that never end.
+        DataError: it would be learned as thoughts that never end, or as some after their end.
     """
+    begun = _BEGUN.search(prompt)
+    if begun and begun["empty"] and CLOSE in answer:
+        raise _no_place()
     if _is_open(prompt) and CLOSE not in answer:
         raise DataError(
             f"the prompt ends with {OPEN}, and the answer has no {CLOSE}, so it would be learned "
@@ -33,17 +36,12 @@ def answer_after(prompt: str, example: Example) -> str:
     its reasoning if the prompt is open for it.
 
     Raises:
-        DataError: the prompt has no place for its reasoning, or opens a block for some that is
-            missing.
+        DataError: the prompt has no place for its reasoning.
     """
     begun = _BEGUN.search(prompt)
     if example.reasoning_content is not None:
         return _after_reasoning(prompt, example)
-    answer = _without(begun, example.answer) if begun else example.answer
-    require_closed(prompt, answer)
-    if begun and begun["empty"] and CLOSE in answer:
-        raise _no_place()
-    return answer
+    return _without(begun, example.answer) if begun else example.answer
 
 
 def _after_reasoning(prompt: str, example: Example) -> str:

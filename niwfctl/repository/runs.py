@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from niwfctl.backbone.prompts import Tokens
+from niwfctl.backbone.prompts import Tokens, require_learnable
 from niwfctl.backbone.template import marks
 from niwfctl.errors import DataError
 from niwfctl.records import Example
@@ -51,12 +51,15 @@ def encoded(
         held_out: to measure on; without any, a share of `examples` is, and is not learned from.
 
     Raises:
-        DataError: there are too few, or some are too long without `skip_long`.
+        DataError: there are too few, some are too long without `skip_long`, or one waits for
+            thoughts in vain.
     """
     parts = (examples, held_out)
     if not held_out:
         parts = split(examples, options.val_split, options.seed)
     rows = [[(one, model.encoded(one)) for one in part] for part in parts]
+    for example, row in (pair for part in rows for pair in part if pair[1].answer):
+        require_learnable(model.backbone.tokenizer, example, row)
     limit = min(options.max_length, model.longest)
     if leads():
         _warn_of_marks(model, [*examples, *held_out])

@@ -120,15 +120,18 @@ def _turns(column: str, turns: object, by: str = "role", says: str = "content") 
 
 def _reasoning(name: str, turn: Mapping[str, object], content: str) -> str | None:
     """What a turn of the assistant thought before it spoke; None if it does not say."""
-    given = {
-        f"{name}.{key}": turn[key] for key in _REASONING if turn.get(key) not in (*_EMPTY, False)
-    }
-    texts = {key: _text(key, _joined(key, value)) for key, value in given.items()}
+    given = {f"{name}.{key}": _joined(f"{name}.{key}", turn.get(key)) for key in _REASONING}
+    texts = {key: _text(key, text) for key, text in given.items() if not _is_blank(text)}
     if len(set(texts.values())) > 1:
         raise _Wrong(f"has different texts for {_list(texts)}: leave one of them out")
     if texts and "</think>" in content:
         raise _Wrong(f"has reasoning in {_list(texts)} and in what it says: leave one of them out")
     return next(iter(texts.values()), None)
+
+
+def _is_blank(value: object) -> bool:
+    """Whether it is no reasoning: what stands in an empty block of thoughts is none, either."""
+    return value in (*_EMPTY, False) or (isinstance(value, str) and not value.strip())
 
 
 def _list(keys: Iterable[str]) -> str:

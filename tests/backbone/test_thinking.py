@@ -8,7 +8,7 @@ from tiny import tiny_tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from niwfctl.backbone.arguments import pin
-from niwfctl.backbone.prompts import encode
+from niwfctl.backbone.prompts import encode, require_learnable
 from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
 
@@ -37,7 +37,7 @@ def asked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> st
 
 def refusal(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
     with pytest.raises(DataError) as refused:
-        encode(tokenizer, example)
+        require_learnable(tokenizer, example, encode(tokenizer, example))
     message = str(refused.value)
     assert "\n" not in message and not message.endswith(".")
     assert message.startswith(f"{example.origin}: ")
@@ -164,3 +164,7 @@ def test_an_answer_after_a_prompt_that_does_not_think_stays_as_it_is(answer: str
         "{{ '[/INST]' if add_generation_prompt else '' }}"
     )
     assert learned(plain, Example(ASKED, answer, "x")) == f"{answer}</s>"
+
+
+def test_what_may_not_be_learned_may_still_be_measured(always: PreTrainedTokenizerBase) -> None:
+    assert learned(always, AT_ONCE) == "4</s>"

@@ -17,7 +17,7 @@ from niwfctl.training.data import data_hash, read_examples, split
 
 Write = Callable[..., str]
 SAID = {"role": "assistant", "content": "4"}
-NONE = [None, "", [], False]
+NONE = [None, "", "\n\n", [], False]
 
 
 def chat(**more: object) -> dict:
