@@ -26,6 +26,7 @@ from niwfctl.records import Witness
 # versions read the file.
 FORMAT, PLAIN = 4, 3
 FILE = "niwf.toml"
+READING = ("template_args", "fix_mistral_regex")  # how a backbone's tokenizer reads prompts
 _Oid = Field(pattern=r"^[0-9a-f]{64}$")
 
 

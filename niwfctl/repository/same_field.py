@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Capability, parse_target
-from niwfctl.config import FILE, Config
+from niwfctl.config import FILE, READING, Config
 from niwfctl.errors import BackboneError, UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def require_same_field(repository: Repository, commit: str, revision: str) -> No
     if content is None:
         raise UsageError(f"{revision} is not a niwfctl revision: it has no {FILE}")
     there, here = Config.parse(content), repository.config
+    pinned = here.backbone
     identity = there.backbone.identity
     if identity != here.backbone.identity and not _pinned_otherwise(repository, identity):
         raise UsageError(
@@ -46,10 +47,10 @@ def require_same_field(repository: Repository, commit: str, revision: str) -> No
             f"{identity[:19]}) than this branch ({here.backbone.identity[:19]}): "
             "capabilities of one do not work on the other"
         )
-    if there.backbone.template_args != here.backbone.template_args:
+    if other := [one for one in READING if getattr(there.backbone, one) != getattr(pinned, one)]:
         raise UsageError(
-            f"{revision} has other arguments of the chat template than this branch: start both "
-            "from one `niwfctl init`"
+            f"{revision} has other {' and '.join(other)} than this branch: start both from one "
+            "`niwfctl init`"
         )
     if there.field != here.field or there.backbone.quant != here.backbone.quant:
         raise UsageError(

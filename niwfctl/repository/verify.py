@@ -24,7 +24,8 @@ from niwfctl.backbone.load import outline
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, logits_platform, probe
 from niwfctl.backbone.sites import find_sites
-from niwfctl.errors import NiwfError, ObjectError, UnknownName, hindrance
+from niwfctl.config import FILE, READING, Config
+from niwfctl.errors import NiwfError, ObjectError, UnknownName, hindrance, shared
 from niwfctl.field.basis import Site
 from niwfctl.git.signature import Signature, signature, tag_signature
 from niwfctl.layout import OBJECTS, object_file
@@ -150,7 +151,25 @@ def _backbone(repository: Repository) -> tuple[Check, list[Site] | None]:
     except NiwfError as error:
         hindered = hindrance(error)
         return Check("backbone", "identity", False, str(error), hindered=hindered), None
+    if changed := _changed_since(repository):
+        return Check("backbone", "identity", False, changed), sites
     return Check("backbone", "identity", True, f"{pinned.model} is {source.identity}"), sites
+
+
+def _changed_since(repository: Repository) -> str | None:
+    """What of the reading of prompts is no longer as `init` pinned it, as a sentence."""
+    git, now = repository.git, repository.config
+    files = ("--full-history", "--diff-filter=A", "--", object_file(now.field.coordinates))
+    begun = git.log("HEAD", "%H", *files).split()[-1:]
+    content = git.blob(begun[0], FILE) if begun else None
+    then = Config.parse(content).backbone if content else now.backbone
+    changed = [key for key in READING if getattr(then, key) != getattr(now.backbone, key)]
+    if not changed:
+        return None
+    return (
+        f"{FILE} has another {' and '.join(changed)} than at {begun[0][:12]}, where the field "
+        "begins, so prompts are read otherwise: set it back"
+    )
 
 
 def _coordinates(
@@ -169,8 +188,7 @@ def _coordinates(
 def _sound(subject: str, problems: Sequence[ObjectError], detail: str) -> Check:
     """Whether objects are what was committed, which is not known where they are only missing."""
     said = "; ".join(map(str, problems)) or detail
-    codes = [hindrance(problem) for problem in problems]
-    hindered = codes[0] if codes and None not in codes else None
+    hindered = shared([hindrance(problem) for problem in problems])
     return Check(subject, "objects", not problems, said, hindered=hindered)
 
 
@@ -212,9 +230,8 @@ def _strays(
             problems.append(problem)
     if problems:
         said = f"{'; '.join(map(str, problems))}: no capability names them, so `git rm` them"
-        codes = [hindrance(problem) for problem in problems]
-        known = {None, ObjectError.exit_code}  # that one leads nowhere is what this looks for
-        hindered = codes[0] if known.isdisjoint(codes) else None
+        nowhere = ObjectError.exit_code  # that one leads nowhere is what this looks for
+        hindered = shared([hindrance(problem) for problem in problems], (None, nowhere))
         yield Check("atlas", "objects", False, said, hindered=hindered)
     elif strays:
         said = f"{len(strays)} pointers that no capability names lead to objects"

@@ -113,8 +113,16 @@ def test_capabilities_of_other_arguments_are_not_taken_in(repository: Repository
     )
     git.plain("commit", "--quiet", "--all", "-m", "Think")
     git.plain("checkout", "--quiet", "-")
-    with pytest.raises(UsageError, match="other has other arguments of the chat template"):
+    with pytest.raises(UsageError, match="other has other template_args than this branch"):
         Repository.open(repository.path).merge("other")
+
+
+def test_arguments_that_somebody_changed_are_found(repository: Repository) -> None:
+    file = repository.path / "niwf.toml"
+    file.write_text(file.read_text().replace("= false\n\n[backbone.wit", "= true\n\n[backbone.wit"))
+    repository.git.plain("commit", "--quiet", "--all", "-m", "Think")
+    (failed,) = (one for one in Repository.open(repository.path).verify().checks if not one.ok)
+    assert failed.subject == "backbone" and "niwf.toml has another template_args" in failed.detail
 
 
 def test_init_takes_arguments_of_every_kind_and_tells_them(
@@ -135,6 +143,7 @@ def test_init_takes_arguments_of_every_kind_and_tells_them(
     ("given", "message"),
     [
         (["thinking=false"], "takes no argument 'thinking': it takes enable_thinking"),
+        (["enable_thinking=" + "9" * 400, "x=1"], "takes no argument 'x'"),
         (["enable_thinking"], "--template-arg enable_thinking is no NAME=VALUE"),
         (["enable_thinking=true", "enable_thinking=false"], "is given twice"),
     ],
