@@ -199,7 +199,7 @@ class Run(BaseModel):
     glances: tuple[Glance, ...] = ()
     seconds: float = 0.0
     tokens: int = 0
-    best_step: int | None = None
+    best_step: int | None = Field(None, exclude_if=_is_default)
     witness: Witness | None = None
 
     @property
