@@ -15,12 +15,12 @@ from niwfctl.errors import (
     DataError,
     NiwfError,
     StorageError,
-    UnknownName,
     UsageError,
     hindrance_of_needed,
     shared,
     shares_text,
 )
+from niwfctl.repository.diff import parent_of_head
 from niwfctl.repository.easing import Baseline, eased, limits
 from niwfctl.repository.measure import Bench, Data, Measured, Tell, named
 from niwfctl.repository.verify import Check, verify
@@ -143,19 +143,12 @@ def gate_data(repository: Repository, name: str) -> Data:
 def _baseline(repository: Repository, against: str | None) -> Baseline:
     if against and _NULL.fullmatch(against):
         return Baseline("the branch began")
-    head, called = repository.git.resolve("HEAD"), against or _PARENT
-    try:
-        commit = repository.git.resolve(called)
-        return Baseline(called, commit, repository.atlas(commit))
-    except UnknownName:
-        if against:
-            raise
-        if repository.git.has_header(head, "parent"):
-            raise UnknownName(
-                "HEAD has a parent that this shallow clone lacks: fetch it with `git fetch "
-                "--deepen=1`, or give --against with a commit that is here"
-            ) from None
-        return Baseline("HEAD, which is the first commit")
+    if against:
+        commit = repository.git.resolve(against)
+        return Baseline(against, commit, repository.atlas(commit))
+    if parent := parent_of_head(repository, ", or give --against with a commit that is here"):
+        return Baseline(_PARENT, parent, repository.atlas(parent))
+    return Baseline("HEAD, which is the first commit")
 
 
 @dataclass(frozen=True)

@@ -113,15 +113,28 @@ def sides(repository: Repository, a: str | None, b: str | None) -> tuple[Atlas, 
 
 
 def _before_head(repository: Repository) -> Atlas:
+    parent = parent_of_head(repository)
+    return repository.atlas(parent) if parent else {}
+
+
+def parent_of_head(repository: Repository, way: str = "") -> str | None:
+    """Id of HEAD's first parent; None if HEAD is the first commit.
+
+    Args:
+        way: what else to do where it is not here, for the message.
+
+    Raises:
+        UnknownName: it is not here, in a shallow clone.
+    """
     try:
-        return repository.atlas("HEAD~1")
+        return repository.git.resolve("HEAD~1")
     except UnknownName:
         if repository.git.has_header(repository.git.resolve("HEAD"), "parent"):
             raise UnknownName(
                 "HEAD has a parent that this shallow clone lacks: fetch it with `git fetch "
-                "--deepen=1`"
+                f"--deepen=1`{way}"
             ) from None
-        return {}
+        return None
 
 
 def _left(repository: Repository, a: str, b: str) -> str:
