@@ -26,7 +26,6 @@ from niwfctl.records import Witness
 # versions read the file.
 FORMAT, PLAIN = 4, 3
 FILE = "niwf.toml"
-READING = ("template_args", "fix_mistral_regex")  # how a backbone's tokenizer reads prompts
 _Oid = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -53,9 +52,23 @@ class BackboneConfig(BaseModel):
     witness: Witness = Field(description="logits of the probes at `init`")
 
     @property
+    def reading(self) -> dict[str, object]:
+        """How its tokenizer reads prompts, if not as its files have it; by key."""
+        settings = {
+            "template_args": self.template_args,
+            "fix_mistral_regex": self.fix_mistral_regex,
+        }
+        return {key: value for key, value in settings.items() if value}
+
+    def read_otherwise(self, other: BackboneConfig) -> list[str]:
+        """The keys in which `reading` differs from another's."""
+        mine, theirs = self.reading, other.reading
+        return [key for key in mine | theirs if mine.get(key) != theirs.get(key)]
+
+    @property
     def format(self) -> int:
         """The lowest format of a file that can say all of this."""
-        return FORMAT if self.template_args or self.fix_mistral_regex else PLAIN
+        return FORMAT if self.reading else PLAIN
 
 
 class FieldConfig(BaseModel):

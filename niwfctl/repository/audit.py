@@ -75,24 +75,21 @@ class Audit:
 
     Attributes:
         excesses: where it does not hold.
-        silenced: regions that it would hold back less today. That may be a figure that someone
-            edited; but a removal also leaves one, since it changes no other capability.
         most: the capability with the region that loses the largest share of its anchors to all
             later ones together, and that share; None if no region comes after another.
     """
 
     excesses: tuple[Excess, ...]
-    silenced: tuple[Silenced, ...]
     most: tuple[str, float] | None
 
 
 def audited(repository: Repository, atlas: Atlas) -> Audit:
-    """Counts takeover again from cells and anchors, and finds again what biases are needed.
+    """Counts takeover again from cells and anchors.
 
     Raises:
         ObjectError: an object is missing or corrupt.
     """
-    base, found, silenced, earlier = base_tensors(repository), [], [], []
+    base, found, earlier = base_tensors(repository), [], []
     lost: dict[int, Tensor] = {}
     for routed in routed_regions(repository, atlas):
         terms = routed.entry.terms
@@ -106,16 +103,27 @@ def audited(repository: Repository, atlas: Atlas) -> Audit:
         if of_base and not terms.general:
             count = (of_base.won, of_base.anchors)
             found.append(Excess(routed.name, "the base", *count, terms.max_base_takeover))
-        if share := _held_back(routed, earlier, base):
-            silenced.append(Silenced(routed.name, share))
         earlier.append(routed)
     shares = {index: float(hits.double().mean()) for index, hits in lost.items()}
     worst = max(shares, key=shares.__getitem__, default=None)
     return Audit(
         tuple(one for one in found if one.won > one.allowed * one.anchors + 1e-9),
-        tuple(silenced),
         None if worst is None else (earlier[worst].name, shares[worst]),
     )
+
+
+def silenced(repository: Repository, atlas: Atlas) -> list[Silenced]:
+    """The regions that the lock would hold back less today than their manifests do.
+
+    That may be a figure that someone edited; but a removal also leaves one, since it changes no
+    other capability.
+
+    Raises:
+        ObjectError: an object is missing or corrupt.
+    """
+    base, routed = base_tensors(repository), routed_regions(repository, atlas)
+    lost = ((one.name, _held_back(one, routed[:i], base)) for i, one in enumerate(routed))
+    return [Silenced(name, share) for name, share in lost if share]
 
 
 def _held_back(

@@ -164,10 +164,10 @@ class Bench:
         self._repository, self._report, self._recall = repository, report, recall
         self._folder = repository.private / "cache" / "measured"
         self._model: Model | None = None
-        config, arguments = repository.config, repository.config.backbone.template_args
+        config, reading = repository.config, repository.config.backbone.reading
         self._always = [
             *(config.backbone.identity, config.backbone.quant, config.field.coordinates),
-            *([json.dumps(arguments, sort_keys=True)] if arguments else []),
+            *([json.dumps(reading, sort_keys=True)] if reading else []),
             *(f"{package} {version(package)}" for package in _CODE),
             json.dumps(current_platform(torch.device(default_device()))),
         ]

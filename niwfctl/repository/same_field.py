@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Capability, parse_target
-from niwfctl.config import FILE, READING, Config
+from niwfctl.config import FILE, Config
 from niwfctl.errors import BackboneError, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ def require_same_field(repository: Repository, commit: str, revision: str) -> No
     if content is None:
         raise UsageError(f"{revision} is not a niwfctl revision: it has no {FILE}")
     there, here = Config.parse(content), repository.config
-    pinned = here.backbone
     identity = there.backbone.identity
     if identity != here.backbone.identity and not _pinned_otherwise(repository, identity):
         raise UsageError(
@@ -47,7 +46,7 @@ def require_same_field(repository: Repository, commit: str, revision: str) -> No
             f"{identity[:19]}) than this branch ({here.backbone.identity[:19]}): "
             "capabilities of one do not work on the other"
         )
-    if other := [one for one in READING if getattr(there.backbone, one) != getattr(pinned, one)]:
+    if other := there.backbone.read_otherwise(here.backbone):
         raise UsageError(
             f"{revision} has other {' and '.join(other)} than this branch: start both from one "
             "`niwfctl init`"

@@ -24,13 +24,13 @@ from niwfctl.backbone.load import outline
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, logits_platform, probe
 from niwfctl.backbone.sites import find_sites
-from niwfctl.config import FILE, READING, Config
+from niwfctl.config import FILE, Config
 from niwfctl.errors import NiwfError, ObjectError, UnknownName, hindrance, shared
 from niwfctl.field.basis import Site
 from niwfctl.git.signature import Signature, signature, tag_signature
 from niwfctl.layout import OBJECTS, object_file
 from niwfctl.records import Witness
-from niwfctl.repository.audit import audited
+from niwfctl.repository.audit import audited, silenced
 from niwfctl.repository.backbone import pinned_source
 from niwfctl.repository.model import Model
 from niwfctl.repository.objects import obtain
@@ -163,8 +163,7 @@ def _changed_since(repository: Repository) -> str | None:
     begun = git.log("HEAD", "%H", *files).split()[-1:]
     content = git.blob(begun[0], FILE) if begun else None
     then = Config.parse(content).backbone if content else now.backbone
-    changed = [key for key in READING if getattr(then, key) != getattr(now.backbone, key)]
-    if not changed:
+    if not (changed := then.read_otherwise(now.backbone)):
         return None
     return (
         f"{FILE} has another {' and '.join(changed)} than at {begun[0][:12]}, where the field "
@@ -246,8 +245,8 @@ def _routing(repository: Repository, atlas: Atlas) -> Check:
         detail += f"; all later ones together win at most {share:.1%} of one, of {name}"
     if exempt := _exempt(repository, atlas):
         detail += f"; by their own terms, {exempt}"
-    if found.silenced:
-        detail += f"; {'; '.join(map(str, found.silenced))} (`niwfctl merge HEAD` settles it)"
+    if held_back := silenced(repository, atlas):
+        detail += f"; {'; '.join(map(str, held_back))} (`niwfctl merge HEAD` settles it)"
     if found.excesses:
         said = "; ".join(map(str, found.excesses))
         # a pull request's branch alone is whole: only what it is merged with unsettles it
