@@ -82,11 +82,13 @@ def calibrate(
 
     Raises:
         UsageError: `dim` is out of range.
+        BackboneError: its tokenizer has tokens that the model does not know.
     """
     rows = [
         prompt_tokens(backbone.tokenizer, [Message("user", prompt)])[:LONGEST]
         for prompt in calibration_prompts()
     ]
+    _require_embedded(backbone, rows)
     skip = common_prefix(rows)
     states = torch.empty(len(rows), backbone.width)
     done = 0
@@ -102,6 +104,21 @@ def calibrate(
     z = coordinates(states)
     base, scores = Cell.cross_fit(z)
     return Calibration(coordinates, base, z, scores, skip)
+
+
+def _require_embedded(backbone: Backbone, rows: Sequence[list[int]]) -> None:
+    """Requires a vocabulary that fits: on a GPU, a token beyond it breaks the whole process.
+
+    Tokens that were added to a tokenizer and occur in no prompt do no harm.
+    """
+    known = backbone.model.get_input_embeddings().num_embeddings
+    last = max(backbone.tokenizer.vocab_size - 1, max(map(max, rows)))
+    if last >= known:
+        raise BackboneError(
+            f"the tokenizer has a token {last} ({backbone.tokenizer.convert_ids_to_tokens(last)!r})"
+            f", but the model knows only {known}: use the tokenizer that belongs to it, or enlarge "
+            "the model with transformers' `resize_token_embeddings` and save both"
+        )
 
 
 class _TapReached(Exception):

@@ -63,7 +63,7 @@ def verify(
         )
     else:
         _show_checks(report.checks)
-    raise typer.Exit(0 if report.ok else 1)
+    raise typer.Exit(_code(report.checks))
 
 
 @app.command()

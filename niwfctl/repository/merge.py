@@ -14,7 +14,7 @@ from niwfctl.layout import ATTRIBUTES_FILE, OURS
 from niwfctl.repository.names import require_distinct, require_free
 from niwfctl.repository.record import changed_files, record
 from niwfctl.repository.same_field import require_same_field
-from niwfctl.repository.underway import require_ready
+from niwfctl.repository.underway import require_ended
 from niwfctl.storage import storing
 from niwfctl.typed import command_line
 
@@ -71,7 +71,7 @@ def merge(
     repository: Repository, revision: str, resolution: Resolution, message: str | None
 ) -> Merged:
     """Implements `Repository.merge`."""
-    require_ready(repository)
+    require_ended(repository)
     message = f"Merge {revision}" if message is None else message
     with storing(), repository.writing(), repository.operations.recording(command_line(message)):
         merged = _merge(repository, revision, resolution, message)
@@ -98,6 +98,7 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
     if bases == [ours]:
         git.move(ours, theirs, f"niwfctl merge {revision}: fast-forward")
         return _report(theirs, "fast-forward", before, after)
+    git.require_identity(repository.path)  # only now: moving a branch along needs no author
     common = [repository.atlas(base) for base in bases] or [{}]
     union = united(common, before, after, resolution, revision)
     require_distinct(union)

@@ -101,15 +101,17 @@ def read_region(repository: Repository, entry: RegionEntry) -> dict[str, Tensor]
     """Tensors of a region's own object, without its bases'.
 
     Raises:
-        ObjectError: it is missing or corrupt, not a region of this coordinate map, or its bases,
-            scale or layers differ from the manifest's (objects older than these pins are not
-            checked).
+        ObjectError: it is missing or corrupt, not a region of this coordinate map, or its radius,
+            number of anchors, bases, scale or layers differ from the manifest's (of objects older
+            than their pins, the last three are not checked).
     """
     tensors = read_object(repository, entry.region)
     sealed = {key: value for key, value in tensors.items() if key.startswith("pinned.")}
     try:
-        fits = _is_region(tensors, repository.config.field.dim) and (
-            not sealed or _equal(sealed, pins(entry.bases, entry.scale, entry.layers))
+        fits = (
+            _is_region(tensors, repository.config.field.dim)
+            and _is_described(tensors, entry)
+            and (not sealed or _equal(sealed, pins(entry.bases, entry.scale, entry.layers)))
         )
     except _SHAPELESS as error:
         raise _misfit(entry) from error
@@ -155,6 +157,12 @@ def _is_region(tensors: Mapping[str, Tensor], dim: int) -> bool:
         and (fresh is None or fresh.shape == (len(occupied),))
         and _finite(occupied, *([] if fresh is None else [fresh]))
     )
+
+
+def _is_described(tensors: Mapping[str, Tensor], entry: RegionEntry) -> bool:
+    """Whether the manifest tells of the region what it is."""
+    anchors = len(tensors["anchors.sampled"]) + len(tensors["anchors.occupied"])
+    return (float(tensors["cell.radius"]), anchors) == (entry.radius, entry.anchors)
 
 
 def _is_map(tensors: Mapping[str, Tensor], dim: int) -> bool:

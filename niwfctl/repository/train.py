@@ -117,11 +117,13 @@ def warn_of_overfitting(run: Run) -> None:
     if rise > WORSENING:
         problems.append(f"was best at step {best.step} of {run.steps} and has risen by {rise:.1%}")
     if problems:
+        keep = "" if run.options.keep_best else "--keep-best, "
         logger.warning(
             "the held-out perplexity of %r %s: rather than commit it, train again with --restart "
-            "and --keep-best, fewer --epochs or --steps, a lower --lr, or more data",
+            "and %sfewer --epochs or --steps, a lower --lr, or more data",
             run.name,
             ", and ".join(problems),
+            keep,
         )
 
 

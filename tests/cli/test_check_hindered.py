@@ -55,6 +55,19 @@ def test_a_backbone_that_is_not_there(
     assert "nowhere" in said[0] and said[1] == "not measured: see above"
 
 
+def test_what_verify_could_not_check_is_the_cause_in_its_exit_code(
+    niwfctl: Command, gated: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NIWFCTL_BACKBONE", str(tmp_path / "nowhere"))
+    done = niwfctl("-C", gated.path, "verify", "--json")
+    assert done.exit_code == 7 and states(done.stdout)["backbone", "identity"] == "not run"
+    assert done.stderr.splitlines()[-1].startswith("niwfctl: backbone could not be checked: ")
+    (entry,) = gated.capability("apple").regions
+    damaged = gated.store.path(entry.region.oid)
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"~")
+    assert niwfctl("-C", gated.path, "verify").exit_code == 1
+
+
 def test_another_backbone_fails_since_it_is_there_and_differs(
     niwfctl: Command, gated: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

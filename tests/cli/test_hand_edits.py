@@ -73,6 +73,8 @@ MISFIT: dict[str, Edit] = {
     "other layers": lambda all, region: region.update(layers=[100, 101, 102]),
     "a layer less": lambda all, region: region["layers"].pop(),
     "a layer twice": lambda all, region: region["layers"].append(region["layers"][0]),
+    "another radius": lambda all, region: region.update(radius=region["radius"] * 2),
+    "endless anchors": lambda all, region: region.update(anchors=10**9),
     "another size": lambda all, region: region["region"].update(size=10**30),
 }
 

@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from conftest import QUICK
+from transformers import AutoTokenizer
 
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.errors import BackboneError
@@ -59,3 +60,20 @@ def test_a_model_whose_layers_read_several_states_a_token_is_refused(
     with pytest.raises(BackboneError, match="is not supported: its layers do not read one state"):
         Repository.init(tmp_path / "new", model=str(backbone), dim=8)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_model_that_does_not_know_all_tokens_of_its_tokenizer_is_refused(tmp_path: Path) -> None:
+    backbone = tiny.save_tiny(tmp_path / "backbone", vocab_size=200)
+    with pytest.raises(BackboneError, match=r"token 25\d \('.+'\), but the model knows only 200"):
+        Repository.init(tmp_path / "new", model=str(backbone), dim=8)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_token_that_was_added_and_is_never_used_does_no_harm(tmp_path: Path) -> None:
+    backbone = tiny.save_tiny(tmp_path / "backbone")
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    size = tiny.SIZES["vocab_size"]
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<{n}>" for n in range(size)]})
+    tokenizer.save_pretrained(backbone)
+    assert len(tokenizer) > size
+    assert Repository.init(tmp_path / "new", model=str(backbone), dim=8).verify(deep=True).ok

@@ -385,3 +385,15 @@ def test_names_that_differ_only_in_case_are_not_merged(diverged: Repository) -> 
     with pytest.raises(UsageError, match="'Pear' and 'pear' differ only in case"):
         diverged.merge("main")
     assert set(diverged.atlas()) == {"base", "pear"}
+
+
+def test_a_fast_forward_asks_for_no_author_and_a_merge_does(
+    diverged: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    diverged.git.plain("config", "user.useConfigOnly", "true")
+    with pytest.raises(GitError, match="who you are"):
+        diverged.merge("side")
+    on(diverged, "late", "main~1")
+    assert diverged.merge("main").kind == "fast-forward"
+    assert diverged.git.head() == diverged.git.resolve("main")

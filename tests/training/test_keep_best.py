@@ -42,6 +42,15 @@ def test_the_best_step_is_kept_where_it_was_asked_for(
     assert "has risen" not in caplog.text
 
 
+def test_what_was_asked_for_is_not_advised(
+    fresh: Repository, letters: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"prompt": "q", "completion": "0123456789"}\n')
+    fresh.train("apple", [letters], BEST, val_data=[other])
+    assert "worse than the base's" in caplog.text and "keep-best" not in caplog.text
+
+
 @pytest.mark.parametrize("stage", ["training", "measuring"])
 def test_an_interrupted_training_keeps_the_same_step(
     fresh: Repository, letters: Path, stage: str
