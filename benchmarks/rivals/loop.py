@@ -36,7 +36,7 @@ def seen(rows: Sequence[Tokens], options: TrainingOptions) -> list[Tokens]:
 
 def train(
     rows: Sequence[Tokens],
-    parameters: Sequence[Tensor],
+    parameters: Sequence[Tensor] | Sequence[dict],
     options: TrainingOptions,
     loss: Callable[[list[Tokens]], Tensor],
     before_step: Callable[[], None] = lambda: None,
@@ -45,18 +45,21 @@ def train(
     """Optimizes parameters with AdamW, as niwfctl's trainer does; returns the seconds it took.
 
     Args:
+        parameters: or groups of them, each with a `share` of the learning rate.
         loss: of a batch, to be minimized.
         before_step: called when a batch's gradients are ready.
         after_step: called when the parameters have changed.
     """
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
+    trained = [tensor for group in optimizer.param_groups for tensor in group["params"]]
     started = time.perf_counter()
     for step in range(options.steps):
         loss([rows[index] for index in order(step, len(rows), options)]).backward()
         before_step()
-        torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
+        torch.nn.utils.clip_grad_norm_(trained, LARGEST_GRADIENT)
+        rate = learning_rate(step, options.steps, options.lr, options.warmup)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, options.steps, options.lr, options.warmup)
+            group["lr"] = rate * group.get("share", 1.0)
         optimizer.step()
         optimizer.zero_grad()
         after_step()

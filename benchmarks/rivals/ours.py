@@ -19,7 +19,7 @@ from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.sites import find_sites
 from niwfctl.field.basis import Basis
 from niwfctl.field.region import Region
-from niwfctl.field.routing import BASE, Claim, locked, needed_margin, owners
+from niwfctl.field.routing import BASE, Claim, locked, needed_margin, owners, shadowed
 from niwfctl.training.loop import Trainer
 from niwfctl.training.run import Run
 from rivals.drift import Remembered, drift
@@ -47,6 +47,7 @@ class Niwfctl(Method):
         self.adapter = FieldAdapter(self.model, sites, self.made.coordinates)
         self.regions: dict[str, Region] = {}
         self.claims: list[Claim] = []
+        self.shadows: dict[str, float] = {}
         self.remembered: dict[str, Remembered] = {}
         self._resident: dict[str | None, ActiveField | Blend] = {}
 
@@ -73,6 +74,9 @@ class Niwfctl(Method):
         cell, anchors = region.cell, region.occupied
         claim = Claim(cell, 0.0, anchors, margin, general=general, fresh=region.fresh)
         claim, _ = locked(claim, self.claims, self.setting.max_takeover)
+        owner = shadowed(claim, self.claims, self.base)
+        taken = (owner >= 0) & (owner < len(self.claims))
+        self.shadows[name] = float(taken.float().mean())
         self.regions[name] = region
         self.claims.append(claim)
         self._resident.pop(None, None)
@@ -120,13 +124,16 @@ class Niwfctl(Method):
 
     @torch.no_grad()
     def report(self, tasks: Sequence[Task]) -> dict[str, object]:
-        """What the lock did not keep of each task: the same figures as for the paper's lock."""
+        """What the lock did not keep of each task, as for the paper's lock, and the shadows.
+
+        A shadow is the share of a task's anchors that earlier tasks owned when it was committed.
+        """
         found = {}
         for task in tasks:
             region, then = self.regions[task.name], self.remembered[task.name]
             z = self._places(task.test)
             found[task.name] = drift(then, region.generator, region.bases, z)
-        return {"drift": found}
+        return {"drift": found, "shadows": dict(self.shadows)}
 
     def _places(self, rows: Sequence[Tokens]) -> Tensor:
         """z of prompts, float32 [rows, dim]."""

@@ -19,6 +19,7 @@ from niwfctl.field.basis import Basis
 from niwfctl.field.cell import Cell
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.records import Message
+from niwfctl.training.run import generator_share
 from rivals.drift import Remembered, drift
 from rivals.loop import answers_of, mean_nats, train
 from rivals.loop import seen as rows_seen
@@ -87,7 +88,13 @@ class PenaltyLock(Method):
         self.remembered: dict[str, Remembered] = {}
 
     def learn(self, task: Task) -> float:
-        seconds = train(task.training, self._trained(), self.options, self.loss)
+        # the map and the generator learn at the rate of niwfctl's generator: its reasons hold here
+        gating = [*self.map.parameters(), *self.generator.parameters()]
+        groups = [
+            {"params": self._of_bank()},
+            {"params": gating, "share": generator_share(self.backbone.width)},
+        ]
+        seconds = train(task.training, groups, self.options, self.loss)
         self.remember(task)
         return seconds
 
@@ -217,5 +224,7 @@ class PenaltyLock(Method):
         return torch.cat([self.coordinates(batch) for batch in batched(rows, 16)])
 
     def _trained(self) -> list[Tensor]:
-        of_bank = [tensor for basis in self.bank for tensor in basis.tensors().values()]
-        return [*of_bank, *self.map.parameters(), *self.generator.parameters()]
+        return [*self._of_bank(), *self.map.parameters(), *self.generator.parameters()]
+
+    def _of_bank(self) -> list[Tensor]:
+        return [tensor for basis in self.bank for tensor in basis.tensors().values()]

@@ -12,6 +12,7 @@ from typer.testing import Result
 
 from niwfctl.errors import TrainingInterrupted
 from niwfctl.repository import Repository
+from niwfctl.repository.train import warn_of_overfitting
 from niwfctl.training.checkpoint import load
 from niwfctl.training.loop import Progress
 
@@ -43,11 +44,10 @@ def test_the_best_step_is_kept_where_it_was_asked_for(
 
 
 def test_what_was_asked_for_is_not_advised(
-    fresh: Repository, letters: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    fresh: Repository, letters: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = tmp_path / "other.jsonl"
-    other.write_text('{"prompt": "q", "completion": "0123456789"}\n')
-    fresh.train("apple", [letters], BEST, val_data=[other])
+    run = fresh.train("apple", [letters], BEST)
+    warn_of_overfitting(run.model_copy(update={"base_perplexity": run.perplexity / 2}))
     assert "worse than the base's" in caplog.text and "keep-best" not in caplog.text
 
 
