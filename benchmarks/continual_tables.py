@@ -14,6 +14,7 @@ from rivals.registry import METHODS, TITLES
 from rivals.results import Origin, only
 from rivals.streams import CLASSES
 
+from niwfctl.config import RoutingConfig
 from niwfctl.continual import Transfer, transfer
 
 Record = dict
@@ -97,7 +98,8 @@ def _report(
 ) -> Report:
     measures = {id(line): measured(line, lines) for line in lines}
     parts = [_heading(sequence, steps, lines), _summary(sequence, lines, measures)]
-    parts += [_course(sequence, lines), _routing(lines), _drift(lines), f"{NOTE} By {origin}."]
+    parts += [_course(sequence, lines), _routing(lines), _shadows(lines), _drift(lines)]
+    parts += [f"{NOTE} By {origin}."]
     figures = [
         {
             "method": line.method,
@@ -118,19 +120,21 @@ def _report(
 
 
 NOTE = (
-    "Backward and forward transfer and forgetting are in nats a token (−ln perplexity; for classes "
-    "in accuracy), higher being better but for forgetting. Average perplexity is the geometric "
-    "mean. Equal bits: of how many earlier tasks every test row's loss is, at the end, bit for bit "
-    "what it was when the task was committed. Stored bytes count 2 a number for the rivals, and "
-    "niwfctl's sealed objects as they are, without the coordinate map, which all tasks share; of "
-    "Any-SSR the most is its router's matrix, which does not grow with tasks. Cost: time to score "
-    "a batch over the bare backbone's; routers of the rivals read their states in a pass of their "
-    "own, and PEFT keeps adapters in float32 beside a bf16 model. Joint training takes the "
-    "steps of all tasks together, and is the bound. Drift: gates by their mean absolute change, ΔW "
-    "by the norm of its change over its own; at the anchors of the lock, between them (fresh "
-    "samples of the region) and where held-out prompts lie. z moved tells how far their "
-    "coordinates went, in radii of the region; inside, how many of them it holds; other gates "
-    "open, for how many the open gates are other ones."
+    "± is the standard deviation over seeds, where there are several. Backward and forward "
+    "transfer and forgetting are in nats a token (−ln perplexity; for classes in accuracy), "
+    "higher being better but for forgetting. Average perplexity is the geometric mean. Equal "
+    "bits: of how many earlier tasks every test row's loss is, at the end, bit for bit what it "
+    "was when the task was committed. Stored bytes count 2 a number for the rivals, and niwfctl's "
+    "sealed objects as they are, without the coordinate map, which all tasks share; of Any-SSR "
+    "the most is its router's matrix, which does not grow with tasks. Cost: time to score a batch "
+    "over the bare backbone's; routers of the rivals read their states in a pass of their own, "
+    "and PEFT keeps adapters in float32 beside a bf16 model. Joint training teaches one LoRA of "
+    "that size all tasks together, in the steps of all; what learns a LoRA or region a task has "
+    "as many times its parameters in the end. Drift: gates by their mean absolute change, ΔW by "
+    "the norm of its change over its own; at the anchors of the lock, between them (fresh samples "
+    "of the region) and where held-out prompts lie. z moved tells how far their coordinates went, "
+    "in radii of the region; inside, how many of them it holds; other gates open, for how many "
+    "the open gates are other ones."
 )
 
 
@@ -239,6 +243,23 @@ def _routing(lines: Sequence[Line]) -> str:
         if group[0].way == OPEN and group[0].records[-1]["routed"]
     ]
     return "Routed right at the end:\n\n" + markdown(["method", *tasks], rows) if rows else ""
+
+
+def _shadows(lines: Sequence[Line]) -> str:
+    """What earlier tasks own of each of niwfctl's, which `commit` would refuse above a share."""
+    lasts = [one.records[-1] for one in lines if one.way == OPEN]
+    found = [last["shadows"] for last in lasts if "shadows" in last]
+    if not found:
+        return ""
+    shares = ", ".join(
+        f"{task} {statistics.fmean(one[task] for one in found):.1%}" for task in found[0]
+    )
+    allowed = RoutingConfig().max_shadow
+    return (
+        f"Shadows, the share of a task's anchors that earlier tasks owned when niwfctl committed "
+        f"it: {shares}. By default `niwfctl commit` refuses more than {allowed:.0%}, unless told "
+        "to accept it; here everything was committed."
+    )
 
 
 DRIFT = {

@@ -93,6 +93,7 @@ STREAM = {
 
 
 GIVEN, OPEN = "task given", "no task given"
+EARLIER_RATE = "0.003"  # of every backbone, when records did not say it
 
 
 def stream(results: Results, way: str) -> dict[str, list[Results]]:
@@ -104,30 +105,33 @@ def stream(results: Results, way: str) -> dict[str, list[Results]]:
 
 def average_perplexity(results: Results) -> str:
     """Averages of five tasks are in nats a token, negated."""
-    return averages(stream(results, OPEN), lambda mean: f"{math.exp(-mean):.2f}")
+    return averages(results, lambda average: math.exp(-average), ".2f")
 
 
 def average_accuracy(results: Results) -> str:
     """Averages of classes are accuracies."""
-    return averages(stream(results, OPEN), lambda mean: f"{mean:.3f}")
+    return averages(results, lambda average: average, ".3f")
 
 
-def averages(lines: dict[str, list[Results]], shown: Callable[[float], str]) -> str:
-    """The mean over each method's seeds, with their number if there are several."""
+def averages(results: Results, score: Callable[[float], float], form: str) -> str:
+    """The mean over each method's seeds, with their number if there are several, and the rate."""
+    lines = stream(results, OPEN)
     fewest = min(map(len, lines.values()), default=0)
-    return ", ".join(
-        f"{title} {shown(statistics.mean(one['average'] for one in own))}"
+    rates = {f"{record['lr']:g}" for record in results["records"] if "lr" in record}
+    found = ", ".join(
+        f"{title} {statistics.mean(score(one['average']) for one in own):{form}}"
         + (f" ({len(own)} seeds)" if len(own) > fewest else "")
         for title, own in lines.items()
     )
+    return f"{found}; at a learning rate of {', '.join(rates) or EARLIER_RATE}"
 
 
 def kept_bits(results: Results) -> str:
-    given, rest = stream(results, GIVEN), stream(results, OPEN).items()
-    told = kept(given["niwfctl"])
-    return f"niwfctl told the task {told}; not told: " + ", ".join(
-        f"{title} {kept(lines)}" for title, lines in rest
+    told, rest = (stream(results, way).items() for way in (GIVEN, OPEN))
+    first, second = (
+        ", ".join(f"{title} {kept(lines)}" for title, lines in group) for group in (told, rest)
     )
+    return f"told the task: {first}; not told: {second}"
 
 
 def kept(lines: list[Results]) -> str:

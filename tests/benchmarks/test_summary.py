@@ -15,20 +15,28 @@ FIVE = {
         line("niwfctl", -math.log(8), "3 of 4"),
         line("lora", -math.log(4), "0 of 4"),
         line("lora", -math.log(9), "1 of 4"),
-    ]
+    ],
+    "records": [{"lr": 0.00142}, {"lr": 0.00142}],
 }
-CLASSES = {"lines": [line("niwfctl", 0.75, "2 of 4"), line("ewc", 0.5, "0 of 4")]}
+CLASSES = {
+    "lines": [line("niwfctl", 0.75, "2 of 4"), line("ewc", 0.5, "0 of 4")],
+    "records": [{}],  # of a version that had one rate and did not say it
+}
 
 
-def test_perplexities_are_the_geometric_mean_of_seeds() -> None:
-    assert average_perplexity(FIVE) == "niwfctl 8.00, one LoRA 6.00 (2 seeds)"
+def test_perplexities_are_the_mean_over_seeds_as_in_the_tables() -> None:
+    assert average_perplexity(FIVE) == (
+        "niwfctl 8.00, one LoRA 6.50 (2 seeds); at a learning rate of 0.00142"
+    )
 
 
 def test_accuracies_are_those_without_a_task_given() -> None:
-    assert average_accuracy(CLASSES) == "niwfctl 0.750, EWC on LoRA 0.500"
+    assert average_accuracy(CLASSES) == (
+        "niwfctl 0.750, EWC on LoRA 0.500; at a learning rate of 0.003"
+    )
 
 
 def test_kept_bits_are_those_of_all_seeds() -> None:
     assert kept_bits(FIVE) == (
-        "niwfctl told the task 4 of 4; not told: niwfctl 3 of 4, one LoRA 1 of 8"
+        "told the task: niwfctl 4 of 4; not told: niwfctl 3 of 4, one LoRA 1 of 8"
     )
