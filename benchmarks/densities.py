@@ -1,4 +1,4 @@
-"""What routing was compared with: densities other than one Gaussian per region, a ridge router."""
+"""What routing was compared with: densities other than one Gaussian per region, other routers."""
 
 from __future__ import annotations
 
@@ -93,6 +93,52 @@ def _k_means(z: Tensor, count: int) -> Tensor:
         group = torch.cdist(z, centres).argmin(1)
         centres = torch.stack([z[group == g].mean(0) for g in group.unique()])
     return torch.cdist(z, centres).argmin(1)
+
+
+class NearestMean:
+    """The nearest mean of standardized states, with the base's calibration prompts as a class."""
+
+    def __init__(self, calibration: Tensor) -> None:
+        """Made from states of calibration prompts [prompts, hidden]."""
+        self.mean, self.deviation = calibration.mean(0), calibration.std(0) + 1e-6
+        self.means: list[Tensor] = []
+        self.add(calibration)
+
+    def add(self, states: Tensor) -> None:
+        """Adds a class."""
+        self.means.append(self._standard(states).mean(0))
+
+    def leads(self, states: Tensor) -> Tensor:
+        """By how much nearer each class but the base is than the base, [n, classes]."""
+        distances = self._distances(self._standard(states))
+        return distances[:, :1] - distances[:, 1:]
+
+    def _standard(self, states: Tensor) -> Tensor:
+        return (states - self.mean) / self.deviation
+
+    def _distances(self, standard: Tensor) -> Tensor:
+        return torch.cdist(standard, torch.stack(self.means)).square()
+
+
+class Mahalanobis(NearestMean):
+    """The same, by the covariance within all classes: linear discriminant analysis."""
+
+    def add(self, states: Tensor) -> None:
+        """Adds a class."""
+        standard = self._standard(states)
+        centred = standard - standard.mean(0)
+        within = centred.T @ centred / len(centred)
+        self.within = within if not self.means else self.within + within
+        super().add(states)
+
+    def _distances(self, standard: Tensor) -> Tensor:
+        damping = 0.01 * self.within.diagonal().mean() * torch.eye(len(self.within))
+        factor = torch.linalg.cholesky((self.within + damping) / len(self.means))
+        whitened, means = (
+            torch.linalg.solve_triangular(factor, one.T, upper=False).T
+            for one in (standard, torch.stack(self.means))
+        )
+        return torch.cdist(whitened, means).square()
 
 
 class Ridge:

@@ -18,7 +18,15 @@ from pathlib import Path
 
 import torch
 from common import HELD_OUT, data_folder, markdown, write_results
-from densities import HalfShrunk, Mixture, Ridge, SharedCovariance, StudentT
+from densities import (
+    HalfShrunk,
+    Mahalanobis,
+    Mixture,
+    NearestMean,
+    Ridge,
+    SharedCovariance,
+    StudentT,
+)
 from states import States, task_states
 from torch import Tensor
 
@@ -46,7 +54,7 @@ def main() -> None:
     kept = Setting()
     orders = {name: several(kept, states, order) for name, order in ORDERS.items()}
     compared = {label: summary(setting, states) for label, setting in COMPARED.items()}
-    compared["a ridge-regression router, 2,000 random features"] = ridge_summary(states)
+    compared |= {label: router_summary(make, states) for label, make in ROUTERS.items()}
     results = {"setting": vars(kept) | {"density": "Cell"}, "orders": orders, "compared": compared}
     write_results("routing", results, report(orders, compared))
 
@@ -185,16 +193,19 @@ def summary(setting: Setting, states: States) -> dict[str, object]:
     return {"last": right(last, LAST), "first": right(first, FIRST), "unseen": unseen}
 
 
-def ridge_summary(states: States) -> dict[str, object]:
+Router = Ridge | NearestMean
+
+
+def router_summary(make: type[Router], states: States) -> dict[str, object]:
     """The same for a router that knows no order, with a margin that also leaves the base 95%."""
     by_name = {name: one[KEPT.states] for name, one in states.items()}
     drawn, unseen = [], dict.fromkeys(UNSEEN, 0.0)
     for draw in range(DRAWS):
         seen = torch.arange(len(by_name["calibration"])) % 5 != 0
-        router = Ridge(by_name["calibration"][seen])
+        router = make(by_name["calibration"][seen])
         random = torch.Generator().manual_seed(1000 + draw)
 
-        def owned(task: Tensor, router: Ridge = router, seen: Tensor = seen) -> Tensor:
+        def owned(task: Tensor, router: Router = router, seen: Tensor = seen) -> Tensor:
             margin = router.leads(by_name["calibration"][~seen]).amax(1).quantile(0.95)
             lead, index = router.leads(task[-HELD_OUT:]).max(1)
             return torch.where(lead > margin.clamp_min(0), index, BASE)
@@ -255,6 +266,12 @@ COMPARED = {
     "the same, 200 prompts a task": replace(KEPT, fresh=False, rows=200),
     "max_takeover 0": replace(KEPT, max_takeover=0.0),
     "max_takeover 0, without neighbourhoods": replace(KEPT, max_takeover=0.0, neighbourhoods=False),
+}
+
+ROUTERS: dict[str, type[Router]] = {
+    "a ridge-regression router, 2,000 random features": Ridge,
+    "the nearest mean of standardized states": NearestMean,
+    "the nearest mean, by the covariance within tasks": Mahalanobis,
 }
 
 
