@@ -12,6 +12,7 @@ from torch import Tensor
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.platform import COMPUTE, current_platform
 from niwfctl.backbone.quantized import noted_compute, noted_copy
+from niwfctl.field.precision import full_precision
 from niwfctl.records import Platform, Witness
 
 SEQUENCES, LENGTH = 4, 24
@@ -70,6 +71,7 @@ def probe_tokens(vocabulary: int, seed: int = SEED) -> Tensor:
 
 
 @torch.no_grad()
+@full_precision()
 def probe(adapter: FieldAdapter, seed: int = SEED) -> Probe:
     """Computes the probes with the active field."""
     model = adapter.model

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from niwfctl.field.precision import full_precision
+
 
 @dataclass(frozen=True)
 class CoordinateMap:
@@ -47,6 +49,7 @@ class CoordinateMap:
         projection = directions[:dim] / deviation.clamp_min(1e-8)[:, None]
         return cls(mean.float(), projection.float())
 
+    @full_precision()
     def __call__(self, pooled: Tensor) -> Tensor:
         """Coordinates, float32 [..., dim], of pooled states [..., hidden]."""
         return (pooled.float() - self.mean) @ self.projection.T
@@ -65,6 +68,7 @@ class CoordinateMap:
         return cls(tensors["mean"], tensors["projection"])
 
 
+@full_precision()
 def pool(states: Tensor, mask: Tensor) -> Tensor:
     """Mean over the prompt's tokens.
 

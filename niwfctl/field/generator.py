@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from niwfctl.field.precision import full_precision
+
 HIDDEN_WIDTH = 64
 
 
@@ -42,6 +44,7 @@ class Generator(nn.Module):
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
+    @full_precision()
     def forward(self, z: Tensor) -> Tensor:
         """Gates, float32 [..., layers, bases], at coordinates z [..., dim]."""
         logits = self.outer(torch.tanh(self.inner(z.float())))

@@ -24,6 +24,7 @@ from niwfctl.atlas import BASE_NAME, Atlas, Capability
 from niwfctl.backbone.batch import batched
 from niwfctl.backbone.load import default_device
 from niwfctl.backbone.platform import current_platform
+from niwfctl.field.precision import chosen_precision
 from niwfctl.records import Example
 from niwfctl.repository.model import AUTO, Model
 from niwfctl.several import Sources, names_of, sources_of
@@ -165,11 +166,14 @@ class Bench:
         self._folder = repository.private / "cache" / "measured"
         self._model: Model | None = None
         config, reading = repository.config, repository.config.backbone.reading
+        device = torch.device(default_device())
+        rounded = chosen_precision(device.type)
         self._always = [
             *(config.backbone.identity, config.backbone.quant, config.field.coordinates),
             *([json.dumps(reading, sort_keys=True)] if reading else []),
             *(f"{package} {version(package)}" for package in _CODE),
-            json.dumps(current_platform(torch.device(default_device()))),
+            json.dumps(current_platform(device)),
+            *([f"float32 products in {rounded}"] if rounded else []),
         ]
 
     def measure(

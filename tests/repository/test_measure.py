@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import QUICK
 from tiny import write_data
 
@@ -75,6 +76,11 @@ def test_what_a_figure_depends_on_has_it_measured_again(
     assert measure(committed, "apple", apples, batch_size=4) == ["apple"]
     with threads_of({"threads": 2}):
         assert measure(committed, "apple", apples) == ["apple"]
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert measure(committed, "apple", apples) == ["apple"]
+    finally:
+        torch.set_float32_matmul_precision("highest")
     first = committed.git.head()
     committed.train("apple", [data], QUICK.model_copy(update={"mode": "revise", "seed": 1}))
     committed.commit(["apple"], "Revised")

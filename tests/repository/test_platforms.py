@@ -1,5 +1,6 @@
 """What logits depend on is recorded with them, and decides how `verify --deep` compares them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from niwfctl.backbone.cache import IDENTITY
 from niwfctl.backbone.identity import files_identity
 from niwfctl.backbone.platform import same_platform, threads_of
 from niwfctl.backbone.probe import Probe, probe
+from niwfctl.field.precision import chosen_precision
 from niwfctl.records import Platform
 from niwfctl.repository import Repository
 from niwfctl.repository.record import record
@@ -76,6 +78,33 @@ def test_the_tolerance_allows_other_kernels_and_no_other_region(
     for field in (ActiveField.of_region(model.adapter.groups, region), None):
         model.adapter.active = field
         assert sealed.deviation(probe(model.adapter)) > LOGIT_TOLERANCE
+
+
+@pytest.fixture
+def _float32_in_bf16() -> Iterator[None]:
+    """A program around that has float32 products computed in bf16."""
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision("highest")
+    for products in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
+        products.fp32_precision = "none"
+
+
+@pytest.mark.usefixtures("_float32_in_bf16")
+def test_a_program_that_rounds_float32_products_verifies_what_others_committed(
+    committed: Repository,
+) -> None:
+    checks = committed.verify(deep=True).checks
+    found = [one.detail for one in checks if one.check in ("anchors", "logits")]
+    assert len(found) == 3 and all("equal bit for bit" in detail for detail in found)
+
+
+@pytest.mark.usefixtures("_float32_in_bf16")
+def test_logits_to_compare_are_computed_with_all_bits_of_float32(committed: Repository) -> None:
+    model, seen = committed.load("apple"), []
+    model.backbone.model.register_forward_pre_hook(lambda *_: seen.append(chosen_precision("cpu")))
+    probe(model.adapter)
+    assert seen == [None] and chosen_precision("cpu") == "bf16"
 
 
 def test_what_all_logits_of_a_position_have_more_is_no_deviation() -> None:
