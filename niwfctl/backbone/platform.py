@@ -17,13 +17,13 @@ COMPUTE = "compute"  # the dtype of 4-bit products, where it is not the one the 
 
 
 def current_platform(device: torch.device, *packages: str) -> Platform:
-    """Processor, threads, and the versions of torch and other packages that bits may depend on."""
-    on_gpu = device.type == "cuda"
+    """Device, threads, and the versions of torch and other packages that bits may depend on."""
+    on_cpu = device.type == "cpu"
     return {
         "torch": torch.__version__,
         **{package: version(package) for package in packages},
-        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
-        "kernels": "cuda" if on_gpu else torch.backends.cpu.get_cpu_capability(),
+        "device": _processor() if on_cpu else _name(device),
+        "kernels": torch.backends.cpu.get_cpu_capability() if on_cpu else device.type,
         "threads": torch.get_num_threads(),
     }
 
@@ -57,6 +57,11 @@ def threads_of(recorded: Platform) -> Iterator[None]:
 def _most_threads() -> int:
     """Enough that a small machine can repeat the work of a large one of its kind bit for bit."""
     return max(256, 4 * (os.cpu_count() or 1))
+
+
+def _name(device: torch.device) -> str:
+    name = getattr(torch.get_device_module(device), "get_device_name", None)
+    return name(device) if name else _processor()  # Apple's GPUs are parts of a processor
 
 
 def _processor() -> str:

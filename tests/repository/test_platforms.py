@@ -13,7 +13,7 @@ from tiny import NF4, save_quantized
 from niwfctl.backbone.adapter import ActiveField
 from niwfctl.backbone.cache import IDENTITY
 from niwfctl.backbone.identity import files_identity
-from niwfctl.backbone.platform import same_platform, threads_of
+from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, probe
 from niwfctl.field.precision import chosen_precision
 from niwfctl.records import Platform
@@ -128,6 +128,12 @@ def test_a_witness_names_the_versions_and_weights_that_its_logits_depend_on(
     assert platform.keys() == {"torch", "device", "kernels", "threads", *packages}
     assert same_platform(platform | {"threads": 64}, platform)
     assert not same_platform(platform | {"torch": "0"}, platform)
+
+
+def test_another_kind_of_device_is_another_platform() -> None:
+    cpu, other = (current_platform(torch.device(kind)) for kind in ("cpu", "mps"))
+    assert other["kernels"] == "mps"
+    assert not same_platform(cpu, other) and not same_platform(other, cpu)
 
 
 def alter_last_bits(copy: Path) -> None:
