@@ -14,6 +14,15 @@ import torch
 from niwfctl.records import Platform
 
 COMPUTE = "compute"  # the dtype of 4-bit products, where it is not the one the checkpoint asks for
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # on which the kernels depend that cuBLAS chooses
+_ROUNDING = {  # of sums within products on CUDA, and torch's default
+    "allow_bf16_reduced_precision_reduction": True,
+    "allow_bf16_reduced_precision_reduction_split_k": True,
+    "allow_fp16_reduced_precision_reduction": True,
+    "allow_fp16_reduced_precision_reduction_split_k": True,
+    "allow_fp16_accumulation": False,
+}
+_IF_CHOSEN = {COMPUTE, _WORKSPACE, *_ROUNDING}  # recorded only where they are not the default
 
 
 def current_platform(device: torch.device, *packages: str) -> Platform:
@@ -25,17 +34,31 @@ def current_platform(device: torch.device, *packages: str) -> Platform:
         "device": _processor() if on_cpu else _name(device),
         "kernels": torch.backends.cpu.get_cpu_capability() if on_cpu else device.type,
         "threads": torch.get_num_threads(),
-    }
+    } | chosen_settings(device.type)
+
+
+def chosen_settings(kind: str) -> dict[str, str]:
+    """What bits on a kind of device depend on and was chosen; nothing where all is as by default.
+
+    Results repeat whatever is chosen: torch gives every cuBLAS stream a workspace of its own.
+    """
+    if kind != "cuda":
+        return {}
+    workspace = os.environ.get(_WORKSPACE)
+    products = torch.backends.cuda.matmul  # of which older torch has fewer settings
+    chosen = {name: getattr(products, name, usual) for name, usual in _ROUNDING.items()}
+    rounding = {name: str(chosen[name]) for name in chosen if chosen[name] != _ROUNDING[name]}
+    return rounding | ({_WORKSPACE: workspace} if workspace else {})
 
 
 def same_platform(here: Platform, recorded: Platform) -> bool:
     """Whether equal bits can be expected: everything recorded is the same here.
 
-    The thread count can be matched here, so it matters only above `_most_threads`. Where no dtype
-    is recorded that 4-bit weights had to be made to compute in, none may be so here: earlier
-    versions computed in the checkpoint's.
+    The thread count can be matched here, so it matters only above `_most_threads`. Where nothing is
+    recorded of what may be chosen, nothing may be so here: earlier versions computed 4-bit weights
+    in the checkpoint's dtype.
     """
-    keys = {*recorded, COMPUTE} - {"threads"}
+    keys = {*recorded, *_IF_CHOSEN} - {"threads"}
     alike = (here.get(key) == recorded.get(key) for key in keys)
     return int(recorded["threads"]) <= _most_threads() and all(alike)
 

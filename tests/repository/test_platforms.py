@@ -13,7 +13,12 @@ from tiny import NF4, save_quantized
 from niwfctl.backbone.adapter import ActiveField
 from niwfctl.backbone.cache import IDENTITY
 from niwfctl.backbone.identity import files_identity
-from niwfctl.backbone.platform import current_platform, same_platform, threads_of
+from niwfctl.backbone.platform import (
+    chosen_settings,
+    current_platform,
+    same_platform,
+    threads_of,
+)
 from niwfctl.backbone.probe import Probe, probe
 from niwfctl.field.precision import chosen_precision
 from niwfctl.records import Platform
@@ -134,6 +139,35 @@ def test_another_kind_of_device_is_another_platform() -> None:
     cpu, other = (current_platform(torch.device(kind)) for kind in ("cpu", "mps"))
     assert other["kernels"] == "mps"
     assert not same_platform(cpu, other) and not same_platform(other, cpu)
+
+
+def test_a_gpus_workspace_that_was_chosen_makes_it_another_platform(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    assert chosen_settings("cuda") == {}
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    assert chosen_settings("cuda") == {"CUBLAS_WORKSPACE_CONFIG": ":16:8"}
+    assert chosen_settings("cpu") == {}
+    usual = current_platform(torch.device("cpu"))
+    here = usual | chosen_settings("cuda")
+    assert same_platform(here, here)
+    assert not same_platform(here, usual) and not same_platform(usual, here)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp16"])
+def test_how_a_gpu_may_round_sums_is_recorded_where_it_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    setting = f"allow_{kind}_reduced_precision_reduction"
+    products = torch.backends.cuda.matmul
+    setattr(products, setting, False)
+    try:
+        assert chosen_settings("cuda") == {setting: "False"}
+    finally:
+        setattr(products, setting, True)
+    assert chosen_settings("cuda") == {}
 
 
 def alter_last_bits(copy: Path) -> None:
