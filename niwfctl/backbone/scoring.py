@@ -122,13 +122,24 @@ class Scorer:
         the states, so of long answers those of one part are computed at a time, and again for the
         gradient.
         """
-        most = max(LOGITS // self._vocabulary, 1)
+        most = self._at_once()
         if len(targets) <= most:
             return self._nats_of(states, targets, reduction)
         parts = zip(states.split(most), targets.split(most), strict=True)
         again = {"use_reentrant": False, "preserve_rng_state": False}
         found = [checkpoint(self._nats_of, *part, reduction, **again) for part in parts]
         return torch.cat(found) if reduction == "none" else torch.stack(found).sum()
+
+    def bytes_of_logits(self, answers: int) -> int:
+        """What the logits of so many answer tokens take at their peak, with their gradient.
+
+        That is, three times as many numbers in float32, of one part at a time.
+        """
+        return 3 * 4 * self._vocabulary * min(answers, self._at_once())
+
+    def _at_once(self) -> int:
+        """Of how many answer tokens the logits are computed at a time."""
+        return max(LOGITS // self._vocabulary, 1)
 
     def _nats_of(self, states: Tensor, targets: Tensor, reduction: str) -> Tensor:
         logits = self._logits(states)

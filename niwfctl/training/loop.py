@@ -172,6 +172,7 @@ class Trainer:
             save_seconds: time between checkpoints; longer where saving is slow.
 
         Raises:
+            MemoryFull: memory will not suffice for the largest batch; nothing was trained.
             TrainingInterrupted: `stop` returned True; the checkpoint is saved.
             TrainingError: the loss or gradient is not finite; the last checkpoint, if there is
                 one, is kept.

@@ -1,16 +1,23 @@
 """Gradient checkpointing and 8-bit moments: less memory, the same training."""
 
 import gc
+import json
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import QUICK
+from tiny import save_tiny
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from niwfctl.backbone import scoring
 from niwfctl.backbone.prompts import Tokens
-from niwfctl.errors import TrainingInterrupted
+from niwfctl.backbone.sites import decoder_layers
+from niwfctl.errors import MemoryFull, TrainingInterrupted
 from niwfctl.repository import Repository
 from niwfctl.repository.model import Model
 from niwfctl.repository.runs import encoded, new_run
@@ -121,7 +128,8 @@ def test_a_rehearsal_meets_the_largest_batch_of_all_steps_and_leaves_no_trace(
         return loss(rows)
 
     rehearsed.scorer.loss = noted
-    largest = rehearse(rehearsed)
+    rows = rehearse(rehearsed)
+    largest = len(rows) * max(map(len, rows))
     assert met == [largest] and all(one.grad is None for one in rehearsed.parameters())
     for step in range(2):
         assert plain.step() == rehearsed.step()
@@ -129,6 +137,69 @@ def test_a_rehearsal_meets_the_largest_batch_of_all_steps_and_leaves_no_trace(
     assert max(met[1:]) == largest
     for one, other in zip(plain.parameters(), rehearsed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes of tensors made in a block that were alive at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now, self._alive, self.most = 0, set(), 0
+
+    def __torch_dispatch__(
+        self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        made = func(*args, **(kwargs or {}))
+        for one in tree_leaves(made):
+            if isinstance(one, Tensor) and one.untyped_storage()._cdata not in self._alive:
+                self._add(one.untyped_storage())
+        return made
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        self._alive.add(storage._cdata)
+        self._now += storage.nbytes()
+        self.most = max(self.most, self._now)
+        weakref.finalize(storage, self._drop, storage._cdata, storage.nbytes())
+
+    def _drop(self, storage: int, size: int) -> None:
+        self._alive.discard(storage)
+        self._now -= size
+
+
+@pytest.mark.parametrize("sparing", [False, True])
+def test_a_batch_of_long_answers_is_rehearsed_if_it_takes_more_than_one_of_long_prompts(
+    tmp_path: Path, sparing: bool
+) -> None:
+    """The vocabulary is as large beside the layers as on real backbones, or larger."""
+    backbone = save_tiny(tmp_path / "backbone", vocab_size=2600)
+    repository = Repository.init(tmp_path / "repository", model=str(backbone), dim=8)
+    pairs = [(f"{i} " + "long " * 40, "a") for i in range(5)]
+    pairs += [(f"{i} short", "b" * 180) for i in range(5)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in pairs))
+    how = {"batch_size": 1, "grad_accum": 8, "val_split": 0.2, "gradient_checkpointing": sparing}
+    trainer = trainer_of(repository, data, QUICK.model_copy(update=how))
+    rehearsed, taken = rehearse(trainer), {}
+    for row in trainer.training:
+        with Peak() as peak:
+            trainer.scorer.loss([row])[0].backward()
+        taken[len(row), len(row.answer)] = peak.most
+    (row,) = rehearsed
+    assert taken[len(row), len(row.answer)] == max(taken.values())
+    assert len(row) < max(len(one) for one in trainer.training)
+
+
+def test_memory_that_will_not_suffice_is_told_with_the_size_of_the_largest_batch(
+    fresh: Repository, data: Path
+) -> None:
+    trainer = trainer_of(fresh, data, QUICK)
+    longest = max(map(len, trainer.training))
+    last = decoder_layers(trainer.adapter.model)[-1]
+    handle = last.register_forward_pre_hook(lambda *_: torch.empty(2**50) and None)
+    with pytest.raises(MemoryFull, match=f"4 rows of {longest} tokens: .* --batch-size"):
+        rehearse(trainer)
+    handle.remove()
+    assert all(one.grad is None for one in trainer.parameters())
 
 
 def sizes_alive() -> dict[int, int]:
