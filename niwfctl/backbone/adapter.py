@@ -138,10 +138,20 @@ class ActiveField:
 
     def row_gates(self, z: Tensor) -> Tensor:
         """Scaled gates, float32 [layers, batch, 1, Σ ranks]."""
-        gates = self.gates(z) * self.scale
-        repeats = torch.tensor(self.ranks, device=gates.device)
-        gates = gates.repeat_interleave(repeats, dim=-1, output_size=sum(self.ranks))
+        gates = _for_each_row(self.gates(z) * self.scale, self.ranks)
         return gates.transpose(0, 1).unsqueeze(2)
+
+
+def _for_each_row(gates: Tensor, ranks: tuple[int, ...]) -> Tensor:
+    """Each basis's gate for each of its rows, [..., bases] → [..., Σ ranks].
+
+    Where all ranks are the same, a GPU need not be sent them, and adds up gradients in one order.
+    A CPU adds them up as it always has, so that trainings keep their bits.
+    """
+    if gates.device.type != "cpu" and len(set(ranks)) == 1:
+        return gates.repeat_interleave(ranks[0], dim=-1)
+    repeats = torch.tensor(ranks, device=gates.device)
+    return gates.repeat_interleave(repeats, dim=-1, output_size=sum(ranks))
 
 
 class FieldRouter(Protocol):

@@ -34,6 +34,12 @@ def pad(rows: Sequence[Sequence[int]], *, left: bool = False) -> Tensor:
     return padded
 
 
+def on(device: torch.device, *tensors: Tensor) -> list[Tensor]:
+    """Tensors of the CPU on a device; a CUDA one still computes what was asked of it before."""
+    # From memory that is not pinned, the copy is staged before this returns: they can be freed.
+    return [tensor.to(device, non_blocking=device.type == "cuda") for tensor in tensors]
+
+
 def prompt_mask(
     lengths: Sequence[int], width: int, skip: int | Sequence[int], *, left: bool = False
 ) -> Tensor:

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.generation import StoppingCriteria
 
 from niwfctl.backbone.adapter import FieldAdapter
-from niwfctl.backbone.batch import pad, prompt_mask
+from niwfctl.backbone.batch import on, pad, prompt_mask
 from niwfctl.backbone.load import Backbone
 from niwfctl.backbone.pieces import Pieces
 from niwfctl.backbone.prompts import turn_end
@@ -221,7 +221,8 @@ class _Watch(StoppingCriteria):
         for request, token in zip(self._requests, input_ids[:, -1].tolist(), strict=True):
             if not _over(request):
                 request.take(token, token in self._ends)
-        return torch.tensor([_over(request) for request in self._requests], device=input_ids.device)
+        (over,) = on(input_ids.device, torch.tensor([_over(one) for one in self._requests]))
+        return over
 
 
 def _over(request: Request) -> bool:

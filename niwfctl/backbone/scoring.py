@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
 
 from niwfctl.backbone.adapter import FieldAdapter
-from niwfctl.backbone.batch import by_length, pad, prompt_mask
+from niwfctl.backbone.batch import by_length, on, pad, prompt_mask
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.errors import BackboneError, DataError
 
@@ -76,14 +76,17 @@ class Scorer:
 
     def _predicting(self, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
         """The states [n, width] that predict the answers' tokens, these, and the row of each."""
-        tokens = pad([row.prompt + row.answer for row in rows]).to(self._model.device)
+        tokens = pad([row.prompt + row.answer for row in rows])
         lengths = [len(row.prompt) for row in rows]
         skips = [row.skipped(self.skip) for row in rows]
-        mask = prompt_mask(lengths, tokens.shape[1], skips).to(self._model.device)
+        mask = prompt_mask(lengths, tokens.shape[1], skips)
+        row_of, position = _answer_positions(rows)
+        targets = tokens[row_of, position]
+        inputs = (tokens, mask, targets, row_of, position - 1)
+        tokens, mask, targets, rows_there, before = on(self._model.device, *inputs)
         with self.adapter.prompts(mask):
             states = self._model.get_decoder()(tokens, use_cache=False).last_hidden_state
-        row_of, position = _answer_positions(rows)
-        return states[row_of, position - 1], tokens[row_of, position], row_of
+        return states[rows_there, before], targets, row_of
 
     @torch.no_grad()
     def score(

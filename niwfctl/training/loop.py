@@ -239,13 +239,14 @@ class Trainer:
             (loss / answers).backward()
             losses.append(loss.detach())
             coordinates.append(self.adapter.z)
+        parameters = self.parameters()
+        self._add_up_gradients(parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
+        self.norm = float(norm)  # the one place that waits for the device: all before is queued
         total = float(self.processes.sum(torch.stack(losses).cpu().double().sum()))
         seen = torch.zeros_like(self.coordinates[rows])
         seen[list(own)] = torch.cat(coordinates).cpu()
         self.coordinates[rows] = self.processes.sum(seen)
-        parameters = self.parameters()
-        self._add_up_gradients(parameters)
-        self.norm = float(torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT))
         self._require_finite(total, self.norm)
         self.rate = learning_rate(run.step, run.steps, options.lr, options.warmup)
         for group in self.optimizer.param_groups:

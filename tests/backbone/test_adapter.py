@@ -5,11 +5,14 @@ import weakref
 
 import pytest
 import torch
+from calls import Names
 from tiny import CONFIGS, tiny_model
 from torch import Tensor
 
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
+from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.recompute import recompute_layers
+from niwfctl.backbone.scoring import Scorer
 from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import BackboneError
 from niwfctl.field.basis import Basis
@@ -173,6 +176,28 @@ def test_a_detached_model_is_freed_as_soon_as_nothing_refers_to_it(recomputing: 
         assert left() is None
     finally:
         gc.enable()
+
+
+def test_gates_of_bases_of_one_rank_are_repeated_without_sending_a_gpu_the_ranks() -> None:
+    adapter, _, bases, generator = make_adapter("mistral")
+    alike = ActiveField.of(adapter.groups, [bases[0]] * 2, generator, 0.5)
+    z = torch.randn(3, 4)
+    expected = (generator(z) * 0.5).transpose(0, 1).unsqueeze(2)
+    assert torch.equal(alike.row_gates(z), expected.repeat_interleave(2, dim=-1))
+    there = ActiveField.of(adapter.groups, [bases[0]] * 2, generator.to("meta"), 0.5)
+    z = z.to("meta")
+    with Names() as called:
+        assert there.row_gates(z).shape == (*expected.shape[:-1], 4)
+    assert "repeat_interleave" in called.names and "tensor" not in called.names
+
+
+def test_what_a_loss_is_computed_from_is_on_the_device_before_the_model_computes() -> None:
+    adapter, *_ = make_adapter("mistral")
+    scorer = Scorer(adapter, skip=1)
+    with Names() as called:
+        scorer.loss([Tokens([1, 2, 3], [4, 5]), Tokens([1], [2])])
+    begun = called.names.index("embedding")
+    assert "tensor" in called.names[:begun] and "tensor" not in called.names[begun:]
 
 
 def test_a_pass_that_raises_leaves_no_activations() -> None:

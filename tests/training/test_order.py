@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from calls import Names
 from conftest import QUICK
 
 from niwfctl.repository import Repository
@@ -44,3 +45,19 @@ def test_rows_of_a_step_come_shortest_first_so_that_its_batches_need_little_padd
     for step in range(8):
         lengths = [len(rows.training[index]) for index in trainer.rows_of(step)]
         assert lengths == sorted(lengths)
+
+
+def test_a_step_waits_for_the_device_once_all_but_its_update_is_asked_for(
+    fresh: Repository, data: Path
+) -> None:
+    model = Model(fresh)
+    options = QUICK.model_copy(update={"batch_size": 2, "grad_accum": 2})
+    rows = encoded(model, read_examples([str(data)]), options)
+    run = new_run(model, "apple", [], "", rows, options, steps=1)
+    trainer = Trainer(model.adapter, model.skip, run, rows.training, rows.held_out)
+    with Names() as called:
+        trainer.step()
+    last = len(called.names) - called.names[::-1].index("backward")
+    waits = [name in ("__float__", "item", "cpu", "tolist") for name in called.names[last:]]
+    norms = ["norm" in name for name in called.names[last:]]
+    assert any(norms) and waits.index(True) > max(i for i, norm in enumerate(norms) if norm)
