@@ -73,12 +73,12 @@ def check(
         str | None,
         typer.Option(
             metavar="REV",
-            help="For regressions, HEAD's parent by default; also tells which of its gates HEAD "
+            help="For regressions, HEAD's parent by default; also tells which of its limits HEAD "
             "has removed or loosened.",
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail on a gate removed, loosened or left out.")
+        bool, typer.Option("--strict", help="Fail on a limit removed, loosened or left out.")
     ] = False,
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write JUnit XML as well.")

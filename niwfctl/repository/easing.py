@@ -1,4 +1,4 @@
-"""What has become of the gates of another revision: removed, loosened, or never set."""
+"""What has become of the limits of another revision: removed, loosened, or never set."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from niwfctl.atlas import Atlas
 from niwfctl.config import FILE, Config, Gate
 from niwfctl.errors import FormatError
+from niwfctl.repository.beginning import differing
 from niwfctl.repository.verify import Check
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def limits(gate: Gate | None) -> dict[str, float]:
 
 
 def eased(repository: Repository, before: Baseline, strict: bool) -> Iterator[Check]:
-    """A check for every way in which HEAD's gates hold less than those of the baseline.
+    """A check for every way in which HEAD's niwf.toml asks for less than the baseline's.
 
     They are notes, which fail only if `strict`: a limit may be wrong, and a capability be given up.
     But who reviews a change must be told, since a gate that is gone cannot fail.
@@ -57,10 +58,14 @@ def eased(repository: Repository, before: Baseline, strict: bool) -> Iterator[Ch
         return Check(name, "gate", not strict, detail, note=True, **numbers)
 
     try:
-        earlier = _gates(repository, before.commit)
+        then = _config(repository, before.commit)
     except FormatError as error:
         yield note("atlas", f"the gates of {before.called} are not known: {error}")
-        earlier = {}
+        then = None
+    if then:
+        for subject, check, detail, numbers in _of_field(then, repository.config, since):
+            yield Check(subject, check, not strict, detail, note=True, **numbers)
+    earlier: Mapping[str, Gate] = then.gates if then else {}
     for name, gate in sorted(earlier.items()):
         if name not in gates:
             together = "" if name in atlas else ", with the capability"
@@ -79,9 +84,22 @@ def eased(repository: Repository, before: Baseline, strict: bool) -> Iterator[Ch
             yield note(name, f"{lack}: it is new {since}")
 
 
-def _gates(repository: Repository, commit: str | None) -> Mapping[str, Gate]:
+def _of_field(
+    then: Config, now: Config, since: str
+) -> Iterator[tuple[str, str, str, dict[str, float]]]:
+    """(subject, check, what changed, its numbers) of what holds for every capability."""
+    if other := differing(now, then):
+        yield "backbone", "identity", f"another {' and '.join(other)} pinned {since}", {}
+    for limit, was in then.routing:
+        is_now = getattr(now.routing, limit)
+        if is_now > was:
+            detail = f"{limit} raised {since}: {was:g} → {is_now:g}"
+            yield "atlas", "routing", detail, {"limit": is_now, "baseline": was}
+
+
+def _config(repository: Repository, commit: str | None) -> Config | None:
     content = repository.git.blob(commit, FILE) if commit else None
-    return Config.parse(content).gates if content is not None else {}
+    return Config.parse(content) if content is not None else None
 
 
 def _same_data(repository: Repository, commit: str, was: Gate, now: Gate) -> bool:

@@ -24,7 +24,6 @@ from niwfctl.backbone.load import outline
 from niwfctl.backbone.platform import current_platform, same_platform, threads_of
 from niwfctl.backbone.probe import Probe, logits_platform, probe
 from niwfctl.backbone.sites import find_sites
-from niwfctl.config import FILE, Config
 from niwfctl.errors import NiwfError, ObjectError, UnknownName, hindrance, shared
 from niwfctl.field.basis import Site
 from niwfctl.git.signature import Signature, signature, tag_signature
@@ -32,6 +31,7 @@ from niwfctl.layout import OBJECTS, object_file
 from niwfctl.records import Witness
 from niwfctl.repository.audit import audited, silenced
 from niwfctl.repository.backbone import pinned_source
+from niwfctl.repository.beginning import changed
 from niwfctl.repository.model import Model
 from niwfctl.repository.objects import obtain
 from niwfctl.repository.pointers import pointer_problem, read_pointers
@@ -102,7 +102,7 @@ def verify(repository: Repository, names: list[str], revision: str, deep: bool) 
     chosen = [_chosen(atlas, name, revision) for name in names or sorted(atlas)]
     signed = signature(repository.git, commit)
     hashed = cache(partial(_problem, repository))  # bases are shared
-    backbone, sites = _backbone(repository)
+    backbone, sites = _backbone(repository, chosen)
     checks = [backbone, _coordinates(repository, hashed), _signed("commit", signed)]
     if of_tag := tag_signature(repository.git, revision):
         checks.append(_signed("tag", of_tag))
@@ -142,8 +142,13 @@ def _signed(subject: str, found: Signature) -> Check:
     return Check(subject, "signature", found.state != "bad", str(found))
 
 
-def _backbone(repository: Repository) -> tuple[Check, list[Site] | None]:
-    """Checks the backbone's identity; also returns its linears, which all bases must fit."""
+def _backbone(
+    repository: Repository, chosen: Sequence[Capability]
+) -> tuple[Check, list[Site] | None]:
+    """Checks that the backbone is the one that capabilities were trained on.
+
+    Also returns its linears, which all bases must fit.
+    """
     pinned = repository.config.backbone
     try:
         source = pinned_source(repository)
@@ -151,24 +156,9 @@ def _backbone(repository: Repository) -> tuple[Check, list[Site] | None]:
     except NiwfError as error:
         hindered = hindrance(error)
         return Check("backbone", "identity", False, str(error), hindered=hindered), None
-    if changed := _changed_since(repository):
-        return Check("backbone", "identity", False, changed), sites
+    if problem := changed(repository, source, chosen):
+        return Check("backbone", "identity", False, problem), sites
     return Check("backbone", "identity", True, f"{pinned.model} is {source.identity}"), sites
-
-
-def _changed_since(repository: Repository) -> str | None:
-    """What of the reading of prompts is no longer as `init` pinned it, as a sentence."""
-    git, now = repository.git, repository.config
-    files = ("--full-history", "--diff-filter=A", "--", object_file(now.field.coordinates))
-    begun = git.log("HEAD", "%H", *files).split()[-1:]
-    content = git.blob(begun[0], FILE) if begun else None
-    then = Config.parse(content).backbone if content else now.backbone
-    if not (changed := then.read_otherwise(now.backbone)):
-        return None
-    return (
-        f"{FILE} has another {' and '.join(changed)} than at {begun[0][:12]}, where the field "
-        "begins, so prompts are read otherwise: set it back"
-    )
 
 
 def _coordinates(

@@ -6,9 +6,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from histories import limit
 from tiny import write_data
 from typer.testing import Result
 
+from niwfctl.backbone.identity import earlier_identity
 from niwfctl.repository import Repository
 
 Command = Callable[..., Result]
@@ -33,7 +35,9 @@ def set_gates(repository: Repository, text: str) -> None:
     repository.git.plain("commit", "--quiet", "-m", "Gates")
 
 
-def notes(niwfctl: Command, repository: Repository, *options: object) -> list[str]:
+def notes(
+    niwfctl: Command, repository: Repository, *options: object, check: str = "gate"
+) -> list[str]:
     """What `check` notes against `before`, after proving that only --strict fails on it."""
     codes = []
     for strict in ((), ("--strict",)):
@@ -43,7 +47,7 @@ def notes(niwfctl: Command, repository: Repository, *options: object) -> list[st
         codes.append(done.exit_code)
         checks = json.loads(done.stdout)["checks"]
         noted = [one for one in checks if one["state"] == ("failed" if strict else "note")]
-        assert {one["check"] for one in noted} <= {"gate"}
+        assert {one["check"] for one in noted} <= {check}
     assert codes == [0, 1 if noted else 0]
     return [f"{one['subject']}: {one['detail']}" for one in noted]
 
@@ -87,6 +91,35 @@ def test_a_lower_exact_match_is_looser_and_its_numbers_are_given(
     done = niwfctl("-C", gated.path, "check", "--json", "--against", "higher")
     (noted,) = (one for one in json.loads(done.stdout)["checks"] if one["state"] == "note")
     assert (noted["limit"], noted["baseline"], noted["ok"]) == (0.0, 0.5, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [("max_takeover", 0.02, 0.5), ("max_base_takeover", 0.05, 1.0), ("max_shadow", 0.25, 1.0)],
+)
+def test_a_limit_of_routing_that_is_raised_is_noted(
+    niwfctl: Command, gated: Repository, name: str, before: float, after: float
+) -> None:
+    if name == "max_shadow":
+        limit(gated, name, 1.0, before)
+        gated.git.plain("tag", "--force", "before")
+    limit(gated, name, before, after)
+    said = f"atlas: {name} raised since before: {before:g} → {after:g}"
+    assert notes(niwfctl, gated, check="routing") == [said]
+    gated.git.plain("tag", "--force", "before")
+    limit(gated, name, after, before)
+    assert notes(niwfctl, gated) == []
+
+
+def test_another_backbone_than_the_baselines_is_told_whatever_history_says(
+    niwfctl: Command, gated: Repository, backbone: Path
+) -> None:
+    now, earlier = gated.config.backbone.identity, earlier_identity(backbone, None)
+    file = gated.path / "niwf.toml"
+    file.write_text(file.read_text().replace(now, earlier))
+    gated.git.plain("commit", "--quiet", "--all", "-m", "As earlier versions pinned it")
+    said = "backbone: another backbone pinned since before"
+    assert notes(niwfctl, gated, check="identity") == [said]
 
 
 def test_other_rows_in_the_same_file_are_noted(niwfctl: Command, gated: Repository) -> None:
