@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 OBJECTS, MANIFESTS = "objects", "capabilities"  # folders of the work tree
 OURS = (f"{MANIFESTS}/", f"{OBJECTS}/")  # determined by a commit's atlas
 ATTRIBUTES_FILE = ".gitattributes"
+LFS_CONFIG = ".lfsconfig"  # which git-lfs obeys, whoever committed it
 ATTRIBUTES = f"{OBJECTS}/*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 PRIVATE = "niwf"  # folder of the git folder that all work trees share
 QUARANTINE = "quarantine"  # in that one, where corrupt objects go
+_OURS = re.compile(rf"{OBJECTS}/[0-9a-f]{{64}}\.safetensors|{MANIFESTS}/[^/]+\.json")
 
 
 def object_file(oid: str) -> str:
@@ -18,3 +22,8 @@ def object_file(oid: str) -> str:
 def manifest_file(name: str) -> str:
     """Path of a capability's manifest in the work tree."""
     return f"{MANIFESTS}/{name}.json"
+
+
+def is_ours(path: str) -> bool:
+    """Whether a file is a pointer or a manifest, rather than one that merely lies beside them."""
+    return _OURS.fullmatch(path) is not None

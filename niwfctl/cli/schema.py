@@ -132,6 +132,7 @@ def merged_json(merged: Merged) -> Json:
         "biases": biases,
         "takeovers": takeovers,
         "shadowed": merged.shadowed,
+        "other_files": list(merged.other_files),
     }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from niwfctl.atlas import Atlas, Capability, RegionEntry, Takeover, owner_names
 from niwfctl.cli.output import SIGNS, number, out, put, size
+from niwfctl.config import FILE
+from niwfctl.layout import ATTRIBUTES_FILE, LFS_CONFIG
 from niwfctl.training.run import GLANCE_ROWS
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from niwfctl.training.run import ImportedAdapter, Run, ValidationData
 
 COMPOSED = "composed"  # origin of a run that trained nothing
+_FILES = 8  # that a line lists
 _COLOURS = {"added": "green", "changed": "yellow", "removed": "red"}
 
 
@@ -243,3 +246,14 @@ def show_merged(merged: Merged) -> None:
         out.print(f"  takeover {excess}", markup=False)
     for name, (before, after) in merged.biases.items():
         out.print(f"  routing  {name}: bias {before:.4g} → {after:.4g}", markup=False)
+    if merged.other_files:
+        out.print(f"  also changed: {_few(merged.other_files)}", markup=False)
+
+
+def _few(paths: Sequence[str]) -> str:
+    """Files, first those that git, git-lfs, niwfctl and pipelines obey; many of them cut short."""
+    obeyed = (LFS_CONFIG, FILE, ATTRIBUTES_FILE)
+    order = sorted(paths, key=lambda path: (path not in obeyed, not path.startswith("."), path))
+    shown = [path if path.isprintable() else ascii(path) for path in order[:_FILES]]
+    more = f" and {len(order) - _FILES} more" if len(order) > _FILES else ""
+    return ", ".join(shown) + more

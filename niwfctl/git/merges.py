@@ -23,6 +23,11 @@ class GitMerges(GitObjects):
         except git.GitCommandError:
             return []
 
+    def differing(self, one: str, other: str) -> list[str]:
+        """Paths of the files that differ between two commits."""
+        listed = self._git("diff-tree", "-r", "-z", "--name-only", "--no-renames", one, other)
+        return [path for path in listed.split("\0") if path]
+
     def merge_tree(self, ours: str, theirs: str) -> tuple[str, list[str]]:
         """(tree of the merged files, paths in conflict), as `git merge` would have it.
 

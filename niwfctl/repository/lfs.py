@@ -18,7 +18,7 @@ from niwfstore.atomic import write_atomic
 from niwfctl.errors import RemoteError
 from niwfctl.git.git import Git
 from niwfctl.git.process import blame_disk, progress
-from niwfctl.layout import OBJECTS, PRIVATE, object_file
+from niwfctl.layout import LFS_CONFIG, OBJECTS, PRIVATE, object_file
 
 _ABSENT = re.compile(r"does not exist|remote missing object|\b404\b", re.IGNORECASE)
 _HOOK = b'#!/bin/sh\ngit lfs pre-push "$@"\n'  # one that `git lfs update` recognizes as its own
@@ -170,12 +170,27 @@ def _whole(store: ObjectStore, pointer: Pointer) -> bool:
     return True
 
 
+def told_place(git: Git, remote: str) -> str | None:
+    """Where a committed .lfsconfig has a remote's objects sent; None if it does not decide that."""
+    own, committed = _places(git, remote)
+    ours = {key: url for key, url in committed.items() if key not in own}
+    return next((ours[key] for key in sorted(ours, key=lambda key: "push" not in key)), None)
+
+
+def _places(git: Git, remote: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The URLs of a remote's objects by key: those of git's configuration, and of .lfsconfig."""
+    wanted = rf"^(lfs\.(push)?url|remote\.{re.escape(remote)}\.lfs(push)?url)$"
+    sources = ((), ("--file", LFS_CONFIG))
+    said = [_run(git, "config", "-z", *one, "--get-regexp", wanted).stdout for one in sources]
+    entries = ((entry.partition("\n")[::2] for entry in text.split("\0") if entry) for text in said)
+    own, committed = map(dict, entries)
+    return own, committed
+
+
 def _folder(git: Git, remote: str) -> Path | None:
     """A remote's folder; None if the remote, or a place configured for its objects, is none."""
-    elsewhere = rf"^(lfs\.(push)?url|remote\.{re.escape(remote)}\.lfs(push)?url)$"
-    for source in ((), ("--file", ".lfsconfig")):
-        if _run(git, "config", *source, "--get-regexp", elsewhere).stdout:
-            return None
+    if any(_places(git, remote)):
+        return None
     url = git.plain("remote", "get-url", "--push", "--", remote)
     if url.startswith("file://"):
         return Path(unquote(urlsplit(url).path))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from niwfctl.atlas import Atlas, Capability, RegionEntry, changes
 from niwfctl.config import FILE
 from niwfctl.errors import Conflict, UsageError, shares_text
-from niwfctl.layout import ATTRIBUTES_FILE, OURS
+from niwfctl.layout import ATTRIBUTES_FILE, OURS, is_ours
 from niwfctl.repository.names import require_distinct, require_free
 from niwfctl.repository.record import changed_files, record
 from niwfctl.repository.same_field import require_same_field
@@ -19,6 +19,7 @@ from niwfctl.storage import storing
 from niwfctl.typed import command_line
 
 if TYPE_CHECKING:
+    from niwfctl.git.git import Git
     from niwfctl.repository.audit import Excess
     from niwfctl.repository.repository import Repository
 
@@ -55,6 +56,8 @@ class Merged:
         takeovers: the regions that would have won more of an earlier one than allowed.
         shadowed: shares of a capability's anchors by owner, for each of which others now own more
             than `max_shadow`, and did not on a side that has it.
+        other_files: paths that changed here and are neither pointers nor manifests. Some act by
+            themselves, such as .lfsconfig, niwf.toml and workflows.
     """
 
     commit: str
@@ -65,6 +68,7 @@ class Merged:
     biases: dict[str, tuple[float, float]] = field(default_factory=dict)
     takeovers: tuple[Excess, ...] = ()
     shadowed: dict[str, dict[str, float]] = field(default_factory=dict)
+    other_files: tuple[str, ...] = ()
 
 
 def merge(
@@ -97,7 +101,7 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
         return _settle(repository, ours) if own else Merged(ours, *_UP_TO_DATE)
     if bases == [ours]:
         git.move(ours, theirs, f"niwfctl merge {revision}: fast-forward")
-        return _report(theirs, "fast-forward", before, after)
+        return _report(git, ours, theirs, "fast-forward", before, after)
     git.require_identity(repository.path)  # only now: moving a branch along needs no author
     common = [repository.atlas(base) for base in bases] or [{}]
     union = united(common, before, after, resolution, revision)
@@ -105,7 +109,7 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
     atlas, routed = _routed(repository, union, (before, after))
     commit = _commit(repository, ours, theirs, atlas, message, related=bool(bases))
     git.move(ours, commit, f"niwfctl merge {revision}")
-    return replace(_report(commit, "merge", before, atlas), **routed)
+    return replace(_report(git, ours, commit, "merge", before, atlas), **routed)
 
 
 def _settle(repository: Repository, head: str) -> Merged:
@@ -118,7 +122,7 @@ def _settle(repository: Repository, head: str) -> Merged:
         return Merged(head, *_UP_TO_DATE)
     commit = record(repository, lambda atlas: settled(repository, atlas), "Settle the routing")
     after = repository.atlas(commit)
-    return replace(_report(commit, "settled", before, after), **routed)
+    return replace(_report(repository.git, head, commit, "settled", before, after), **routed)
 
 
 def _routed(
@@ -324,5 +328,6 @@ def _commit(
     return git.commit(files, message, [ours, theirs], onto=tree)
 
 
-def _report(commit: str, kind: str, before: Atlas, after: Atlas) -> Merged:
-    return Merged(commit, kind, *changes(before, after))
+def _report(git: Git, ours: str, commit: str, kind: str, before: Atlas, after: Atlas) -> Merged:
+    others = tuple(path for path in git.differing(ours, commit) if not is_ours(path))
+    return Merged(commit, kind, *changes(before, after), other_files=others)

@@ -12,8 +12,9 @@ from niwfstore import Pointer
 
 from niwfctl.errors import RemoteError, UnknownName, UsageError
 from niwfctl.git.process import transfer
+from niwfctl.layout import LFS_CONFIG
 from niwfctl.repository.holders import Holders
-from niwfctl.repository.lfs import absent, held, lacking, oids_in, require_lfs
+from niwfctl.repository.lfs import absent, held, lacking, oids_in, require_lfs, told_place
 from niwfctl.repository.objects import obtain
 from niwfctl.repository.pointers import pointed, read_pointers
 from niwfctl.repository.tracking import branches_of, counterpart, follows, place
@@ -109,6 +110,8 @@ class Remotes(Holders):
         later = {"GIT_LFS_SKIP_PUSH": "1"}  # objects are sent below
         self._push(remote, refs, "--dry-run", "--quiet", refusal=no, env=later)
         if oids:
+            if elsewhere := told_place(self._git, remote):
+                logger.warning("objects go to %s, as %s has it", elsewhere, LFS_CONFIG)
             cut = (
                 f"{remote} did not receive all objects",
                 "no branch was pushed; run the same command to resume",
