@@ -61,9 +61,19 @@ class Generator(nn.Module):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], layers: int) -> Generator:
-        """The generator of a state dict; its sizes are read from the tensors."""
+        """The generator of a state dict; its sizes are read from the tensors.
+
+        Raises:
+            ValueError, KeyError, RuntimeError: the tensors are not those of a generator.
+        """
         hidden, dim = tensors["inner.weight"].shape
-        bases = tensors["outer.weight"].shape[0] // layers
+        bases = len(tensors["outer.weight"]) // layers
+        gates = layers * bases
+        shapes = {"inner.bias": (hidden,), "outer.weight": (gates, hidden), "outer.bias": (gates,)}
+        # Before anything is allocated: a shape with a zero in it takes no bytes of the file, so it
+        # may claim any other size.
+        if 0 in (hidden, dim, gates) or any(tensors[k].shape != v for k, v in shapes.items()):
+            raise ValueError("the tensors have shapes that are not those of a generator")
         generator = cls(dim, layers, bases, hidden, tensors.get("gain"))
         generator.load_state_dict(dict(tensors))
         return generator

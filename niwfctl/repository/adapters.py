@@ -187,10 +187,10 @@ def read_adapter(
     _require_adapted(folder, pairs, decoder, by_module)
     for module, pair in pairs.items():
         _require_shapes(folder, config, module, by_module[module], pair)
-    lost = _share(folder, config, every, below)
     rank = max(len(down) for down, _ in pairs.values())
-    if rank > LARGEST_RANK:
+    if rank > LARGEST_RANK:  # before `_share`, whose matrices grow with its square
         raise FormatError(f"{folder} has rank {rank}, more than the {LARGEST_RANK} allowed")
+    lost = _share(folder, config, every, below)
     scale = config.usual_scale
     true: dict[str, tuple[Tensor, Tensor]] = {}
     for module, site in by_module.items():
@@ -343,8 +343,8 @@ def _share(
         return 0.0
     for module in chosen:
         down, up = pairs[module]
-        whole = down.ndim == up.ndim == 2 and len(down) == up.shape[1]
-        if not (whole and down.isfinite().all() and up.isfinite().all()):
+        whole = down.ndim == up.ndim == 2 and len(down) == up.shape[1] <= LARGEST_RANK
+        if not (whole and all(one.numel() and one.isfinite().all() for one in (down, up))):
             raise FormatError(f"{folder} has wrong shapes or numbers in {module}: it is damaged")
     norms = {
         module: squared_norm(down.double(), up.double() * config.scale(module))

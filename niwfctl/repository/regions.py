@@ -177,10 +177,11 @@ def _is_map(tensors: Mapping[str, Tensor], dim: int) -> bool:
 
 def _is_cell(tensors: Mapping[str, Tensor], prefix: str, dim: int) -> bool:
     mean, factor, radius = (tensors[f"{prefix}{key}"] for key in ("mean", "factor", "radius"))
+    freedom = tensors.get(f"{prefix}freedom", radius)
     return (
-        (mean.shape, factor.shape, radius.shape) == ((dim,), (dim, dim), ())
-        and {mean.dtype, factor.dtype, radius.dtype} == {torch.float64}
-        and _finite(mean, factor, radius)
+        (mean.shape, factor.shape, radius.shape, freedom.shape) == ((dim,), (dim, dim), (), ())
+        and {mean.dtype, factor.dtype, radius.dtype, freedom.dtype} == {torch.float64}
+        and _finite(mean, factor, radius, freedom)
         and bool((factor.diagonal() > 0).all())
     )
 
@@ -198,7 +199,8 @@ def _fits_together(region: Region, sites: Sequence[Site] | None) -> bool:
         and region.bases[0].layers == region.layers
         and (generator.layers, generator.bases) == gates
         and (generator.gain is None or generator.gain.shape == gates[1:])
-        and generator.inner.in_features == region.sampled.shape[1] == dim
+        and generator.inner.in_features == dim
+        and region.sampled.shape == (len(region.sampled), dim)
         and region.snapshot.shape == (len(region.sampled) + len(region.occupied), *gates)
         and _finite(region.sampled, region.snapshot, *generator.state_dict().values())
     )

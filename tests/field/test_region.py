@@ -142,3 +142,10 @@ def test_pooling_ignores_tokens_outside_the_mask() -> None:
     pooled = pool(states, mask)
     torch.testing.assert_close(pooled[0], states[0, 1:3].mean(0))
     torch.testing.assert_close(pooled[1], states[1].mean(0))
+
+
+def test_a_generators_shapes_are_compared_before_anything_is_allocated() -> None:
+    shapes = {"inner.weight": (1 << 50, 0), "inner.bias": (0,), "outer.weight": (0, 0)}
+    claims = {key: torch.empty(shape) for key, shape in (shapes | {"outer.bias": (0,)}).items()}
+    with pytest.raises(ValueError, match="shapes that are not those of a generator"):
+        Generator.from_tensors(claims, layers=1)  # not that 4 PB cannot be allocated

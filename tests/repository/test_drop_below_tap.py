@@ -47,13 +47,17 @@ def test_a_lora_on_all_layers_is_imported_without_its_lowest_ones_if_that_is_ask
 
 
 @pytest.mark.parametrize("layer", [0, 3])
-@pytest.mark.parametrize("harm", ["rank", "number"])
+@pytest.mark.parametrize("harm", ["rank", "number", "size"])
 def test_a_damaged_adapter_is_refused_whichever_layer_is_damaged(
     fresh: Repository, whole: Path, data: Path, layer: int, harm: str
 ) -> None:
     tensors = load_file(whole / WEIGHTS)
     key = next(key for key in tensors if f".layers.{layer}." in key and "lora_B" in key)
-    tensors[key] = tensors[key][:, :-1].clone() if harm == "rank" else tensors[key] * math.nan
+    if harm == "size":  # a square of it is 8 TB
+        tensors[key] = torch.empty(0, 1 << 20)
+        tensors[key.replace("lora_B", "lora_A")] = torch.empty(1 << 20, 0)
+    else:
+        tensors[key] = tensors[key][:, :-1].clone() if harm == "rank" else tensors[key] * math.nan
     save_file(tensors, whole / WEIGHTS)
     with pytest.raises(FormatError):
         fresh.import_adapter(whole, "apple", [data], drop_below_tap=True)

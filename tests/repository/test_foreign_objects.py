@@ -107,6 +107,31 @@ def test_a_generator_that_does_not_fit_its_region_is_refused(
     require_refused(niwfctl, committed, COMMANDS[0])
 
 
+def claimed(size: int) -> Change:
+    """A generator whose tensors take no bytes, so that they can claim any size."""
+    empty = torch.empty(0)
+    claims = {"inner.weight": torch.empty(size, 0), "inner.bias": empty}
+    claims |= {"outer.weight": torch.empty(0, 0), "outer.bias": empty}
+    return lambda tensors: tensors | {f"generator.{key}": value for key, value in claims.items()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        claimed(1 << 50),
+        replaced("generator.inner.bias", lambda bias: bias[:-1].clone()),
+        replaced("anchors.sampled", lambda z: torch.empty(*z.shape, 0)),
+        lambda tensors: tensors | {"cell.freedom": torch.full((9, 1), 10.0).double()},
+    ],
+    ids=["a generator of 4 PB", "bias", "flat anchors", "freedom"],
+)
+def test_tensors_that_claim_another_size_are_refused_before_anything_is_allocated(
+    niwfctl: Callable[..., Result], committed: Repository, change: Change
+) -> None:
+    forge(committed, region=change)
+    require_refused(niwfctl, committed, COMMANDS[0])
+
+
 def rank_0(tensors: Tensors) -> Tensors:
     return {key: t[:0] if key.endswith(".A") else t[:, :0] for key, t in tensors.items()}
 
