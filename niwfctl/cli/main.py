@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -16,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from niwfctl import __version__
 from niwfctl.cli.options import asks_json
-from niwfctl.cli.output import StandardOutput, emit_json, err, out
+from niwfctl.cli.output import StandardOutput, Warnings, emit_json, err, out
 from niwfctl.cli.schema import error_json
 from niwfctl.errors import (
     GitError,
@@ -199,4 +200,5 @@ def settings(
 def main() -> None:
     """Entry point of `niwfctl`."""
     StandardOutput.take()
+    logging.lastResort = Warnings(logging.WARNING)
     app(prog_name="niwfctl")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from niwfstore import output_file
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from niwfctl.errors import StorageError, UsageError
@@ -22,6 +25,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 READER_GONE = 141  # what a shell says of a process that SIGPIPE ended
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_UPPER_CONTROL = re.compile("[\x7f-\x9f]")  # which JSON need not escape
+
+
+def clean(text: str) -> str:
+    """Text without what a terminal would obey: control characters, except line ends and tabs.
+
+    Messages, names and answers come from whoever made a repository or a model.
+    """
+    return _CONTROL.sub("\ufffd", text)
 
 
 def leave(descriptor: int) -> NoReturn:
@@ -34,7 +47,15 @@ def leave(descriptor: int) -> NoReturn:
 
 
 class _Console(Console):
-    """A console whose reader may go away."""
+    """A console whose reader may go away, and that hands on no control characters of others."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Renders as rich does; only what rich itself says to the terminal is left as it is."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(clean(text), style)
 
     def on_broken_pipe(self) -> NoReturn:
         """Ends the command, with a code of its own rather than rich's 1."""
@@ -43,6 +64,15 @@ class _Console(Console):
 
 out = _Console(highlight=False, soft_wrap=True, emoji=False)
 err = _Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+class Warnings(logging.Handler):
+    """Shows warnings as Python does where nothing else is set up, but by `err`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows one."""
+        err.print(record.getMessage(), markup=False)
+
 
 SIGNS = {"added": "+", "changed": "~", "removed": "-", "extended": "^"}  # of a change
 
@@ -92,7 +122,7 @@ def put(text: Text) -> None:
     if out.is_terminal:
         out.print(text)
     else:
-        out.file.write(f"{text.plain}\n")
+        out.file.write(f"{clean(text.plain)}\n")
 
 
 @contextmanager
@@ -110,7 +140,9 @@ def paged() -> Iterator[None]:
 def emit_json(value: object) -> None:
     """Writes one JSON document to standard output, in UTF-8; docs/json.md describes each."""
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # `\udc80` is JSON, too
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = _UPPER_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    sys.stdout.write(f"{text}\n")
 
 
 def require_file(

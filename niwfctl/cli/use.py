@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from niwfctl.cli.options import STANDARD_INPUT, AsJson, read_prompt
-from niwfctl.cli.output import emit_json, err, out
+from niwfctl.cli.output import clean, emit_json, err, out
 from niwfctl.errors import UsageError
 from niwfctl.records import SEEDS
 
@@ -74,7 +74,7 @@ def run(
         owner = model.routes.names[0] if auto else chosen
         emit_json({"capability": owner, "auto": auto, "prompt": prompt, "answer": answer})
     else:
-        _write("\n" if live else f"{answer}\n")  # unchanged: rich would turn tabs into spaces
+        _write("\n" if live else f"{answer}\n")
 
 
 def _converse(model: Model, before: Sequence[Message], settings: dict) -> None:
@@ -102,5 +102,6 @@ def _converse(model: Model, before: Sequence[Message], settings: dict) -> None:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    # not by rich, which would turn tabs into spaces
+    sys.stdout.write(clean(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
