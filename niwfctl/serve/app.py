@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -15,9 +14,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from niwfctl.errors import NiwfError
+from niwfctl.serve.admission import RequireHost, RequireKey, refusal
 from niwfctl.serve.errors import ApiError, as_api_error, of_fields
 from niwfctl.serve.protocol import AnyRequest, ChatRequest, CompletionRequest
 from niwfctl.serve.replies import Json, model_card, reply_to, usage
@@ -29,12 +28,15 @@ LARGEST_BODY = 32 << 20  # bytes
 _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # by proxies on the way
 
 
-def create_app(engine: Engine, api_key: str | None = None) -> FastAPI:
+def create_app(
+    engine: Engine, api_key: str | None = None, hosts: Collection[str] | None = None
+) -> FastAPI:
     """The endpoint, as an ASGI application.
 
     Args:
         engine: runs as long as the application.
         api_key: key that requests must send; None lets everyone in.
+        hosts: names by which requests must call the server; None allows every name.
     """
 
     @asynccontextmanager
@@ -44,7 +46,9 @@ def create_app(engine: Engine, api_key: str | None = None) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, max_body_size=LARGEST_BODY)
     if api_key is not None:
-        app.add_middleware(_RequireKey, key=api_key)
+        app.add_middleware(RequireKey, key=api_key)
+    if hosts is not None:
+        app.add_middleware(RequireHost, hosts=hosts)
     started = int(time.time())
 
     @app.get("/v1/models")
@@ -66,24 +70,20 @@ def create_app(engine: Engine, api_key: str | None = None) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def bad_fields(request: Request, error: RequestValidationError) -> Response:
-        return _refusal(of_fields(error.errors()))
+        return refusal(of_fields(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def bad_request(request: Request, error: HTTPException) -> Response:
         said = f"{request.method} {request.url.path}: {error.detail}"
-        return _refusal(ApiError(error.status_code, said))
+        return refusal(ApiError(error.status_code, said))
 
     @app.exception_handler(ApiError)
     @app.exception_handler(NiwfError)
     @app.exception_handler(Exception)  # these are logged, too
     async def failed(request: Request, error: Exception) -> Response:
-        return _refusal(as_api_error(error))
+        return refusal(as_api_error(error))
 
     return app
-
-
-def _refusal(error: ApiError) -> Response:
-    return JSONResponse(error.body, error.status)
 
 
 async def _answer(engine: Engine, asked: AnyRequest, request: Request) -> Response:
@@ -151,25 +151,3 @@ def _event(value: Json) -> str:
 
 def _usage(job: Job) -> Json:
     return usage(len(job.row.prompt), job.row.count)
-
-
-class _RequireKey:
-    """Lets in only requests with the key."""
-
-    def __init__(self, app: ASGIApp, key: str) -> None:
-        self._app, self._expected = app, f"Bearer {key}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._is_borne(scope):
-            await self._app(scope, receive, send)
-            return
-        error = ApiError(
-            401,
-            "the API key is missing or wrong: send the server's as `Authorization: Bearer KEY`",
-            code="invalid_api_key",
-        )
-        await _refusal(error)(scope, receive, send)
-
-    def _is_borne(self, scope: Scope) -> bool:
-        borne = dict(scope["headers"]).get(b"authorization", b"")
-        return secrets.compare_digest(borne, self._expected)

@@ -37,6 +37,14 @@ def is_private(listening: socket.socket) -> bool:
     return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
 
 
+def own_names(listening: socket.socket) -> frozenset[str] | None:
+    """What requests may call a server that only this machine can connect to; None: anything."""
+    if not is_private(listening):
+        return None
+    host = listening.getsockname()[0]
+    return frozenset({"localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host})
+
+
 def url(listening: socket.socket) -> str:
     """What clients call the base URL."""
     host, port = listening.getsockname()[:2]
@@ -52,7 +60,7 @@ def serve(engine: Engine, listening: socket.socket, api_key: str | None = None) 
     Raises:
         KeyboardInterrupt: on Ctrl-C, once every answer under way has ended.
     """
-    app = create_app(engine, api_key)
+    app = create_app(engine, api_key, None if api_key else own_names(listening))
     Server(engine, app).run(sockets=[listening])
 
 

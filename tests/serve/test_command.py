@@ -1,5 +1,7 @@
 """`niwfctl serve` as a process."""
 
+import http.client
+import json
 import os
 import re
 import signal
@@ -90,6 +92,33 @@ def test_where_it_cannot_listen_is_one_sentence(
             assert done.exit_code == 2, done.output
             assert done.stderr.startswith("niwfctl: cannot listen on ")
             assert len(done.stderr.splitlines()) == 1
+
+
+def status(url: str, host: str, key: str = "any") -> tuple[int, dict]:
+    """(status, body) of a request that calls the server by this name."""
+    server = http.client.HTTPConnection(url.removeprefix("http://").removesuffix("/v1"))
+    server.request("GET", "/v1/models", headers={"Host": host, "Authorization": f"Bearer {key}"})
+    answer = server.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def test_without_a_key_it_answers_to_its_own_names_only(orchard: Path) -> None:
+    with started(orchard) as (_, _, url):
+        port = url.removesuffix("/v1").rpartition(":")[2]
+        for host in ("localhost", "127.0.0.1", "[::1]", "LOCALHOST"):
+            assert status(url, host)[0] == status(url, f"{host}:{port}")[0] == 200
+        for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "", "::1"):
+            code, body = status(url, host)
+            assert (code, body["error"]["code"]) == (403, "unknown_host")
+            assert "--api-key" in body["error"]["message"]
+
+
+def test_with_a_key_or_beyond_this_machine_it_answers_to_every_name(orchard: Path) -> None:
+    with started(orchard, NIWFCTL_API_KEY="sesame") as (_, _, url):
+        assert status(url, "proxy.example", "sesame")[0] == 200
+        assert status(url, "proxy.example")[0] == 401
+    with started(orchard, "--host", "0.0.0.0") as (_, _, url):
+        assert status(url, "workstation.example")[0] == 200
 
 
 def test_an_empty_key_is_refused(orchard: Path, niwfctl: Callable[..., Result]) -> None:
