@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Collection
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from fastapi.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from niwfctl.serve.errors import ApiError
+
+if TYPE_CHECKING:
+    from niwfctl.serve.engine import Engine
 
 
 def refusal(error: ApiError) -> Response:
@@ -67,3 +74,50 @@ class RequireHost:
         host, colon, port = (named[0] if len(named) == 1 else b"").decode("latin-1").rpartition(":")
         whole = host if colon and port.isdecimal() else f"{host}{colon}{port}"
         return whole.lower() in self._hosts
+
+
+class TakePlace:
+    """Lets a request wait in the queue before its body is read, and not for ever.
+
+    Bodies that nobody counts would fill the memory.
+    """
+
+    def __init__(self, app: ASGIApp, engine: Engine, patience: float) -> None:
+        self._app, self._engine, self._patience = app, engine, patience
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, or hands it on."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        with ExitStack() as place:
+            try:
+                place.enter_context(self._engine.reading())
+            except ApiError as error:
+                await refusal(error)(scope, receive, send)
+                return
+            await self._app(scope, self._until_read(receive, place), send)
+
+    def _until_read(self, receive: Receive, place: ExitStack) -> Receive:
+        """`receive` that gives the place back once the body is here, and waits no longer for it.
+
+        The place is then taken anew by whoever reads the request.
+        """
+        deadline, is_read = asyncio.get_running_loop().time() + self._patience, False
+
+        async def next_message() -> Message:
+            nonlocal is_read
+            if is_read:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                said = f"the body did not come within {self._patience:g} seconds: send it again"
+                raise HTTPException(408, said) from error
+            if not message.get("more_body"):
+                is_read = True
+                place.close()
+            return message
+
+        return next_message

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from niwfctl.errors import NiwfError
-from niwfctl.serve.admission import RequireHost, RequireKey, refusal
+from niwfctl.serve.admission import RequireHost, RequireKey, TakePlace, refusal
 from niwfctl.serve.errors import ApiError, as_api_error, of_fields
 from niwfctl.serve.protocol import AnyRequest, ChatRequest, CompletionRequest
 from niwfctl.serve.replies import Json, model_card, reply_to, usage
@@ -24,12 +24,16 @@ from niwfctl.serve.replies import Json, model_card, reply_to, usage
 if TYPE_CHECKING:
     from niwfctl.serve.engine import Engine, Job, Piece
 
-LARGEST_BODY = 32 << 20  # bytes
+LARGEST_BODY = 8 << 20  # bytes; of the longest contexts, several times over
+PATIENCE = 30.0  # seconds that a body may take
 _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # by proxies on the way
 
 
 def create_app(
-    engine: Engine, api_key: str | None = None, hosts: Collection[str] | None = None
+    engine: Engine,
+    api_key: str | None = None,
+    hosts: Collection[str] | None = None,
+    patience: float = PATIENCE,
 ) -> FastAPI:
     """The endpoint, as an ASGI application.
 
@@ -37,6 +41,7 @@ def create_app(
         engine: runs as long as the application.
         api_key: key that requests must send; None lets everyone in.
         hosts: names by which requests must call the server; None allows every name.
+        patience: seconds that a request's body may take.
     """
 
     @asynccontextmanager
@@ -45,6 +50,7 @@ def create_app(
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, max_body_size=LARGEST_BODY)
+    app.add_middleware(TakePlace, engine=engine, patience=patience)  # the innermost of these
     if api_key is not None:
         app.add_middleware(RequireKey, key=api_key)
     if hosts is not None:

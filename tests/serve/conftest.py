@@ -16,7 +16,7 @@ from tiny import write_data
 
 from niwfctl.repository import Repository
 from niwfctl.repository.model import Model
-from niwfctl.serve.app import create_app
+from niwfctl.serve.app import PATIENCE, create_app
 from niwfctl.serve.engine import Engine, Job
 from niwfctl.serve.protocol import AnyRequest
 from niwfctl.serve.server import Server, listen, url
@@ -63,11 +63,15 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 @contextmanager
 def serving(
-    repository: Repository, model: Model, api_key: str | None = None, **limits: int
+    repository: Repository,
+    model: Model,
+    api_key: str | None = None,
+    patience: float = PATIENCE,
+    **limits: int,
 ) -> Iterator[Served]:
     engine = Recording(repository, model, max_batch=8, batch_wait=0.02, max_tokens=64, **limits)
     listening = listen("127.0.0.1", 0)
-    server = Server(engine, create_app(engine, api_key))
+    server = Server(engine, create_app(engine, api_key, patience=patience))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     served = Served(repository, model, engine, server, url(listening))
     thread.start()

@@ -1,5 +1,7 @@
 """What one server lets its clients have."""
 
+import http.client
+import json
 from pathlib import Path
 
 import openai
@@ -8,6 +10,8 @@ from serve.conftest import APPLES, Served, serving, wait_until
 
 from niwfctl.repository import Repository
 from niwfctl.repository.model import Model
+
+BODY = b'{"model": "base", "prompt": "x", "max_tokens": 1}'
 
 
 def test_no_answer_is_longer_than_the_server_gives(orchard: Path, model: Model) -> None:
@@ -42,6 +46,42 @@ def test_a_request_that_is_being_read_waits_already(orchard: Path, model: Model)
         ):
             create(model="base", prompt="x", max_tokens=1)
         assert create(model="base", prompt="x", max_tokens=1).choices
+
+
+def begin(served: Served) -> http.client.HTTPConnection:
+    """A request of whose body only a part has been sent."""
+    connection = http.client.HTTPConnection(served.url.removeprefix("http://").split("/")[0])
+    connection.putrequest("POST", "/v1/completions")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(len(BODY)))
+    connection.endheaders(BODY[:9])
+    wait_until(lambda: served.engine._being_read)
+    return connection
+
+
+def test_a_body_takes_its_place_before_it_is_read(orchard: Path, model: Model) -> None:
+    with serving(Repository.open(orchard), model, max_queue=1) as served:
+        create = served.client.completions.create
+        slow = begin(served)
+        with pytest.raises(openai.RateLimitError, match="ask again later"):
+            create(model="base", prompt="x", max_tokens=1)
+        slow.send(BODY[9:])  # its own place does not stand in its way
+        assert slow.getresponse().status == 200
+        gone = begin(served)
+        gone.close()
+        wait_until(lambda: not served.engine._being_read)
+        assert create(model="base", prompt="x", max_tokens=1).choices
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(orchard: Path, model: Model) -> None:
+    with serving(Repository.open(orchard), model, patience=0.2, max_queue=1) as served:
+        answer = begin(served).getresponse()
+        error = json.loads(answer.read())["error"]
+        assert answer.status == 408 and "did not come within 0.2 seconds" in error["message"]
+        assert served.engine._being_read == 0
+        create = served.client.completions.create
+        text = create(model="apple", prompt=APPLES, max_tokens=400, stream=True)
+        assert sum(1 for _ in text) > 1  # an answer may take longer
 
 
 @pytest.mark.parametrize("chat", [False, True])
