@@ -54,7 +54,7 @@ class ObjectRef(BaseModel):
 class Terms(BaseModel):
     """The terms of routing that a region was committed with."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     order: int = Field(ge=0, description="greater than that of every earlier region")
     max_takeover: float = Field(0.02, ge=0, le=1, description="of each earlier region's anchors")
@@ -67,7 +67,7 @@ class Terms(BaseModel):
 class Takeover(BaseModel):
     """How many anchors of an earlier region, or of the base, a later region wins."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     region: str = Field(description="id of the earlier one, or `base`")
     won: int = Field(ge=0)
@@ -77,11 +77,17 @@ class Takeover(BaseModel):
         (), description="anchors whose neighbourhoods stay with it; the bound counts them as won"
     )
 
+    @model_validator(mode="after")
+    def _no_more_than_there_are(self) -> Takeover:
+        if self.won > self.anchors:
+            raise ValueError(f"{self.won} of {self.anchors} anchors cannot be won")
+        return self
+
 
 class Routing(BaseModel):
     """What the routing lock (G3) made of a region's terms; a merge may have to redo it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     bias: float = Field(ge=0, description="nats taken off its score")
     margin: float = Field(0, ge=0, description="nats by which it must outbid the base")

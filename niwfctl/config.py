@@ -32,7 +32,7 @@ _Oid = Field(pattern=r"^[0-9a-f]{64}$")
 class BackboneConfig(BaseModel):
     """The pinned backbone."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     model: str = Field(description="`smollm2`, a folder, a GGUF file, or a hub id")
     revision: str | None = Field(None, description="commit of a hub model")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from niwfctl.errors import DataError
 
@@ -93,6 +94,14 @@ def _with_threads(platform: dict[str, str | int]) -> dict[str, str | int]:
 
 Platform = Annotated[dict[str, str | int], AfterValidator(_with_threads)]
 """What a computation ran on, as described by `niwfctl.backbone.platform`."""
+
+
+def _if_finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Measurement = Annotated[float | None, BeforeValidator(_if_finite)]
+"""A figure; None if there is none, and where a computation gave no finite one."""
 
 
 class Witness(BaseModel):

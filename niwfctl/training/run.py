@@ -9,7 +9,7 @@ from niwfstore import MalformedTensors, read_metadata
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from niwfctl.errors import FormatError, UsageError
-from niwfctl.records import SEEDS, Witness
+from niwfctl.records import SEEDS, Measurement, Witness
 
 FORMAT = 1
 LARGEST_RANK = 1024
@@ -163,17 +163,17 @@ class ValidationData(BaseModel):
 class Glance(BaseModel):
     """The state of a training at one step, on at most GLANCE_ROWS of its held-out rows."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, allow_inf_nan=False)
 
     step: int = Field(description="steps done; 0 is the base")
-    loss: float | None = Field(description="mean since the last glance, in nats a token")
+    loss: Measurement = Field(description="mean since the last glance, in nats a token")
     validation: float = Field(description="perplexity")
 
 
 class Run(BaseModel):
     """The record of one training run; kept in its checkpoint, then in the manifest."""
 
-    model_config = ConfigDict(defer_build=True)
+    model_config = ConfigDict(defer_build=True, allow_inf_nan=False)
 
     format: int = FORMAT
     id: str
@@ -193,9 +193,9 @@ class Run(BaseModel):
     versions: dict[str, str]
     step: int = 0
     steps: int
-    loss: float | None = None
-    base_perplexity: float | None = None
-    perplexity: float | None = None
+    loss: Measurement = None
+    base_perplexity: Measurement = None
+    perplexity: Measurement = None
     glances: tuple[Glance, ...] = ()
     seconds: float = 0.0
     tokens: int = 0

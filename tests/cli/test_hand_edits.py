@@ -54,6 +54,17 @@ WRONG: dict[str, Edit] = {
     "no layers": lambda all, region: region.update(layers=[]),
     "a scale that is no number": lambda all, region: region.update(scale=float("nan")),
     "an infinite scale": lambda all, region: region.update(scale=float("inf")),
+    "a bias that is infinite": lambda all, region: region["routing"].update(bias=float("inf")),
+    "a bound that is no number": lambda all, region: region["routing"]["base"].update(
+        bound=float("nan")
+    ),
+    "a shadow that is no number": lambda all, region: region["routing"].update(
+        shadow={"x": float("nan")}
+    ),
+    "more anchors won than there are": lambda all, region: region["routing"]["base"].update(
+        won=10**6
+    ),
+    "infinite seconds": lambda all, region: region["run"].update(seconds=float("inf")),
     "no radius": lambda all, region: region.update(radius=0),
     "no anchors": lambda all, region: region.update(anchors=-5),
     "no run": lambda all, region: region.pop("run"),
@@ -181,6 +192,23 @@ def test_show_prints_a_name_as_it_is(
 ) -> None:
     show_capability(committed.capability("apple").model_copy(update={"name": "x[red]"}), {})
     assert capsys.readouterr().out.startswith("capability x[red]  ")
+
+
+@pytest.mark.parametrize("figure", [float("nan"), float("inf")])
+def test_a_figure_that_is_not_finite_is_shown_as_none_and_stops_nothing(
+    niwfctl: Command, committed: Repository, figure: float
+) -> None:
+    def diverge(all: dict, region: dict) -> None:
+        region["run"].update(perplexity=figure, base_perplexity=figure, loss=figure)
+        region["run"]["glances"][-1].update(loss=figure)
+
+    commit(committed, edited(committed, diverge))
+    shown = niwfctl("-C", committed.path, "show", "apple", "--json")
+    assert shown.exit_code == 0 and json.loads(shown.stdout, parse_constant=pytest.fail)
+    run = committed.capability("apple").regions[0].run
+    assert run.perplexity is None and run.glances[-1].loss is None
+    for command in (["log"], ["show", "apple"], ["verify"]):
+        assert niwfctl("-C", committed.path, *command).exit_code == 0
 
 
 @pytest.mark.parametrize("edit", MISFIT.values(), ids=MISFIT)
