@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import os
 import random
-import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
@@ -19,16 +15,11 @@ from typing import TypeVar
 from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
 from niwfctl.several import Source, Sources, several, sources_of
+from niwfctl.training.files import lines, records
 from niwfctl.training.layouts import ACCEPTED, examples_of
 
 MOST_HELD_OUT = 256  # rows; more would take longer and hardly change the perplexity
-_LONGEST_FIELD = 2**31 - 1  # of CSV, the most any system allows; overlong rows are found by tokens
-_POINTER = "version https://git-lfs"
 _Row = TypeVar("_Row")
-_HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?")
-_OBJECTS_ON_LINES = re.compile(r"\s*\{.*\}[ \t\r]*\n\s*\{")
-
-Records = Iterator[tuple[str, object]]  # each with its origin
 
 
 def read_examples(sources: Sources) -> list[Example]:
@@ -157,7 +148,7 @@ def _examples(index: int, source: Source) -> list[Example]:
 
 def _read(source: str) -> list[Example]:
     try:
-        examples = [e for origin, record in _records(source) for e in examples_of(origin, record)]
+        examples = [e for origin, record in records(source) for e in examples_of(origin, record)]
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error.strerror or error}") from None
     if not examples:
@@ -169,7 +160,7 @@ def _prompts(source: str) -> list[Example]:
     try:
         examples = [
             Example((Message("user", line.strip()),), "", f"{source}:{number}")
-            for number, line in _lines(source)
+            for number, line in lines(source)
             if line.strip()
         ]
     except OSError as error:
@@ -177,124 +168,3 @@ def _prompts(source: str) -> list[Example]:
     if not examples:
         raise DataError(f"{source} holds no prompts: expected text, one prompt per line")
     return examples
-
-
-def _records(source: str) -> Records:
-    suffix = os.path.splitext(source)[1].lower()
-    if os.path.isfile(source):
-        if suffix in _READERS:
-            return _READERS[suffix](source)
-        raise DataError(f"{source} has an unknown suffix: expected one of {', '.join(_READERS)}")
-    if os.path.exists(source):
-        raise DataError(f"{source} is not a file: name the data files themselves")
-    hub = _HUB_NAME.fullmatch(source)
-    if hub and not hub[1].lower().endswith(tuple(_READERS)):
-        return _hub(source, hub[1], hub[2] or "train")
-    raise DataError(f"data file {source} does not exist: check its path")
-
-
-def _lines(source: str) -> Iterator[tuple[int, str]]:
-    with open(source, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                raise DataError(f"{source}:{number} is not UTF-8: save the file as UTF-8") from None
-
-
-def _jsonl(source: str) -> Records:
-    for number, line in _lines(source):
-        if text := line.rstrip():
-            yield f"{source}:{number}", _parse(text, source, number)
-
-
-def _json(source: str) -> Records:
-    text = "".join(line for _, line in _lines(source)).rstrip()
-    if _OBJECTS_ON_LINES.match(text):
-        yield from _jsonl(source)
-    elif text:
-        content = _parse(text, source, 1)
-        if isinstance(content, dict) and isinstance(content.get("data"), list):
-            content = content["data"]
-        for index, record in enumerate(content if isinstance(content, list) else [content]):
-            yield f"{source}[{index}]", record
-
-
-def _parse(text: str, source: str, line: int) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        if text.startswith(_POINTER):
-            raise DataError(
-                f"{source} is a Git LFS pointer in place of the data: get them with `git lfs pull "
-                f"--include {source}`"
-            ) from None
-        line += error.lineno - 1
-        reason = f"at column {error.colno} ({error.msg})"
-    except (ValueError, RecursionError) as error:  # too many digits, or brackets too deep
-        reason = f"that can be read ({error})"
-    raise DataError(f"{source}:{line} is not JSON {reason}: fix that line or write the file again")
-
-
-def _csv(source: str, delimiter: str) -> Records:
-    csv.field_size_limit(_LONGEST_FIELD)
-    rows = csv.reader((line for _, line in _lines(source)), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    origin = f"{source}:1"
-    try:
-        for row in rows:
-            if row and header:
-                if len(row) != len(header):
-                    raise csv.Error(f"{len(row)} fields where the header has {len(header)}")
-                yield origin, dict(zip(header, row, strict=True))
-            header = header or row
-            origin = f"{source}:{rows.line_num + 1}"
-    except csv.Error as error:
-        raise DataError(
-            f"{origin} is not CSV ({error}): put a field that holds delimiters, quotes or line "
-            "breaks in quotes, and double the quotes inside it"
-        ) from None
-
-
-def _parquet(source: str) -> Records:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise DataError(f"{source} needs pyarrow to be read: `pip install pyarrow`") from None
-    try:
-        with ParquetFile(source) as file:
-            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
-            yield from ((f"{source} row {index}", row) for index, row in enumerate(rows))
-    except (ArrowException, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{source} is not readable Parquet ({reason}): write it again") from None
-
-
-def _hub(source: str, name: str, part: str) -> Records:
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise DataError(
-            f"{source} is not a file, and reading it as a hub dataset needs the datasets library: "
-            "`pip install 'niwfctl[hub]'`"
-        ) from None
-    try:
-        rows = enumerate(load_dataset(name, split=part))
-        yield from ((f"{source} row {index}", row) for index, row in rows)
-    except Exception as error:  # the library documents no common base class
-        reason = str(error).partition("\n")[0]
-        raise DataError(
-            f"{source} is not a file, and cannot be loaded as a hub dataset ({reason}): "
-            "check its name and split"
-        ) from None
-
-
-_READERS: dict[str, Callable[[str], Records]] = {
-    ".json": _json,
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
-    ".csv": partial(_csv, delimiter=","),
-    ".tsv": partial(_csv, delimiter="\t"),
-    ".parquet": _parquet,
-}
