@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,7 +14,7 @@ from niwfctl.backbone.thoughts import answer_after, require_sound
 from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
 
-REMEMBERED = 64  # templates, and system turns, for which results are cached
+REMEMBERED = 64  # templates, and openings of conversations, for which results are cached
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Tokens:
     """One example as token ids: a prompt, and the answer with its end-of-turn token.
 
     Attributes:
-        skip: how many leading tokens of the prompt its coordinate leaves out, if a system turn
-            changes the usual number; else None.
+        skip: how many leading tokens of the prompt its coordinate leaves out, if a system turn or a
+            greeting changes the usual number; else None.
     """
 
     prompt: list[int]
@@ -151,23 +152,31 @@ def _written_after(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     return whole.rpartition(answer)[2]
 
 
-def system_skip(
+def opening_skip(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tokens: Sequence[int]
 ) -> int | None:
     """How many leading tokens of a conversation come before its user's first words.
 
-    None if it does not begin with a system turn: the number is then the same for every prompt.
+    None if it begins with the user's turn: the number is then the same for every such prompt.
+    Otherwise a system turn comes before them, or what the assistant says first.
     """
-    if messages[0].role != "system":
+    first = messages[0].role
+    if first not in ("system", "assistant"):
         return None
-    before = _before_user(tokenizer, chat_template(tokenizer), messages[0].content)
+    opening = (
+        messages[:1]
+        if first == "system"
+        else takewhile(lambda turn: turn.role == "assistant", messages)
+    )
+    before = _before_user(tokenizer, chat_template(tokenizer), tuple(opening))
     return common_prefix([tokens, before])
 
 
 @lru_cache(REMEMBERED)
-def _before_user(tokenizer: PreTrainedTokenizerBase, template: str, system: str) -> tuple[int, ...]:
-    turn = Message("system", system)
-    rows = [prompt_tokens(tokenizer, [turn, Message("user", word)]) for word in ("?", "A")]
+def _before_user(
+    tokenizer: PreTrainedTokenizerBase, template: str, opening: tuple[Message, ...]
+) -> tuple[int, ...]:
+    rows = [prompt_tokens(tokenizer, [*opening, Message("user", word)]) for word in ("?", "A")]
     return tuple(rows[0][: common_prefix(rows)])
 
 

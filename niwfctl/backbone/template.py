@@ -89,9 +89,14 @@ def render(
             add_generation_prompt=answer is None,
         )
     except TemplateError as error:
+        expected = "expected user and assistant turns in alternation"
+        if messages[0].role == "assistant":
+            expected = (
+                "here the user speaks first, so leave out what the assistant says before, or make "
+                "it a system turn"
+            )
         raise DataError(
-            f"the backbone's chat template refuses this conversation ({error}): expected user and "
-            "assistant turns in alternation"
+            f"the backbone's chat template refuses this conversation ({error}): {expected}"
         ) from error
 
 

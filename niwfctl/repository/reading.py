@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from niwfctl.backbone.load import Backbone
-from niwfctl.backbone.prompts import Tokens, encode, prompt_tokens, system_skip
+from niwfctl.backbone.prompts import Tokens, encode, opening_skip, prompt_tokens
 from niwfctl.config import FieldConfig
 from niwfctl.errors import DataError, UsageError
 from niwfctl.records import Example, Message
@@ -95,13 +95,13 @@ class Reader:
             DataError: the template refuses it.
         """
         tokens = prompt_tokens(self.backbone.tokenizer, messages)
-        own = self._system_skip(messages, tokens)
+        own = self._opening_skip(messages, tokens)
         return tokens, self.skip if own is None else own
 
-    def _system_skip(self, messages: Sequence[Message], tokens: list[int]) -> int | None:
+    def _opening_skip(self, messages: Sequence[Message], tokens: list[int]) -> int | None:
         if not self._skips_system:
             return None
-        return system_skip(self.backbone.tokenizer, messages, tokens)
+        return opening_skip(self.backbone.tokenizer, messages, tokens)
 
     def skipped(self, tokens: Sequence[int]) -> int:
         """How many leading tokens of a plain text its coordinate leaves out.
@@ -133,7 +133,7 @@ class Reader:
                 f"an example cannot be {_a(example)}: give Examples, as `read_examples` makes them"
             )
         row = encode(self.backbone.tokenizer, example)
-        return replace(row, skip=self._system_skip(example.messages, row.prompt))
+        return replace(row, skip=self._opening_skip(example.messages, row.prompt))
 
     def expected(self, examples: Sequence[Example]) -> list[str]:
         """What `answers` would return if each answer were the example's, template and all.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -16,7 +17,10 @@ from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
 from niwfctl.several import Source, Sources, several, sources_of
 from niwfctl.training.files import lines, records
-from niwfctl.training.layouts import ACCEPTED, examples_of
+from niwfctl.training.layouts import ACCEPTED, Answers, answers_of
+from niwfctl.training.processes import leads
+
+logger = logging.getLogger(__name__)
 
 MOST_HELD_OUT = 256  # rows; more would take longer and hardly change the perplexity
 _Row = TypeVar("_Row")
@@ -35,7 +39,9 @@ def read_examples(sources: Sources) -> list[Example]:
     """
     if not (given := sources_of(sources)):
         raise DataError("no data is given: name at least one file or hub dataset")
-    return [example for index, one in enumerate(given) for example in _examples(index, one)]
+    read = [record for index, one in enumerate(given) for record in _records(index, one)]
+    _tell_of_unasked(read)
+    return [example for record in read for example in record.examples]
 
 
 def read_prompts(sources: Iterable[str | Path]) -> list[Example]:
@@ -137,23 +143,37 @@ def _thought(one: Message | Example) -> list[str]:
     return [] if one.reasoning_content is None else [one.reasoning_content]
 
 
-def _examples(index: int, source: Source) -> list[Example]:
+def _records(index: int, source: Source) -> list[Answers]:
     if isinstance(source, str | Path):
         return _read(str(source))
     origin = f"record {index}"
     if isinstance(source, Example):
-        return [source if source.origin else replace(source, origin=origin)]
-    return examples_of(origin, source)
+        named = source if source.origin else replace(source, origin=origin)
+        return [Answers([named], unasked=False)]
+    return [answers_of(origin, source)]
 
 
-def _read(source: str) -> list[Example]:
+def _read(source: str) -> list[Answers]:
     try:
-        examples = [e for origin, record in records(source) for e in examples_of(origin, record)]
+        found = [answers_of(origin, record) for origin, record in records(source)]
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error.strerror or error}") from None
-    if not examples:
+    if not found:
         raise DataError(f"{source} holds no records: {ACCEPTED} in at least one")
-    return examples
+    return found
+
+
+def _tell_of_unasked(read: Sequence[Answers]) -> None:
+    """Warns of what is not learned although nothing says so."""
+    unasked = [record.examples[0].origin for record in read if record.unasked]
+    if unasked and leads():
+        logger.warning(
+            "%d of %d records, the first being %s, begin with a turn of the assistant: it has no "
+            "prompt, so it is read but not learned; give it a weight of 0 to say so yourself",
+            len(unasked),
+            len(read),
+            unasked[0],
+        )
 
 
 def _prompts(source: str) -> list[Example]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from niwfctl.errors import DataError
 from niwfctl.records import OTHER_ROLES, ROLES, Example, Message, joined
@@ -25,10 +26,21 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS = {dict: "an object", list: "an array", str: "a string", type(None): "null"}
 
 
-def examples_of(origin: str, record: object) -> list[Example]:
+@dataclass(frozen=True)
+class Answers:
     """The answers of a record, each with the turns before it.
 
-    Columns that are not part of the conversation are ignored.
+    Attributes:
+        unasked: whether the assistant speaks first, and what it says was not marked as not to be
+            learned. Having no prompt, it only stands before the answers that follow.
+    """
+
+    examples: list[Example]
+    unasked: bool
+
+
+def answers_of(origin: str, record: object) -> Answers:
+    """The answers of a record; columns that are not part of the conversation are ignored.
 
     Args:
         origin: of the record, for error messages.
@@ -43,12 +55,15 @@ def examples_of(origin: str, record: object) -> list[Example]:
     answers = [place for place in learned if turns[place].role == "assistant"]
     if not answers:
         raise DataError(f"{origin} has no answer: expected at least one turn of the assistant")
-    if turns[0].role == "assistant":
-        raise DataError(f"{origin} has no prompt: expected a turn before the assistant's first")
-    return [
+    asked = next((place for place, turn in enumerate(turns) if turn.role != "assistant"), None)
+    if asked is None or answers[-1] < asked:
+        raise DataError(f"{origin} has no prompt: expected a turn before one of the assistant's")
+    examples = [
         Example(tuple(turns[:place]), turns[place].content, origin, turns[place].reasoning_content)
         for place in answers
+        if place > asked
     ]
+    return Answers(examples, unasked=answers[0] < asked)
 
 
 class _Wrong(Exception):

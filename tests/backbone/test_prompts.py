@@ -17,8 +17,8 @@ from niwfctl.backbone.prompts import (
     Tokens,
     common_prefix,
     encode,
+    opening_skip,
     prompt_tokens,
-    system_skip,
     turn_end,
 )
 from niwfctl.backbone.scoring import Scorer
@@ -220,11 +220,33 @@ def test_what_a_system_turn_brings_is_known_from_what_a_user_says(
 ) -> None:
     messages = [Message("system", words), *ADD.messages]
     tokens = prompt_tokens(chatml, messages)
-    skip = system_skip(chatml, messages, tokens)
+    skip = opening_skip(chatml, messages, tokens)
     assert chatml.decode(tokens[:skip]) == (
         f"<|im_start|>system\n{words}<|im_end|>\n<|im_start|>user\n"
     )
-    assert system_skip(chatml, ADD.messages, prompt_tokens(chatml, ADD.messages)) is None
+    assert opening_skip(chatml, ADD.messages, prompt_tokens(chatml, ADD.messages)) is None
+
+
+def test_what_an_assistant_says_first_is_known_from_what_a_user_says(
+    chatml: PreTrainedTokenizerBase,
+) -> None:
+    messages = [Message("assistant", "Hi!"), Message("assistant", "Well?"), *ADD.messages]
+    tokens = prompt_tokens(chatml, messages)
+    assert chatml.decode(tokens[: opening_skip(chatml, messages, tokens)]).endswith(
+        "<|im_start|>assistant\nHi!<|im_end|>\n<|im_start|>assistant\nWell?<|im_end|>\n"
+        "<|im_start|>user\n"
+    )
+
+
+def test_a_template_in_which_the_user_speaks_first_says_what_to_do_with_a_greeting(
+    plain: PreTrainedTokenizerBase,
+) -> None:
+    plain.chat_template = (
+        "{% if messages[0].role != 'user' %}{{ raise_exception('alternate') }}{% endif %}"
+    )
+    greeted = Example((Message("assistant", "Hi!"), *ADD.messages), "5", "a.jsonl:3")
+    with pytest.raises(DataError, match=r"^a.jsonl:3: .*leave out what .* make it a system turn"):
+        encode(plain, greeted)
 
 
 def test_a_system_turn_that_a_template_writes_later_is_not_looked_for_before(
@@ -237,7 +259,7 @@ def test_a_system_turn_that_a_template_writes_later_is_not_looked_for_before(
         ([system, *TALK.messages], "<s>[INST] "),
     ):
         tokens = prompt_tokens(plain, messages)
-        assert plain.decode(tokens[: system_skip(plain, messages, tokens)]) == before
+        assert plain.decode(tokens[: opening_skip(plain, messages, tokens)]) == before
 
 
 @given(answer=st.text(st.characters(codec="utf-8"), min_size=1))

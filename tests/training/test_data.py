@@ -92,6 +92,31 @@ def test_a_turn_of_weight_0_is_read_and_not_learned(write: Write) -> None:
         read_examples([none])
 
 
+GREETED = [{"role": "assistant", "content": "Hi, I am Ada."}, *CHAT["messages"][1:]]
+
+
+def test_what_an_assistant_says_first_is_read_and_not_learned_and_this_is_told(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write("a.jsonl", PAIR, {"messages": GREETED})
+    turns = tuple(Message(**turn) for turn in GREETED)
+    assert read_examples([path])[1:] == [
+        Example(turns[:2], "Hello", f"{path}:2"),
+        Example(turns[:4], "Farewell", f"{path}:2"),
+    ]
+    (said,) = caplog.messages
+    assert said.startswith(f"1 of 2 records, the first being {path}:2, begin with a turn of the")
+
+
+def test_a_first_turn_of_weight_0_is_read_without_a_word(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    turns = [GREETED[0] | {"weight": 0}, *GREETED[1:]]
+    (first, _) = read_examples([write("a.jsonl", {"messages": turns})])
+    assert first.messages[0] == Message("assistant", "Hi, I am Ada.")
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("record", [ALPACA, PAIR, {"conversations": SHAREGPT["conversations"][1:]}])
 def test_a_system_column_is_the_first_turn(write: Write, record: dict) -> None:
     (example,) = read_examples([write("a.jsonl", record | {"system": "Be brief."})])
@@ -148,7 +173,8 @@ def test_columns_that_hold_nothing_are_no_matter(write: Write, empty: object) ->
         ({"messages": "Hi"}, "has a string for `messages`: expected an array of turns"),
         ({"messages": []}, "has no answer: expected at least one turn of the assistant"),
         ({"messages": CHAT["messages"][:2]}, "has no answer"),
-        ({"messages": CHAT["messages"][2:]}, "has no prompt: expected a turn before"),
+        ({"messages": GREETED[:2]}, "has no prompt: expected a turn before"),
+        ({"messages": GREETED[:1]}, "has no prompt: expected a turn before"),
         ({"messages": ["Hi"]}, "has a wrong `messages[0]`: expected an object with `role` and"),
         ({"messages": [{"role": "user"}]}, "has a wrong `messages[0]`"),
         (
