@@ -14,6 +14,7 @@ from niwfctl.cli.options import (
     AsJson,
     Manual,
     MaxTakeover,
+    SkipEmpty,
     Supersede,
     inside,
 )
@@ -96,6 +97,7 @@ def import_adapter(
         "max_length"
     ],
     skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave out longer rows.")] = False,
+    skip_empty: SkipEmpty = False,
     drop_below_tap: Annotated[
         bool,
         typer.Option(
@@ -122,7 +124,9 @@ def import_adapter(
             [inside(ctx.obj, source) for source in data or []],
             prompts=[ctx.obj / source for source in prompts or []],
             message=message,
-            options=TrainingOptions(max_length=max_length, skip_long=skip_long),
+            options=TrainingOptions(
+                max_length=max_length, skip_long=skip_long, skip_empty=skip_empty
+            ),
             routing=RoutingOptions(max_takeover, manual, tuple(supersede or ()), accept_shadow),
             drop_below_tap=drop_below_tap,
             report=report,

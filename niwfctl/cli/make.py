@@ -16,6 +16,7 @@ from niwfctl.cli.options import (
     AsJson,
     Manual,
     MaxTakeover,
+    SkipEmpty,
     Supersede,
     inside,
     template_args,
@@ -167,6 +168,7 @@ def train(
         ),
     ] = False,
     skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave out longer rows.")] = False,
+    skip_empty: SkipEmpty = False,
     val_data: Annotated[
         list[str] | None,
         typer.Option(help="Measure on these records, of the same kind as --data; repeatable."),
@@ -286,6 +288,8 @@ def train(
     if run.skipped_rows:
         longest = run.options.max_length
         out.print(f"  {run.skipped_rows} rows longer than {longest} tokens were left out")
+    if run.empty_records:
+        out.print(f"  {run.empty_records} records with an empty answer were left out")
     out.print(f"  commit it with: niwfctl commit {name} -m MESSAGE", markup=False)
 
 

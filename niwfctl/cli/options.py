@@ -46,6 +46,10 @@ AcceptShadow = Annotated[
     bool, typer.Option("--accept-shadow", help="Commit even if earlier ones own its prompts.")
 ]
 
+SkipEmpty = Annotated[
+    bool, typer.Option("--skip-empty", help="Leave out records with an empty answer.")
+]
+
 
 DEFAULTS = {name: field.default for name, field in TrainingOptions.model_fields.items()}
 STANDARD_INPUT = "-"  # in place of a prompt

@@ -48,6 +48,7 @@ def run_json(run: Run) -> Json:
         "rows": run.rows,
         "held_out_rows": run.held_out_rows,
         "skipped_rows": run.skipped_rows,
+        "empty_records": run.empty_records,
         "options": dict(run.options),
         "reused": [one.model_dump() for one in run.reused],
         "adapter": dict(run.adapter) if run.adapter else None,

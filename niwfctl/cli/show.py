@@ -73,7 +73,8 @@ def _region_lines(entry: RegionEntry, name: str, owner: Mapping[str, str]) -> di
         lines |= {
             "data": _data_line(run),
             "rows": f"{run.rows} to learn from, {run.held_out_rows} held out, "
-            f"{run.skipped_rows} left out",
+            f"{run.skipped_rows} left out"
+            + (f", {run.empty_records} records had an empty answer" if run.empty_records else ""),
             "training": _training_line(run),
             "perplexity": perplexity_line(run),
         }

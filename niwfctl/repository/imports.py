@@ -89,19 +89,21 @@ def import_adapter(
             "what an adapter still does without its lowest layers has to be measured: give --data "
             "with --drop-below-tap, not --prompts"
         )
-    measured_on = Data.read(data) if data else None
+    options = options or TrainingOptions()
+    measured_on = Data.read(data, options.skip_empty) if data else None
     examples = measured_on.examples if measured_on else read_prompts(prompts)
     sources = measured_on.sources if measured_on else prompts
     report(Progress("loading the backbone", 0, 0))
     model = Model(repository)
     decoder, sites = decoder_path(model.backbone.model), model.adapter.sites
     adapter = read_adapter(folder, config, decoder, sites, drop_below_tap)
-    options = _of_adapter(adapter, options or TrainingOptions())
+    options = _of_adapter(adapter, options)
     rows = encoded(model, examples, options)
     report(Progress("reading coordinates", 0, 0))
     region = _region(model, adapter, rows, options)
     measured, probe = _measured(model, region, rows, options, report)
     details = {"origin": "imported", "steps": 0, "adapter": _kept(adapter, config), **measured}
+    details["empty_records"] = measured_on.empty if measured_on else 0
     run = new_run(model, name, sources, data_hash(examples), rows, options, **details)
     with storing(), repository.writing():
         entry = seal(repository, run, region, probe)

@@ -28,7 +28,7 @@ from niwfctl.field.precision import chosen_precision
 from niwfctl.records import Example
 from niwfctl.repository.model import AUTO, Model
 from niwfctl.several import Sources, names_of, sources_of
-from niwfctl.training.data import data_hash, read_examples
+from niwfctl.training.data import data_hash, read
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -53,22 +53,28 @@ class Data:
 
     Attributes:
         sources: names of where they come from.
+        empty: how many records were left out, an answer of theirs being empty.
     """
 
     examples: tuple[Example, ...]
     hash: str
     sources: tuple[str, ...] = ()
+    empty: int = 0
 
     @classmethod
-    def read(cls, sources: Sources) -> Data:
+    def read(cls, sources: Sources, skip_empty: bool = False) -> Data:
         """Reads every source, in order.
+
+        Args:
+            skip_empty: leave records with an empty answer out instead of refusing them.
 
         Raises:
             DataError: a source cannot be read, or a record in it is not an example.
         """
         given = sources_of(sources)
-        examples = read_examples(given)
-        return cls(tuple(examples), data_hash(examples), tuple(names_of(given)))
+        found = read(given, skip_empty)
+        hashed = data_hash(found.examples)
+        return cls(tuple(found.examples), hashed, tuple(names_of(given)), found.empty)
 
 
 @dataclass(frozen=True)

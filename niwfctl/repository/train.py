@@ -160,7 +160,8 @@ def _data(
         val_data = _again(name, previous.val_data.sources if previous.val_data else (), val_data)
     elif val_data and "val_split" in options.model_fields_set:
         raise UsageError("--val-data and --val-split exclude each other: give one of them")
-    training, validation = Data.read(data), Data.read(val_data) if val_data else None
+    training = Data.read(data, options.skip_empty)
+    validation = Data.read(val_data, options.skip_empty) if val_data else None
     if previous:
         before = previous.data_hash, previous.val_data and previous.val_data.data_hash
         if before != (training.hash, validation and validation.hash):
@@ -226,7 +227,8 @@ def _new(
     val_data = validation and ValidationData(
         sources=resolved(validation.sources), data_hash=validation.hash
     )
-    details = {"steps": _steps(options, rows), "val_data": val_data}
+    empty = training.empty + (validation.empty if validation else 0)
+    details = {"steps": _steps(options, rows), "val_data": val_data, "empty_records": empty}
     run = new_run(model, name, training.sources, training.hash, rows, options, **details)
     if AUTO_NAME in options.reuse:
         report(Progress("choosing bases", 0, 0))

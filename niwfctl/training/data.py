@@ -8,7 +8,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
@@ -22,26 +22,48 @@ from niwfctl.training.processes import leads
 
 logger = logging.getLogger(__name__)
 
+NAMED = 5  # records in a message, at most
 MOST_HELD_OUT = 256  # rows; more would take longer and hardly change the perplexity
 _Row = TypeVar("_Row")
 
 
-def read_examples(sources: Sources) -> list[Example]:
+@dataclass(frozen=True)
+class Reading:
+    """What was read.
+
+    Attributes:
+        empty: how many records were left out, an answer of theirs being empty.
+    """
+
+    examples: list[Example]
+    empty: int
+
+
+def read_examples(sources: Sources, skip_empty: bool = False) -> list[Example]:
+    """The examples that `read` finds."""
+    return read(sources, skip_empty).examples
+
+
+def read(sources: Sources, skip_empty: bool = False) -> Reading:
     """Reads every source, in order.
 
     Args:
         sources: paths of .json, .jsonl, .ndjson, .csv, .tsv or .parquet files, or hub datasets
             as `owner/name:split`; the split is `train` when left out. Also records, such as the
             rows of a `datasets.Dataset`, and examples.
+        skip_empty: leave records out in which an answer is empty, instead of refusing them.
 
     Raises:
         DataError: a source cannot be read, or a record in it is not an example.
     """
     if not (given := sources_of(sources)):
         raise DataError("no data is given: name at least one file or hub dataset")
-    read = [record for index, one in enumerate(given) for record in _records(index, one)]
-    _tell_of_unasked(read)
-    return [example for record in read for example in record.examples]
+    found = [record for index, one in enumerate(given) for record in _records(index, one)]
+    empty = [record for record in found if record.empty]
+    if empty and (len(empty) == len(found) or not skip_empty):
+        raise DataError(_of_empty(empty, len(found)))
+    _tell_of_unasked(found)
+    return Reading([example for record in found for example in record.examples], len(empty))
 
 
 def read_prompts(sources: Iterable[str | Path]) -> list[Example]:
@@ -149,7 +171,7 @@ def _records(index: int, source: Source) -> list[Answers]:
     origin = f"record {index}"
     if isinstance(source, Example):
         named = source if source.origin else replace(source, origin=origin)
-        return [Answers([named], unasked=False)]
+        return [Answers(named.origin, [named])]
     return [answers_of(origin, source)]
 
 
@@ -163,9 +185,26 @@ def _read(source: str) -> list[Answers]:
     return found
 
 
+def _of_empty(empty: Sequence[Answers], count: int) -> str:
+    """Says of which records, of so many, an answer is empty."""
+    if len(empty) == count:
+        return (
+            f"{empty[0].origin} {empty[0].empty}, as has every record: write what is to be learned"
+        )
+    way = "leave the record out, as `train` and `import` do with --skip-empty"
+    if len(empty) == 1:
+        return f"{empty[0].origin} {empty[0].empty}: write one, or {way}"
+    named = [record.origin for record in empty[:NAMED]]
+    more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
+    return (
+        f"{len(empty)} of {count} records have an empty answer ({', '.join(named)}{more}): write "
+        f"one, or {way}"
+    )
+
+
 def _tell_of_unasked(read: Sequence[Answers]) -> None:
     """Warns of what is not learned although nothing says so."""
-    unasked = [record.examples[0].origin for record in read if record.unasked]
+    unasked = [record.origin for record in read if record.unasked]
     if unasked and leads():
         logger.warning(
             "%d of %d records, the first being %s, begin with a turn of the assistant: it has no "

@@ -31,12 +31,17 @@ class Answers:
     """The answers of a record, each with the turns before it.
 
     Attributes:
+        origin: of the record.
+        examples: none if an answer is empty.
         unasked: whether the assistant speaks first, and what it says was not marked as not to be
             learned. Having no prompt, it only stands before the answers that follow.
+        empty: what is empty, where an answer is, as `has an empty …`.
     """
 
+    origin: str
     examples: list[Example]
-    unasked: bool
+    unasked: bool = False
+    empty: str = ""
 
 
 def answers_of(origin: str, record: object) -> Answers:
@@ -50,6 +55,8 @@ def answers_of(origin: str, record: object) -> Answers:
     """
     try:
         turns, learned = _chat(record)
+    except _Empty as empty:
+        return Answers(origin, [], empty=str(empty))
     except _Wrong as wrong:
         raise DataError(f"{origin} {wrong}") from None
     answers = [place for place in learned if turns[place].role == "assistant"]
@@ -63,11 +70,15 @@ def answers_of(origin: str, record: object) -> Answers:
         for place in answers
         if place > asked
     ]
-    return Answers(examples, unasked=answers[0] < asked)
+    return Answers(origin, examples, unasked=answers[0] < asked)
 
 
 class _Wrong(Exception):
     """What is wrong with a record; the message follows its origin."""
+
+
+class _Empty(_Wrong):
+    """An answer of a record is empty, null or blank."""
 
 
 def _chat(record: object) -> tuple[list[Message], list[int]]:
@@ -98,14 +109,17 @@ def _turns_of(given: Mapping[str, object], record: dict) -> tuple[list[Message],
             more = others.get("input", "")
             if not isinstance(more, str) or more.strip():  # blank means no input
                 prompt += "\n\n" + _text("input", more)
-            return [Message("user", prompt), Message("assistant", _text("output", answer))], [1]
+            return [Message("user", prompt), Message("assistant", _answer("output", answer))], [1]
         case {"prompt": list(prompt), "completion": list(answer)}:
             before = _turns("prompt", prompt)
             turns = before + _turns("completion", answer)
             return turns, [len(before) + place for place in _learned(answer)]
         case {"prompt": prompt, "completion": answer}:
-            prompt, answer = _text("prompt", prompt), _text("completion", answer)
+            prompt, answer = _text("prompt", prompt), _answer("completion", answer)
             return [Message("user", prompt), Message("assistant", answer)], [1]
+    for prompt, answer in (("instruction", "output"), ("prompt", "completion")):
+        if prompt in given and answer in record:
+            _answer(answer, None)
     found = [f"`{column}`" + " (null)" * (value is None) for column, value in record.items()]
     raise _Wrong(f"has the wrong columns ({', '.join(found) or 'none'}): {ACCEPTED}")
 
@@ -127,7 +141,8 @@ def _turns(column: str, turns: object, by: str = "role", says: str = "content") 
             raise _Wrong(f"has the unknown {by} {found} in `{name}`: expected {known}")
         content = _joined(f"{name}.{says}", turn[says])
         silent = role in ("system", "tool") and content == ""
-        content = "" if silent else _text(f"{name}.{says}", content)
+        read = _answer if role == "assistant" else _text
+        content = "" if silent else read(f"{name}.{says}", content)
         reasoning = _reasoning(name, turn, content) if role == "assistant" else None
         messages.append(Message(role, content, reasoning))
     return messages
@@ -182,6 +197,17 @@ def _joined(name: str, content: object) -> object:
         return joined(content)
     except ValueError as error:
         raise _Wrong(f"has a wrong `{name}`: {error}") from None
+
+
+def _answer(name: str, value: object) -> str:
+    """What is to be learned.
+
+    Raises:
+        _Empty, _Wrong: it is empty, or no text.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise _Empty(f"has an empty `{name}`")
+    return _text(name, value)
 
 
 def _text(name: str, value: object) -> str:

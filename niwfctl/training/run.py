@@ -48,6 +48,11 @@ class TrainingOptions(BaseModel):
         False, description="compute activations again for the gradient instead of keeping them"
     )
     skip_long: bool = Field(False, description="leave longer rows out instead of refusing them")
+    skip_empty: bool = Field(
+        False,
+        description="leave records with an empty answer out instead of refusing them",
+        exclude_if=_is_default,
+    )
     val_split: float = Field(0.05, gt=0, lt=1, description="share of rows held out")
     eval_steps: int | None = Field(
         None,
@@ -185,6 +190,7 @@ class Run(BaseModel):
     rows: int
     held_out_rows: int
     skipped_rows: int = 0
+    empty_records: int = Field(0, exclude_if=_is_default)
     options: TrainingOptions
     reused: tuple[Reused, ...] = ()
     adapter: ImportedAdapter | None = None

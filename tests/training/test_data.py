@@ -7,7 +7,7 @@ from records import ALPACA, CHAT, PAIR, SHAREGPT, refusal, user
 
 from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
-from niwfctl.training.data import read_examples
+from niwfctl.training.data import read, read_examples
 
 Write = Callable[..., str]
 
@@ -159,9 +159,10 @@ def test_columns_that_hold_nothing_are_no_matter(write: Write, empty: object) ->
         (7, "is the value 7 where an object is needed"),
         ({"question": "a", "answer": "b"}, "has the wrong columns (`question`, `answer`)"),
         ({}, "has the wrong columns (none)"),
-        ({"instruction": "a", "output": None}, "has the wrong columns (`instruction`, `output` (n"),
+        ({"instruction": "a", "output": None}, "has an empty `output`: write one"),
         (PAIR | {"completion": ""}, "has an empty `completion`"),
         (PAIR | {"completion": " \n"}, "has an empty `completion`"),
+        ({"prompt": "a", "completion": None, "messages": None}, "has an empty `completion`"),
         (PAIR | {"completion": 3}, "has the value 3 for `completion`: expected a string"),
         (PAIR | {"completion": ["a"]}, "has an array for `completion`: expected a string"),
         (PAIR | {"prompt": ""}, "has an empty `prompt`"),
@@ -213,6 +214,33 @@ def test_a_wrong_record_is_refused_by_file_and_line(
 ) -> None:
     path = write("a.jsonl", ALPACA, record)
     assert refusal(path).startswith(f"{path}:2 {message}")
+
+
+EMPTY = [PAIR | {"completion": answer} for answer in ("", None, " \n")]
+SILENT = {"messages": [*CHAT["messages"][:2], {"role": "assistant", "content": None}]}
+
+
+def test_empty_answers_are_counted_and_named_in_one_refusal(write: Write) -> None:
+    path = write("a.jsonl", PAIR, *EMPTY)
+    assert refusal(path) == (
+        f"3 of 4 records have an empty answer ({path}:2, {path}:3, {path}:4): write one, or leave "
+        "the record out, as `train` and `import` do with --skip-empty"
+    )
+    many = write("b.jsonl", PAIR, *EMPTY, *EMPTY)
+    assert f"{many}:6 and 1 more): write" in refusal(many)
+
+
+def test_records_with_an_empty_answer_can_be_left_out(write: Write) -> None:
+    path = write("a.jsonl", *EMPTY, SILENT, PAIR)
+    found = read([path], skip_empty=True)
+    assert found.examples == [Example(user("Why?"), "Because.", f"{path}:5")] and found.empty == 4
+
+
+def test_nothing_is_left_out_if_every_answer_is_empty(write: Write) -> None:
+    path = write("a.jsonl", *EMPTY)
+    with pytest.raises(DataError, match="has an empty `completion`, as has every record: write"):
+        read([path], skip_empty=True)
+    assert "--skip-empty" not in refusal(path)
 
 
 def test_wrong_columns_are_answered_with_the_accepted_formats(write: Write) -> None:

@@ -151,7 +151,7 @@ def test_a_table_of_several_formats_is_read_by_the_filled_columns(write_parquet:
 
 def test_a_wrong_parquet_row_is_named(write_parquet: Write) -> None:
     path = write_parquet("a.parquet", PAIR, PAIR | {"completion": None})
-    assert refusal(path).startswith(f"{path} row 1 has the wrong columns (`prompt`, `completion` (")
+    assert refusal(path).startswith(f"{path} row 1 has an empty `completion`: write one")
 
 
 def test_a_long_wrong_value_is_told_in_short(write_parquet: Write) -> None:
