@@ -63,9 +63,13 @@ def encoded(
     limit = min(options.max_length, model.longest)
     if leads():
         _warn_of_marks(model, [*examples, *held_out])
+    rows = [[pair for pair in part if pair[1].answer or not pair[0].answer] for part in rows]
+    lengths = [[len(row) for _, row in part] for part in rows]
+    for what, part in zip(("to learn from", "held out"), lengths, strict=True):
+        _require_any(what, part, limit, model.longest)
     if not options.skip_long:
         _require_short([pair for part in rows for pair in part], limit, model.longest)
-    learned, measured = (_kept(part, limit, model.longest) for part in rows)
+    learned, measured = ([row for _, row in part if len(row) <= limit] for part in rows)
     skipped = sum(map(len, parts)) - len(learned) - len(measured)
     return Rows(learned, measured, skipped)
 
@@ -115,32 +119,42 @@ def _require_short(rows: Sequence[tuple[Example, Tokens]], limit: int, readable:
     if not longer:
         return
     longest, origin = max(longer, key=lambda one: one[0])
-    most = f"--max-length {limit}" if limit < readable else f"the backbone reads ({limit})"
     ways = [f"raise it to {longest}"] if longest <= readable else []
     raise DataError(
-        f"{len(longer)} of {len(rows)} rows are longer, with their prompts, than {most}, and "
-        f"{origin} has {longest}: {', or '.join([*ways, 'leave them out with --skip-long'])}"
+        f"{len(longer)} of {len(rows)} rows are longer, with their prompts, than "
+        f"{_most(limit, readable)}, and {origin} has {longest}: "
+        f"{', or '.join([*ways, 'leave them out with --skip-long'])}"
     )
 
 
-def _kept(rows: Sequence[tuple[Example, Tokens]], limit: int, readable: int) -> list[Tokens]:
-    """The rows of one part of the data that are short enough and have an answer, if one was given.
+def _require_any(what: str, lengths: Sequence[int], limit: int, readable: int) -> None:
+    """Requires that some rows of one part of the data have at most `limit` tokens.
 
-    Raises:
-        DataError: there is none.
+    Args:
+        what: the part.
+        lengths: of its rows, in tokens.
+        readable: how many the backbone reads.
     """
-    kept = [
-        row for example, row in rows if len(row) <= limit and (row.answer or not example.answer)
-    ]
-    if not kept:
-        longest = max(len(row) for _, row in rows)
-        most = f"the {limit} tokens that the backbone reads"
-        if limit < readable:
-            most = f"--max-length {limit}, so raise it to {min(longest, readable)}"
-        raise DataError(
-            f"no row is left: all {len(rows)} rows of one part of the data are longer than {most}"
-        )
-    return kept
+    if not lengths:
+        raise DataError(f"no row {what} has an answer once the backbone's chat template wrote it")
+    shortest, longest = min(lengths), max(lengths)
+    if shortest <= limit:
+        return
+    if longest <= readable:
+        way = f"raise it, to {longest} for all of them"
+    elif shortest <= readable:
+        way = f"raise it, at most to {readable}, with --skip-long"
+    else:
+        way = "split the texts into shorter ones"
+    raise DataError(
+        f"all {len(lengths)} rows {what} are longer, with their prompts, than "
+        f"{_most(limit, readable)}, the shortest having {shortest} tokens: {way}"
+    )
+
+
+def _most(limit: int, readable: int) -> str:
+    """What sets the limit of a row's tokens."""
+    return f"--max-length {limit}" if limit < readable else f"the backbone reads ({limit})"
 
 
 def _warn_of_marks(model: Model, examples: Sequence[Example]) -> None:

@@ -146,7 +146,7 @@ def test_a_row_longer_than_the_backbone_reads_is_not_blamed_on_an_option(
 ) -> None:
     data = write_data(tmp_path / "long.jsonl", word="long " * 150)
     options = QUICK.model_copy(update={"max_length": 1000})
-    with pytest.raises(DataError, match=r"than the backbone reads \(512\), .* leave them out"):
+    with pytest.raises(DataError, match=r"than the backbone reads \(512\), .* split the texts"):
         committed.train("long", [data], options)
 
 

@@ -9,10 +9,12 @@ from conftest import QUICK
 from tiny import write_data
 from typer.testing import Result
 
-from niwfctl.errors import TrainingInterrupted
+from niwfctl.errors import DataError, TrainingInterrupted
 from niwfctl.repository import Repository
+from niwfctl.training.run import TrainingOptions
 
 Command = Callable[..., Result]
+LONG = TrainingOptions(steps=3, max_length=60, skip_long=True)
 LEAVING = QUICK.model_copy(update={"skip_empty": True})
 
 
@@ -51,3 +53,29 @@ def test_a_training_that_leaves_nothing_out_is_recorded_as_earlier_versions_read
 ) -> None:
     run = fresh.train("apple", write_data(tmp_path / "all.jsonl", rows=8), QUICK)
     assert "empty" not in run.model_dump_json()
+
+
+def sized(path: Path, *words: int) -> Path:
+    """Records of different prompts and about five tokens a word; the tiny backbone reads 512."""
+    records = ({"prompt": f"{place}", "completion": "long " * n} for place, n in enumerate(words))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ([30, 40, 50], r"--max-length 60, the shortest .*: raise it, to \d{3} for all of them$"),
+        ([30, 40, 900], "--max-length 60, .*: raise it, at most to 512, with --skip-long$"),
+        ([800, 900], "--max-length 60, .*: split the texts into shorter ones$"),
+    ],
+)
+def test_what_is_advised_where_no_row_is_short_enough_can_work(
+    fresh: Repository, tmp_path: Path, words: list[int], advice: str
+) -> None:
+    data, short = sized(tmp_path / "long.jsonl", *words), sized(tmp_path / "short.jsonl", 1, 1)
+    for options in (LONG, LONG.model_copy(update={"skip_long": False})):
+        with pytest.raises(DataError, match=f"^all {len(words)} rows to learn from .*{advice}"):
+            fresh.train("apple", data, options, val_data=short)
+    with pytest.raises(DataError, match=f"^all {len(words)} rows held out .*{advice}"):
+        fresh.train("apple", short, LONG, val_data=data)
