@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from niwfctl.errors import DataError
+from niwfctl.training.layouts import LAYOUTS
 
 _LONGEST_FIELD = 2**31 - 1  # of CSV, the most any system allows; overlong rows are found by tokens
+_DELIMITERS = ",;\t"
 _POINTER = "version https://git-lfs"
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?")
 _OBJECTS_ON_LINES = re.compile(r"\s*\{.*\}[ \t\r]*\n\s*\{")
@@ -90,7 +92,15 @@ def _parse(text: str, source: str, line: int) -> object:
 
 def _csv(source: str, delimiter: str) -> Records:
     csv.field_size_limit(_LONGEST_FIELD)
-    rows = csv.reader((line for _, line in lines(source)), delimiter=delimiter, strict=True)
+    first = next((line for _, line in lines(source) if line.strip()), "")
+    if delimiter not in first:  # spreadsheets write others in countries with decimal commas
+        delimiter = next((one for one in _DELIMITERS if one in first), delimiter)
+    rows = csv.reader(
+        (line for _, line in lines(source)),
+        delimiter=delimiter,
+        skipinitialspace=first.count(f"{delimiter} ") == first.count(delimiter),
+        strict=True,
+    )
     header: list[str] = []
     origin = f"{source}:1"
     try:
@@ -99,13 +109,24 @@ def _csv(source: str, delimiter: str) -> Records:
                 if len(row) != len(header):
                     raise csv.Error(f"{len(row)} fields where the header has {len(header)}")
                 yield origin, dict(zip(header, row, strict=True))
-            header = header or row
+            header = header or _named(row)
             origin = f"{source}:{rows.line_num + 1}"
     except csv.Error as error:
         raise DataError(
             f"{origin} is not CSV ({error}): put a field that holds delimiters, quotes or line "
             "breaks in quotes, and double the quotes inside it"
         ) from None
+
+
+def _named(header: list[str]) -> list[str]:
+    """The columns of a CSV file, by the names they have here if only case and spaces differ."""
+    plain = [name.strip().lower() for name in header]
+    distinct = len(set(plain)) == len(plain)
+    return plain if distinct and _has_layout(plain) and not _has_layout(header) else header
+
+
+def _has_layout(columns: list[str]) -> bool:
+    return any(layout <= set(columns) for layout in LAYOUTS)
 
 
 def _parquet(source: str) -> Records:

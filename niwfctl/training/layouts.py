@@ -14,6 +14,7 @@ ACCEPTED = (
     "expected `instruction` and `output` (with an optional `input`), `prompt` and `completion`, "
     "or `messages` (or `conversations`)"
 )
+LAYOUTS = ({"instruction", "output"}, {"prompt", "completion"})  # that a table may have
 _ROLES = {role: role for role in ROLES} | OTHER_ROLES
 _SHAREGPT_ROLES = _ROLES | {"human": "user", "gpt": "assistant"}
 # These would change the meaning of a record, and prompts here cannot hold them.
@@ -121,7 +122,9 @@ def _turns_of(given: Mapping[str, object], record: dict) -> tuple[list[Message],
         if prompt in given and answer in record:
             _answer(answer, None)
     found = [f"`{column}`" + " (null)" * (value is None) for column, value in record.items()]
-    raise _Wrong(f"has the wrong columns ({', '.join(found) or 'none'}): {ACCEPTED}")
+    raise _Wrong(
+        f"has the wrong columns ({', '.join(found) or 'none'}): {ACCEPTED}, so rename yours"
+    )
 
 
 def _turns(column: str, turns: object, by: str = "role", says: str = "content") -> list[Message]:

@@ -102,6 +102,31 @@ def test_a_tsv_file_is_delimited_by_tabs(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        b"Prompt,COMPLETION\nOne; two,a b\n",
+        b" prompt ,completion\nOne; two,a b\n",
+        b"prompt, completion\nOne; two, a b\n",
+        b'prompt, completion\n"One; two", "a b"\n',
+        b'\n"Prompt";"Completion"\n"One; two";a b\n',
+        b"\xef\xbb\xbfprompt\tcompletion\r\nOne; two\ta b\r\n",
+    ],
+)
+def test_a_csv_header_may_have_capitals_spaces_and_other_delimiters(
+    write: Write, content: bytes
+) -> None:
+    for name in ("a.csv", "a.tsv"):
+        (example,) = read_examples([write(name, content)])
+        assert (example.messages, example.answer) == (user("One; two"), "a b")
+
+
+def test_a_csv_header_that_has_a_layout_is_taken_as_it_is_written(write: Write) -> None:
+    content = b"prompt,completion,System,Prompt\n one, a ,Never.,two\n"
+    (example,) = read_examples([write("a.csv", content)])
+    assert (example.messages, example.answer) == (user(" one"), " a ")
+
+
+@pytest.mark.parametrize(
     ("rows", "place"),
     [
         (b"a,b\nc\n", ":3 is not CSV (1 fields where the header has 2)"),
@@ -194,7 +219,8 @@ def test_a_byte_order_mark_is_no_part_of_the_text(write: Write, name: str, conte
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
 def test_what_is_not_utf8_is_named_by_its_line(write: Write, name: str) -> None:
-    path = write(name, b'{"prompt": "a", "completion": "b"}\n', "{'naïve'}\n".encode("latin-1"))
+    first = b"prompt,completion\n" if name == "a.csv" else PAIR
+    path = write(name, first, "{'naïve'}\n".encode("latin-1"))
     assert refusal(path).startswith(f"{path}:2 is not UTF-8")
 
 

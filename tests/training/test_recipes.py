@@ -40,3 +40,9 @@ def test_a_long_answer_becomes_pieces_that_continue_one_another(
     assert [row.answer for row in rows] == [*pieces, PAIR["completion"]]
     assert rows[0].messages == user("Tell it.") and rows[3].messages == user(PAIR["prompt"])
     assert rows[1].messages == user(f"Tell it.\n\nGo on after:\n\n{pieces[0]}")
+
+
+def test_columns_of_other_names_are_renamed(write: Write, tmp_path: Path) -> None:
+    path = write("a.csv", b'id,Question,Answer\r\n1,"Why, then?",So.\r\n')
+    (row,) = read_examples([made("Columns of other names", path, tmp_path / "b.jsonl")])
+    assert (row.messages, row.answer) == (user("Why, then?"), "So.")
