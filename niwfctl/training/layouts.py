@@ -203,11 +203,13 @@ def _joined(name: str, content: object) -> object:
 
 
 def _answer(name: str, value: object) -> str:
-    """What is to be learned.
+    """What is to be learned; a whole number, such as the label of a class, as its digits.
 
     Raises:
-        _Empty, _Wrong: it is empty, or no text.
+        _Empty, _Wrong: it is empty, or neither.
     """
+    if type(value) is int:  # not True, which would be written differently elsewhere
+        value = str(value)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise _Empty(f"has an empty `{name}`")
     return _text(name, value)

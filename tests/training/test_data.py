@@ -56,6 +56,15 @@ def test_formats_may_be_mixed_and_other_columns_are_ignored(write: Write) -> Non
     assert [example.answer for example in read_examples([path])] == ["3", "Because.", "Hello"]
 
 
+@pytest.mark.parametrize("label", [0, 7, -12, 2**80])
+def test_a_whole_number_is_learned_as_its_digits_as_in_csv(write: Write, label: int) -> None:
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": label}]
+    answers = (PAIR | {"completion": label}, {"instruction": "Why?", "output": label})
+    found = read_examples([write("a.jsonl", *answers, {"messages": turns})])
+    csv = read_examples([write("a.csv", f"prompt,completion\nWhy?,{label}\n".encode())])
+    assert {one.answer for one in found} == {csv[0].answer} and len(found) == 3
+
+
 def test_text_is_kept_as_it_is_written(write: Write) -> None:
     path = write("a.jsonl", {"prompt": "  def f():\n", "completion": "\n  π\u2028🙂\n"})
     assert read_examples([path]) == [Example(user("  def f():\n"), "\n  π\u2028🙂\n", f"{path}:1")]
@@ -163,7 +172,9 @@ def test_columns_that_hold_nothing_are_no_matter(write: Write, empty: object) ->
         (PAIR | {"completion": ""}, "has an empty `completion`"),
         (PAIR | {"completion": " \n"}, "has an empty `completion`"),
         ({"prompt": "a", "completion": None, "messages": None}, "has an empty `completion`"),
-        (PAIR | {"completion": 3}, "has the value 3 for `completion`: expected a string"),
+        (PAIR | {"completion": 3.0}, "has the value 3.0 for `completion`: expected a string"),
+        (PAIR | {"completion": True}, "has the value True for `completion`: expected a string"),
+        (PAIR | {"prompt": 3}, "has the value 3 for `prompt`: expected a string"),
         (PAIR | {"completion": ["a"]}, "has an array for `completion`: expected a string"),
         (PAIR | {"prompt": ""}, "has an empty `prompt`"),
         (PAIR | {"prompt": []}, "has an array for `prompt`: expected a string"),
