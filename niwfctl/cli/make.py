@@ -125,8 +125,8 @@ def train(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="JSON, JSONL, CSV or Parquet file, or a hub dataset id; repeatable. "
-            "Records are alpaca, prompt and completion, or chat messages."
+            help="JSON, JSONL, CSV or Parquet file, a folder of them, or a hub dataset id; "
+            "repeatable. Records are alpaca, prompt and completion, or chat messages."
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; overrides --epochs.")] = None,
@@ -280,6 +280,8 @@ def train(
         f"{number(run.perplexity)}, {run.steps} steps{step_kept(run)}, {run.rows} rows, "
         f"{run.seconds:.0f} s"
     )
+    if len(run.sources) > 1:
+        out.print(f"  learned from {len(run.sources)} files or datasets")
     if run.reused:
         names = ", ".join(dict.fromkeys(one.of for one in run.reused))
         out.print(f"  with {len(run.reused)} sealed bases of {names}", markup=False)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from glob import glob
 from pathlib import Path
 from typing import Annotated
 
@@ -84,11 +85,11 @@ def in_utf8(what: str) -> Iterator[None]:
 
 
 def inside(directory: Path, source: str) -> str:
-    """A path as seen from -C DIR; what is none there nor here, such as a hub id, stays as it is."""
+    """A path or pattern as seen from -C DIR; what is neither, such as a hub id, stays as it is."""
     path = directory / source
     if not path.exists() and Path(source).exists():  # here, but DIR is meant
         return str(path.absolute())
-    return str(path) if path.exists() else source
+    return str(path) if path.exists() or glob(str(path), recursive=True) else source
 
 
 def by_name(directory: Path, given: Sequence[str]) -> dict[str, list[str]]:

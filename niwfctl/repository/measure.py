@@ -29,6 +29,7 @@ from niwfctl.records import Example
 from niwfctl.repository.model import AUTO, Model
 from niwfctl.several import Sources, names_of, sources_of
 from niwfctl.training.data import data_hash, read
+from niwfctl.training.files import expanded
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -71,7 +72,7 @@ class Data:
         Raises:
             DataError: a source cannot be read, or a record in it is not an example.
         """
-        given = sources_of(sources)
+        given = expanded(sources_of(sources))
         found = read(given, skip_empty)
         hashed = data_hash(found.examples)
         return cls(tuple(found.examples), hashed, tuple(names_of(given)), found.empty)

@@ -16,7 +16,7 @@ from typing import TypeVar
 from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
 from niwfctl.several import Source, Sources, several, sources_of
-from niwfctl.training.files import lines, records
+from niwfctl.training.files import expanded, lines, records
 from niwfctl.training.layouts import ACCEPTED, Answers, answers_of
 from niwfctl.training.processes import leads
 
@@ -48,15 +48,16 @@ def read(sources: Sources, skip_empty: bool = False) -> Reading:
     """Reads every source, in order.
 
     Args:
-        sources: paths of .json, .jsonl, .ndjson, .csv, .tsv or .parquet files, or hub datasets
-            as `owner/name:split`; the split is `train` when left out. Also records, such as the
-            rows of a `datasets.Dataset`, and examples.
+        sources: paths of .json, .jsonl, .ndjson, .csv, .tsv or .parquet files (all but the last
+            also with .gz after it), folders of such files, patterns such as `data/*.jsonl`, or
+            hub datasets as `owner/name:split`, the split being `train` when left out. Also records,
+            such as the rows of a `datasets.Dataset`, and examples.
         skip_empty: leave records out in which an answer is empty, instead of refusing them.
 
     Raises:
         DataError: a source cannot be read, or a record in it is not an example.
     """
-    if not (given := sources_of(sources)):
+    if not (given := expanded(sources_of(sources))):
         raise DataError("no data is given: name at least one file or hub dataset")
     found = [record for index, one in enumerate(given) for record in _records(index, one)]
     empty = [record for record in found if record.empty]

@@ -3,22 +3,60 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from glob import escape, glob
+from pathlib import Path
 
 from niwfctl.errors import DataError
+from niwfctl.several import Source
 from niwfctl.training.layouts import LAYOUTS
 
 _LONGEST_FIELD = 2**31 - 1  # of CSV, the most any system allows; overlong rows are found by tokens
 _DELIMITERS = ",;\t"
+_PACKED = ".gz"
 _POINTER = "version https://git-lfs"
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?")
 _OBJECTS_ON_LINES = re.compile(r"\s*\{.*\}[ \t\r]*\n\s*\{")
 
 Records = Iterator[tuple[str, object]]  # each with its origin
+
+
+def expanded(sources: Iterable[Source]) -> list[Source]:
+    """The sources, with the data files, by name, of folders and patterns such as `data/*.jsonl`.
+
+    Raises:
+        DataError: a folder holds no data file, or nothing matches a pattern.
+    """
+    return [
+        file
+        for one in sources
+        for file in (_files(str(one)) if isinstance(one, str | Path) else [one])
+    ]
+
+
+def _files(source: str) -> list[str]:
+    if os.path.isdir(source):
+        found = glob(os.path.join(escape(source), "*"))  # without hidden ones
+        if files := sorted(one for one in found if os.path.isfile(one) and reader_of(one)):
+            return files
+        raise DataError(f"the folder {source} holds no data file: expected some of {SUFFIXES}")
+    if os.path.exists(source) or not (found := sorted(glob(source, recursive=True))):
+        return [source]
+    return found
+
+
+def reader_of(source: str) -> Callable[[str], Records] | None:
+    """What reads a file of this name; None if nothing does."""
+    name = source.lower()
+    plain = name.removesuffix(_PACKED)
+    reader = _READERS.get(os.path.splitext(plain)[1])
+    return None if reader is _parquet and plain != name else reader  # it is packed by itself
 
 
 def records(source: str) -> Records:
@@ -28,32 +66,38 @@ def records(source: str) -> Records:
         DataError: there is no such source, or it is not what its suffix says.
         OSError: it cannot be read.
     """
-    suffix = os.path.splitext(source)[1].lower()
     if os.path.isfile(source):
-        if suffix in _READERS:
-            return _READERS[suffix](source)
-        raise DataError(f"{source} has an unknown suffix: expected one of {', '.join(_READERS)}")
+        if reader := reader_of(source):
+            return reader(source)
+        raise DataError(f"{source} has an unknown suffix: expected one of {SUFFIXES}")
     if os.path.exists(source):
         raise DataError(f"{source} is not a file: name the data files themselves")
     hub = _HUB_NAME.fullmatch(source)
-    if hub and not hub[1].lower().endswith(tuple(_READERS)):
+    if hub and not reader_of(hub[1]):
         return _hub(source, hub[1], hub[2] or "train")
     raise DataError(f"data file {source} does not exist: check its path")
 
 
 def lines(source: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text file, with their numbers, from 1 on.
+    """The lines of a text file, packed by gzip or not, with their numbers, from 1 on.
 
     Raises:
-        DataError: it is not UTF-8.
+        DataError: it is not UTF-8, or packed and damaged.
         OSError: it cannot be read.
     """
-    with open(source, "rb") as file:
-        for number, line in enumerate(file, 1):
+    with (gzip.open if source.lower().endswith(_PACKED) else open)(source, "rb") as file:
+        for number, line in enumerate(_unpacked(source, file), 1):
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
                 raise DataError(f"{source}:{number} is not UTF-8: save the file as UTF-8") from None
+
+
+def _unpacked(source: str, file: Iterable[bytes]) -> Iterator[bytes]:
+    try:
+        yield from file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{source} is no whole gzip file ({error}): write it again") from None
 
 
 def _jsonl(source: str) -> Records:
@@ -171,3 +215,4 @@ _READERS: dict[str, Callable[[str], Records]] = {
     ".tsv": partial(_csv, delimiter="\t"),
     ".parquet": _parquet,
 }
+SUFFIXES = f"{', '.join(_READERS)}, or of text with {_PACKED} after it"

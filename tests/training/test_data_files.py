@@ -1,10 +1,12 @@
 """Behaviour of reading files of data: JSON, CSV, Parquet, text encodings, the hub."""
 
+import gzip
 import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -257,8 +259,35 @@ def test_a_missing_file_a_folder_and_an_unknown_suffix_are_refused(write: Write,
     assert refusal("data/none.jsonl").startswith("data file data/none.jsonl does not exist")
     assert refusal("../none").startswith("data file ../none does not exist")
     assert refusal("").startswith("data file ")
-    assert refusal(str(tmp_path)).startswith(f"{tmp_path} is not a file")
+    (tmp_path / "empty").mkdir()
+    empty = refusal(str(tmp_path / "empty"))
+    assert empty.startswith(f"the folder {tmp_path / 'empty'} holds no data file: expected some of")
     assert ".jsonl" in refusal(write("a.txt", PAIR))
+
+
+def test_a_folder_or_a_pattern_is_its_data_files_by_name(write: Write, tmp_path: Path) -> None:
+    names = ["b.jsonl", "a[1].jsonl", "c.csv.gz", ".hidden.jsonl", "README.md", "sub.jsonl"]
+    for name in names[:-1]:
+        content = b"prompt,completion\nWhy?,So.\n"
+        write(name, gzip.compress(content) if name.endswith("gz") else PAIR)
+    (tmp_path / "sub.jsonl").mkdir()
+    paths = [str(tmp_path / name) for name in sorted(names[:3])]
+    assert [one.origin.rpartition(":")[0] for one in read_examples([str(tmp_path)])] == paths
+    pattern = str(tmp_path / "?[.[]*jsonl")
+    assert [one.origin for one in read_examples([pattern])] == [f"{one}:1" for one in paths[:2]]
+    assert len(read_examples([paths[0]])) == 1
+    assert "does not exist" in refusal(str(tmp_path / "*.parquet"))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.ndjson"])
+def test_a_packed_file_is_read_as_what_it_holds(write: Write, name: str) -> None:
+    content = json.dumps(PAIR).encode()
+    packed = gzip.compress(content)
+    (example,) = read_examples([write(f"{name}.gz", packed)])
+    assert example == replace(read_examples([write(name, content)])[0], origin=example.origin)
+    for damaged in (content, packed[:-9], packed[:12] + b"\xff" * 20, packed[:-8] + b"\0" * 8):
+        path = write(f"{name}.GZ", damaged)
+        assert refusal(path).startswith(f"{path} is no whole gzip file (")
 
 
 def test_no_sources_are_refused() -> None:
