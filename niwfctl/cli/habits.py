@@ -1,6 +1,10 @@
-"""What to type instead, for commands that git has and niwfctl does not."""
+"""What to type instead: for commands that only git has, and for what a shell makes of a pattern."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+from niwfctl.training.files import reader_of
 
 INSTEAD = {
     "add": "nothing is staged, since trainings wait by themselves; `niwfctl commit NAME` takes "
@@ -34,3 +38,23 @@ def instead_of(command: str) -> str | None:
     if command in PLAIN:
         words = f"`git {command}` works here, as in any git repository"
     return words and f"there is no `niwfctl {command}`: {words}"
+
+
+_OF_FILES = ("--data", "--val-data")
+
+
+def each_with_option(given: Sequence[str]) -> str | None:
+    """What to type where several files stand after one option, in one sentence; None if none do.
+
+    Args:
+        given: what was typed after `niwfctl`.
+    """
+    for place, option in enumerate(given):
+        first, second = (*given[place + 1 : place + 3], "", "")[:2]
+        if option in _OF_FILES and reader_of(first) and reader_of(second):
+            return (
+                f"{option} takes one file: write it before each, as in {option} {first} {option} "
+                f"{second}, or name their folder, or a pattern in quotes, such as "
+                f"{option} 'data/*.jsonl'"
+            )
+    return None

@@ -24,6 +24,7 @@ from niwfctl.errors import (
     MemoryFull,
     NiwfError,
     StorageError,
+    UnknownName,
     UsageError,
     of_memory,
 )
@@ -47,6 +48,7 @@ MODULES = {  # and their commands, in the order in which help lists them
     "check": ("verify", "check", "fsck", "gc", "doctor"),
 }
 MODULE_OF = {name: module for module, names in MODULES.items() for name in names}
+_Unparsed = typer.BadParameter.__base__  # typer names no class for all that it cannot parse
 _GIVEN = "niwfctl.arguments"  # where a context keeps what was typed
 
 
@@ -126,12 +128,12 @@ class _Commands(TyperGroup):
                 finally:
                     sys.stdout.flush()  # here, where its error is still reported
         except NiwfError as error:
-            self._tell(ctx, error)
+            self._tell(ctx, self._meant(ctx, error) or error)
         except KeyboardInterrupt:
             err.print("niwfctl: interrupted")
             raise typer.Exit(130) from None
         except Exception as error:
-            if (found := expected(error)) is None:
+            if (found := self._meant(ctx, error) or expected(error)) is None:
                 raise
             self._tell(ctx, found)
 
@@ -145,6 +147,15 @@ class _Commands(TyperGroup):
             if words := instead_of(args[0]):
                 raise UsageError(words)
         return super().resolve_command(ctx, args)
+
+    def _meant(self, ctx: typer.Context, error: Exception) -> NiwfError | None:
+        """What to report where an argument is too much because it was meant for an option."""
+        if not isinstance(error, (_Unparsed, UnknownName, UsageError)):
+            return None
+        from niwfctl.cli.habits import each_with_option
+
+        words = each_with_option(ctx.meta[_GIVEN])
+        return words and UsageError(words)
 
     def _tell(self, ctx: typer.Context, error: NiwfError) -> NoReturn:
         debug = ctx.params.get("debug")
