@@ -174,7 +174,11 @@ def train(
         typer.Option(help="Measure on these records, of the same kind as --data; repeatable."),
     ] = None,
     val_split: Annotated[
-        float, typer.Option(help="Share of prompts held out to measure on, without --val-data.")
+        float,
+        typer.Option(
+            help="Share of prompts held out to measure on, without --val-data; if not given, at "
+            "least 8 of 40 and more prompts, and a fifth of fewer."
+        ),
     ] = DEFAULTS["val_split"],
     eval_steps: Annotated[
         int | None,
@@ -278,7 +282,7 @@ def train(
     out.print(
         f"{name}: held-out perplexity {number(run.base_perplexity)} (base) → "
         f"{number(run.perplexity)}, {run.steps} steps{step_kept(run)}, {run.rows} rows, "
-        f"{run.seconds:.0f} s"
+        f"{run.held_out_rows} held out, {run.seconds:.0f} s"
     )
     if len(run.sources) > 1:
         out.print(f"  learned from {len(run.sources)} files or datasets")

@@ -30,7 +30,7 @@ from niwfctl.repository.commit import RoutingOptions, commit_regions, seal
 from niwfctl.repository.measure import Data
 from niwfctl.repository.model import Model
 from niwfctl.repository.names import require_free, warn_of_ref
-from niwfctl.repository.runs import Rows, encoded, new_run
+from niwfctl.repository.runs import Rows, encoded, holding_out, new_run
 from niwfctl.repository.underway import require_ready
 from niwfctl.several import Source
 from niwfctl.storage import storing
@@ -98,6 +98,7 @@ def import_adapter(
     decoder, sites = decoder_path(model.backbone.model), model.adapter.sites
     adapter = read_adapter(folder, config, decoder, sites, drop_below_tap)
     options = _of_adapter(adapter, options)
+    options = holding_out(options, examples)
     rows = encoded(model, examples, options)
     report(Progress("reading coordinates", 0, 0))
     region = _region(model, adapter, rows, options)

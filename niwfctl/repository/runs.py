@@ -16,7 +16,7 @@ from niwfctl.backbone.template import marks
 from niwfctl.errors import DataError
 from niwfctl.records import Example
 from niwfctl.repository.model import Model
-from niwfctl.training.data import split
+from niwfctl.training.data import share_to_hold_out, split
 from niwfctl.training.processes import leads
 from niwfctl.training.run import Run, TrainingOptions
 
@@ -72,6 +72,17 @@ def encoded(
     learned, measured = ([row for _, row in part if len(row) <= limit] for part in rows)
     skipped = sum(map(len, parts)) - len(learned) - len(measured)
     return Rows(learned, measured, skipped)
+
+
+def holding_out(options: TrainingOptions, examples: Sequence[Example]) -> TrainingOptions:
+    """Options that name the share to hold out of these examples: more of few, if none was given.
+
+    It is recorded, so that a resumed training holds out what it began with.
+    """
+    if "val_split" in options.model_fields_set:
+        return options
+    share = share_to_hold_out(examples, options.val_split)
+    return options.model_copy(update={"val_split": share})
 
 
 def new_run(

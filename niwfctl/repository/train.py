@@ -20,10 +20,10 @@ from niwfctl.repository.measure import Data
 from niwfctl.repository.model import Model
 from niwfctl.repository.names import require_file_name, warn_of_ref
 from niwfctl.repository.regions import load_basis, load_region
-from niwfctl.repository.runs import Rows, encoded, new_run, resolved
+from niwfctl.repository.runs import Rows, encoded, holding_out, new_run, resolved
 from niwfctl.several import IN_MEMORY, Source
 from niwfctl.training import checkpoint
-from niwfctl.training.data import repeated
+from niwfctl.training.data import FEW_HELD_OUT, repeated
 from niwfctl.training.interrupt import Stop, stopping_if_free
 from niwfctl.training.loop import SAVE_SECONDS, Progress, Trainer
 from niwfctl.training.processes import Processes, leads
@@ -65,6 +65,8 @@ def train(
         options = _defaults(options or TrainingOptions())
         processes.share(range(options.rows_a_step))  # refuses too many before the slow loading
         training, validation = _data(name, data, val_data, options, previous)
+        if not (previous or validation):
+            options = holding_out(options, training.examples)
         report(Progress(f"loading the backbone onto {default_device()}", 0, 0))
         model = Model(repository)
         rows = _rows(name, model, training, validation, options, previous)
@@ -99,10 +101,13 @@ def _compare(model: Model, trainer: Trainer) -> None:
     if score.perplexity < run.perplexity:
         logger.warning(
             "%r as it is committed has a perplexity of %.4g on the held-out rows, better than the "
-            "%.4g of this training: unless it learned from those rows, keep it",
+            "%.4g of this training: unless it learned from those rows%s, keep it",
             run.name,
             score.perplexity,
             run.perplexity,
+            f", or that is by chance, as it may be on so few ({run.held_out_rows})"
+            if _rests_on_few(run)
+            else "",
         )
 
 
@@ -116,15 +121,27 @@ def warn_of_overfitting(run: Run) -> None:
     rise = run.glances[-1].validation / best.validation - 1 if rises else 0
     if rise > WORSENING:
         problems.append(f"was best at step {best.step} of {run.steps} and has risen by {rise:.1%}")
-    if problems:
-        keep = "" if run.options.keep_best else "--keep-best, "
-        logger.warning(
-            "the held-out perplexity of %r %s: rather than commit it, train again with --restart "
-            "and %sfewer --epochs or --steps, a lower --lr, or more data",
-            run.name,
-            ", and ".join(problems),
-            keep,
+    if not problems:
+        return
+    keep = "" if run.options.keep_best else "--keep-best, "
+    when = "rather than commit it"
+    if _rests_on_few(run):
+        when = (
+            f"on so few rows ({run.held_out_rows}) that may be chance, so measure on more, with "
+            "--val-data or a larger --val-split, and if it is so"
         )
+    logger.warning(
+        "the held-out perplexity of %r %s: %s, train again with --restart and %sfewer --epochs or "
+        "--steps, a lower --lr, or more data",
+        run.name,
+        ", and ".join(problems),
+        when,
+        keep,
+    )
+
+
+def _rests_on_few(run: Run) -> bool:
+    return run.held_out_rows < FEW_HELD_OUT
 
 
 class _Saver:

@@ -23,6 +23,7 @@ from niwfctl.training.processes import leads
 logger = logging.getLogger(__name__)
 
 NAMED = 5  # records in a message, at most
+FEW_HELD_OUT = 8  # prompts; what fewer say may be chance
 MOST_HELD_OUT = 256  # rows; more would take longer and hardly change the perplexity
 _Row = TypeVar("_Row")
 
@@ -95,9 +96,7 @@ def split(
     """
     if not 0 < share < 1:
         raise DataError(f"a share of {share} cannot be held out: give one between 0 and 1")
-    together = _prompts_of(examples)
-    if len(set(together)) < 2:
-        together = _contents_of(examples)
+    together = _kept_together(examples)
     different = list(dict.fromkeys(together))
     if len(different) < 2:
         raise DataError(
@@ -118,10 +117,30 @@ def split(
     )
 
 
+def share_to_hold_out(examples: Sequence[Example], share: float) -> float:
+    """The share of prompts to hold out where none is asked for.
+
+    One or two held-out prompts tell little, and the radius of a region is a quantile over them, so
+    of few prompts it is more: a fifth, up to FEW_HELD_OUT.
+
+    Args:
+        share: the least.
+    """
+    different = len(set(_kept_together(examples)))
+    few = min(FEW_HELD_OUT, different // 5)
+    return max(share, round(few / max(different, 1), 4))
+
+
 def repeated(training: Iterable[Example], held_out: Sequence[Example]) -> int:
     """How many held-out examples come from records whose first prompt is learned from, too."""
     learned = set(_prompts_of(training))
     return sum(prompt in learned for prompt in _prompts_of(held_out))
+
+
+def _kept_together(examples: Sequence[Example]) -> list[Hashable]:
+    """For each example, what it shares with those that stay on its side of a split."""
+    together = _prompts_of(examples)
+    return together if len(set(together)) > 1 else _contents_of(examples)
 
 
 def _prompts_of(examples: Iterable[Example]) -> list[Hashable]:

@@ -53,7 +53,9 @@ class TrainingOptions(BaseModel):
         description="leave records with an empty answer out instead of refusing them",
         exclude_if=_is_default,
     )
-    val_split: float = Field(0.05, gt=0, lt=1, description="share of rows held out")
+    val_split: float = Field(
+        0.05, gt=0, lt=1, description="share of prompts held out; more of few if not given"
+    )
     eval_steps: int | None = Field(
         None,
         ge=1,

@@ -22,6 +22,7 @@ from niwfctl.repository.adapters import WEIGHTS, read_adapter, read_config
 from niwfctl.repository.commit import RoutingOptions
 from niwfctl.repository.export import export
 from niwfctl.repository.regions import load_region
+from niwfctl.training.run import TrainingOptions
 
 EVERYTHING = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -74,7 +75,7 @@ def test_its_record_says_what_it_was_and_what_it_does(
     done = fresh.import_adapter(lora, "apple", [data])
     (entry,) = fresh.capability("apple").regions
     run = entry.run
-    assert (run.origin, run.steps, run.rows, run.held_out_rows) == ("imported", 0, 38, 2)
+    assert (run.origin, run.steps, run.rows, run.held_out_rows) == ("imported", 0, 32, 8)
     assert (entry.scale, run.options.rank, run.options.bases) == (2.0, 6, 1)
     assert run.perplexity != run.base_perplexity
     assert run.adapter == done.adapter and run.adapter.base_model == "mistral"
@@ -105,7 +106,9 @@ def test_prompts_give_a_region_and_no_perplexity(
 ) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("".join(f"Say apple {index}.\n\n" for index in range(20)))
-    (entry,) = fresh.import_adapter(lora, "apple", prompts=[file]).capability.regions
+    share = TrainingOptions(val_split=0.05)
+    done = fresh.import_adapter(lora, "apple", prompts=[file], options=share)
+    (entry,) = done.capability.regions
     assert (entry.run.rows, entry.run.held_out_rows) == (19, 1)
     assert entry.run.perplexity is None and entry.run.base_perplexity is None
     assert fresh.verify(deep=True).ok

@@ -151,6 +151,15 @@ def test_a_result_that_ends_worse_than_it_was_is_told_with_what_to_do(
     assert all(way in said for way in ("--epochs", "--steps", "--lr", "more data"))
 
 
+def test_what_few_held_out_rows_say_is_told_as_perhaps_chance(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_overfitting(run.model_copy(update={"perplexity": 41.0, "held_out_rows": 7}))
+    (said,) = caplog.messages
+    assert "worse than the base's 40: on so few rows (7) that may be chance" in said
+    assert "--val-data" in said and "rather than commit it" not in said
+
+
 @pytest.mark.parametrize("validations", [(), (40, 30, 20), (40, 20, 20.3)])
 def test_a_result_that_is_about_as_good_as_ever_is_not_warned_of(
     run: Run, validations: tuple[float, ...], caplog: pytest.LogCaptureFixture

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from niwfctl.errors import DataError
 from niwfctl.records import Example, Message
-from niwfctl.training.data import data_hash, split, spread
+from niwfctl.training.data import data_hash, share_to_hold_out, split, spread
 
 
 def user(text: str) -> tuple[Message, ...]:
@@ -146,3 +146,18 @@ def test_the_hash_is_that_of_the_canonical_form() -> None:
     assert data_hash([example]) == (
         "sha256:578d11034d4e10cf86273d17b2698c98fafe299c48d8c64fbf46ddb0a00f66c7"
     )
+
+
+@pytest.mark.parametrize(
+    ("prompts", "held_out"),
+    [(2, 1), (5, 1), (9, 1), (10, 2), (20, 4), (39, 7), (40, 8), (147, 8), (160, 8), (400, 20)],
+)
+def test_of_few_prompts_more_are_held_out_where_no_share_is_given(
+    prompts: int, held_out: int
+) -> None:
+    for sizes in ([1] * prompts, [3] * prompts):
+        examples = examples_of(*sizes)
+        share = share_to_hold_out(examples, 0.05)
+        assert len(split(examples, share, seed=0)[1]) == held_out * sizes[0]
+    same = [Example(user("Poem!"), f"{n}", f"file:{n}") for n in range(prompts)]
+    assert len(split(same, share_to_hold_out(same, 0.05), seed=0)[1]) == held_out
