@@ -236,12 +236,14 @@ def train(
 ) -> None:
     """Train a capability. Ctrl-C saves; `--resume` continues, `--finish` ends it there."""
     from niwfctl.repository import Repository
+    from niwfctl.repository.trainings import to_resume
 
     if reuse not in (None, AUTO_NAME):
         raise UsageError(f"--reuse {reuse!r} is unknown: give `--reuse auto`, or `--from {reuse}`")
     given = {key for key in ctx.params if ctx.get_parameter_source(key).name == "COMMANDLINE"}
     going_on = resume or finish
     if going_on and given - {"name", "resume", "finish", "log", "as_json", *SPARING}:
+        to_resume(Repository.open(ctx.obj), name)  # if it is finished, that matters more
         raise UsageError(
             "--resume and --finish keep the options that the training began with: give only "
             "--batch-size and --grad-accum of the same product, and --gradient-checkpointing"

@@ -21,6 +21,7 @@ from niwfctl.repository.model import Model
 from niwfctl.repository.names import require_file_name, warn_of_ref
 from niwfctl.repository.regions import load_basis, load_region
 from niwfctl.repository.runs import Rows, encoded, holding_out, new_run, resolved
+from niwfctl.repository.trainings import to_resume, uncommitted
 from niwfctl.several import IN_MEMORY, Source
 from niwfctl.training import checkpoint
 from niwfctl.training.data import FEW_HELD_OUT, repeated
@@ -265,22 +266,12 @@ def _previous(
     repository: Repository, name: str, options: TrainingOptions | None, resume: bool, restart: bool
 ) -> Run | None:
     """The run to resume, if any; refuses what would lose or repeat work."""
-    if not resume:
-        _require_place(repository, name, options or TrainingOptions())
-    if restart and not resume:
-        return None  # not even read, since it may be damaged
-    found = repository.trainings.get(name)
-    if found and repository.committed(found):
-        found = None  # left behind by a kill just after the commit
     if resume:
-        if found is None:
-            raise UsageError(f"there is no training of {name!r} to resume: start it with --data")
-        if found.finished:
-            raise UsageError(
-                f"the training of {name!r} is finished: commit it with `niwfctl commit {name}`"
-            )
-        return found
-    if found:
+        return to_resume(repository, name)
+    _require_place(repository, name, options or TrainingOptions())
+    if restart:
+        return None  # not even read, since it may be damaged
+    if found := uncommitted(repository, name):
         way = "commit it" if found.finished else f"resume it with `niwfctl train {name} --resume`"
         raise UsageError(
             f"{name!r} has an uncommitted training at step {found.step} of {found.steps}: {way}, "

@@ -6,11 +6,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from niwfctl.atlas import Atlas
-from niwfctl.errors import FormatError
+from niwfctl.errors import FormatError, UsageError
 from niwfctl.repository.lock import lock
 from niwfctl.training.run import Run, read_run
+
+if TYPE_CHECKING:
+    from niwfctl.repository.repository import Repository
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +26,40 @@ def obstacle(run: Run, atlas: Atlas) -> str:
         return "has the name of a capability that is committed here" if run.name in atlas else ""
     verb = "extends" if mode == "extend" else "revises"
     return "" if run.name in atlas else f"{verb} a capability that is not in this commit"
+
+
+def uncommitted(repository: Repository, name: str) -> Run | None:
+    """The training of a name; None if there is none, or only what a kill left behind its commit."""
+    found = repository.trainings.get(name)
+    return None if found is None or repository.committed(found) else found
+
+
+def to_resume(repository: Repository, name: str) -> Run:
+    """The training of a name, to go on with.
+
+    Raises:
+        UsageError: there is none, or it is finished; the message says what trains it further.
+    """
+    found = uncommitted(repository, name)
+    if found and not found.finished:
+        return found
+    if found:
+        raise UsageError(
+            f"the training of {name!r} is finished: commit it with `niwfctl commit {name}`, or "
+            "train it anew with --restart, --data and more --steps; once it is committed, "
+            f"{_further(name)}"
+        )
+    if name in repository.atlas():
+        raise UsageError(f"the training of {name!r} is finished and committed: {_further(name)}")
+    raise UsageError(f"there is no training of {name!r} to resume: start it with --data")
+
+
+def _further(name: str) -> str:
+    """How to train what is committed further, as a clause."""
+    return (
+        f"--revise makes a new version, which builds on this one with --from {name}, and --extend "
+        "adds other prompts to it"
+    )
 
 
 class Trainings:

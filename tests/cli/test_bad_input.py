@@ -287,7 +287,7 @@ def test_training_without_data_or_going_on_with_what_was_not_begun(
 ) -> None:
     refused(fresh, ["train", "x"], 2, "--data")
     refused(fresh, ["train", "x", "--resume"], 2, "--data")
-    refused(fresh, ["train", "x", "--resume", "--steps", 4], 2, "give only --batch-size")
+    refused(fresh, ["train", "x", "--resume", "--steps", 4], 2, "--data")
 
 
 def test_a_commit_of_nothing_or_without_a_message(
