@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from niwfctl.atlas import AUTO_NAME, BASE_NAME, parse_target
-from niwfctl.backbone.adapter import ActiveField
+from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.blend import Blend
 from niwfctl.errors import UsageError
 from niwfctl.recent import Recent
 from niwfctl.repository.mixture import BARE, Mixture, Routes, of_capability, of_owners, weighted
-from niwfctl.repository.resident import ALIKE, RESIDENT
+from niwfctl.repository.resident import ALIKE, RESIDENT, Resident
 from niwfctl.repository.routing import base_cell, routed_regions
 from niwfctl.repository.same_field import usable
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 AUTO = "--auto"  # which no capability can be called
+Each = Callable[[Sequence[int]], AbstractContextManager[None]]
+"""A block for a batch, given its rows' places among all rows of a call."""
+
 _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -144,8 +148,38 @@ class Chosen:
         field: what acts in its adapter.
         label: what a person calls it.
         rows: the capability of each row, if each has its own.
+        routes: who owns what, if owners answer.
     """
 
     field: ActiveField | Blend | None
     label: str
     rows: Rows | None = None
+    routes: Routes | None = None
+
+    def each(self, adapter: FieldAdapter, resident: Resident, count: int) -> Each:
+        """Gives a block for each batch of a call with `count` rows, where their own act.
+
+        Raises:
+            UsageError: `use_each` made another number of capabilities active.
+        """
+        if self.field is not adapter.active:  # which callers may set themselves
+            return lambda places: nullcontext()
+        if self.rows:
+            self.rows.require(count)
+        names = self.rows.names if self.rows else [AUTO] * count
+        if self.routes:
+            self.routes.names = [None if name == AUTO else name for name in names]
+
+        @contextmanager
+        def block(places: Sequence[int]) -> Iterator[None]:
+            owned = [place if names[place] == AUTO else None for place in places]
+            if self.rows:
+                adapter.active = resident.acting(self.rows.at(places))
+            try:
+                with self.routes.batch(owned) if self.routes else nullcontext():
+                    yield
+            finally:
+                if self.rows:
+                    adapter.active = self.field
+
+        return block

@@ -6,7 +6,8 @@ of a mixed batch are all mixtures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,12 +88,14 @@ class Routes:
 
     Attributes:
         claimants: name of the capability for each claim; repeated if it has several regions.
-        names: owners of the last batch's prompts; None for the base.
+        names: who answered each prompt that was given last, in their order: its owner, or under
+            `Model.use_each` what was named for it; None for the base.
     """
 
     def __init__(self, claimants: list[str], base: Cell, claims: Sequence[Claim]) -> None:
         self.claimants = claimants
         self.names: list[str | None] = []
+        self._places: Sequence[int | None] | None = None
         self._claims = Claims(base, claims)
 
     def bids(self, z: Tensor) -> Tensor:
@@ -103,10 +106,29 @@ class Routes:
         """Owners of the prompts at z [n, dim]; None for the base."""
         return self._named(self._owner(z))
 
+    @contextmanager
+    def batch(self, places: Sequence[int | None]) -> Iterator[None]:
+        """A block that computes some of the prompts of a call, whose `names` are there already.
+
+        Args:
+            places: of the prompts among those of the call; None keeps the name that is there.
+        """
+        self._places = places
+        try:
+            yield
+        finally:
+            self._places = None
+
     def shares(self, z: Tensor) -> Tensor:
         """1 for the owner of each prompt, 0 for all others; float32 [n, claims]. Sets `names`."""
         owner = self._owner(z)
-        self.names = self._named(owner)
+        found = self._named(owner)
+        if self._places is None:
+            self.names = found
+        else:
+            for place, name in zip(self._places, found, strict=True):
+                if place is not None:
+                    self.names[place] = name
         return _one_of(owner, 1 + len(self.claimants))[:, 1:]
 
     def _owner(self, z: Tensor) -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, NoReturn, Self
 
@@ -24,7 +23,7 @@ from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.naming import under
 from niwfctl.records import Example, Message
 from niwfctl.repository.backbone import fitting, pinned_source
-from niwfctl.repository.chosen import AUTO, Chosen, Mixtures, Rows, called
+from niwfctl.repository.chosen import AUTO, Chosen, Each, Mixtures, Rows, called
 from niwfctl.repository.mixture import Mixture, Routes
 from niwfctl.repository.reading import Prompt, Reader, conversation, prompted
 from niwfctl.repository.regions import read_coordinates
@@ -56,7 +55,8 @@ class Model(Reader):
         backbone: the pinned one, frozen.
         adapter: the field inside the model, for those who call the model themselves.
         resident: the regions in memory.
-        routes: who owns what, after `route`, or `use_each` with AUTO.
+        routes: who owns what, after `route`, or `use_each` with AUTO; its `names` tell who answered
+            the prompts of the last call of `generate`, `answers`, `answer` or `score`.
     """
 
     def __init__(self, repository: Repository, resident: int = RESIDENT) -> None:
@@ -160,44 +160,27 @@ class Model(Reader):
         rows = Rows(names, {name: self._mixture(name) for name in dict.fromkeys(names)})
         field = self.resident.acting(rows.at(range(len(names))))
         label = f"for each row its own ({reprlib.repr([called(name) for name in names])[1:-1]})"
-        self._choose(Chosen(field, label, rows))
+        routes = self.routes if AUTO in names else None
+        self._choose(Chosen(field, label, rows, routes))
 
     def _choose(self, chosen: Chosen) -> None:
         self.adapter.active, self._chosen = chosen.field, chosen
 
-    def _each(self, count: int) -> Callable[[Sequence[int]], AbstractContextManager[None]]:
-        """Gives a block for each batch, from its places among `count` rows, where their own act.
-
-        Raises:
-            UsageError: `use_each` made another number of capabilities active.
-        """
-        whole, rows = self._chosen.field, self._chosen.rows
-        if rows is None or whole is not self.adapter.active:  # which callers may set themselves
-            return lambda places: nullcontext()
-        rows.require(count)
-
-        @contextmanager
-        def block(places: Sequence[int]) -> Iterator[None]:
-            self.adapter.active = self.resident.acting(rows.at(places))
-            try:
-                yield
-            finally:
-                self.adapter.active = whole
-
-        return block
+    def _each(self, count: int) -> Each:
+        return self._chosen.each(self.adapter, self.resident, count)
 
     def route(self, revision: str = "HEAD") -> Routes:
         """Lets the owner of each prompt's coordinate answer it, by a revision's atlas (G3).
 
         Returns:
-            Who owns what; its `names` tell who owned each prompt of the last batch.
+            Who owns what; its `names` tell who answered each prompt of the last call.
 
         Raises:
             ObjectError: an object is missing or corrupt.
             UnknownName: there is no such revision.
         """
         mixture, self.routes = self._mixtures.routed(revision)
-        self._choose(Chosen(self.resident.acting(mixture), called(AUTO)))
+        self._choose(Chosen(self.resident.acting(mixture), called(AUTO), routes=self.routes))
         return self.routes
 
     def bids(self, prompt: str) -> list[tuple[str | None, float | None]]:
@@ -322,8 +305,8 @@ class Model(Reader):
         """
         if not requests:
             return
-        self._each(len(requests))
-        answer(self.backbone, self.adapter, requests)
+        with self._each(len(requests))(range(len(requests))):
+            answer(self.backbone, self.adapter, requests)
 
     def coordinate(self, prompt: str) -> Tensor:
         """z of a prompt, float32 [dim].

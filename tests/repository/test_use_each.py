@@ -1,6 +1,7 @@
 """Rows that each have a capability of their own."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,42 @@ def test_the_owner_of_a_row_answers_it_whatever_the_batches(model: Model) -> Non
     expected = [alone(model, row, owner)[1] for row, owner in zip(ROWS, owners, strict=True)]
     model.use_each([AUTO] * len(ROWS))
     assert model.answers(ROWS, 8, 3) == expected
+
+
+def longer(count: int) -> list[Example]:
+    """Rows of very different lengths, so that batches by length differ from those in order."""
+    return [
+        Example((Message("user", f"Say {'pear ' * (1 + 5 * row % 7)}{row}."),), "apple", f"{row}")
+        for row in range(count)
+    ]
+
+
+@pytest.mark.parametrize("ask", [Model.score, partial(Model.answers, max_new_tokens=2)])
+def test_routes_name_who_answered_each_prompt_of_a_call_in_their_order(
+    model: Model, ask: Callable[..., object]
+) -> None:
+    rows = longer(11)
+    model.route()
+    owners = model.owners(rows)
+    assert len(set(owners)) > 1  # or there is nothing to see
+    ask(model, rows, batch_size=4)
+    assert model.routes.names == owners
+    model.generate(rows[3].messages, max_new_tokens=1)
+    assert model.routes.names == owners[3:4]
+    assert model.answers([]) == [] == model.routes.names
+
+
+@pytest.mark.parametrize("ask", [Model.score, partial(Model.answers, max_new_tokens=2)])
+def test_rows_with_a_capability_of_their_own_are_named_by_it(
+    model: Model, ask: Callable[..., object]
+) -> None:
+    rows = longer(11)
+    given = [[AUTO, "apple", None, AUTO][row % 4] for row in range(11)]
+    owners = model.owners(rows)
+    model.use_each(given)
+    ask(model, rows, batch_size=3)
+    both = zip(given, owners, strict=True)
+    assert model.routes.names == [owner if name == AUTO else name for name, owner in both]
 
 
 def test_of_a_single_row_any_method_answers(model: Model) -> None:
