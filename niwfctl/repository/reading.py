@@ -14,6 +14,8 @@ from niwfctl.records import Example, Message
 Prompt = str | Sequence[Message | Mapping[str, str]]
 """The user's words, or a conversation; its turns may be dicts with `role` and `content`."""
 
+_EMPTY = "the prompt is empty: give one"
+
 
 def conversation(prompt: Prompt) -> list[Message]:
     """The turns of a prompt.
@@ -22,17 +24,24 @@ def conversation(prompt: Prompt) -> list[Message]:
         UsageError: it is empty, or is no prompt.
         DataError: a turn has an unknown role, or content that is not text.
     """
+    turns = _turns(prompt)
+    if not turns[-1].content.strip():
+        raise UsageError(_EMPTY)
+    return turns
+
+
+def _turns(prompt: Prompt) -> list[Message]:
+    """The same, of which the last may be empty, since a tool's result can be."""
     if isinstance(prompt, str):
-        prompt = [Message("user", prompt)]
+        prompt = [Message("user", prompt)] if prompt.strip() else []
     if not isinstance(prompt, Sequence):
         raise UsageError(
             f"a prompt cannot be {_a(prompt)}: give a text, or a list of turns with `role` and "
             "`content`"
         )
-    turns = [_turn(turn) for turn in prompt]
-    if not turns or not turns[-1].content.strip():
-        raise UsageError("the prompt is empty: give one")
-    return turns
+    if not prompt:
+        raise UsageError(_EMPTY)
+    return [_turn(turn) for turn in prompt]
 
 
 def _turn(turn: object) -> Message:
@@ -88,12 +97,14 @@ class Reader:
         self.backbone, self.skip = backbone, field.skip_tokens
         self._skips_system = field.skip_system
 
-    def prompt(self, messages: Sequence[Message]) -> tuple[list[int], int]:
-        """A conversation's tokens, and how many leading ones its coordinate leaves out.
+    def prompt(self, messages: Prompt) -> tuple[list[int], int]:
+        """A prompt's tokens, and how many leading ones its coordinate leaves out.
 
         Raises:
-            DataError: the template refuses it.
+            UsageError: it is empty, or is no prompt.
+            DataError: a turn has an unknown role, or the template refuses it.
         """
+        messages = _turns(messages)
         tokens = prompt_tokens(self.backbone.tokenizer, messages)
         own = self._opening_skip(messages, tokens)
         return tokens, self.skip if own is None else own

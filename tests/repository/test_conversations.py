@@ -12,7 +12,7 @@ from tiny import save_tiny, tiny_model, tiny_tokenizer, write_data
 from transformers import OPTConfig, OPTForCausalLM
 from typer.testing import Result
 
-from niwfctl.errors import BackboneError, DataError
+from niwfctl.errors import BackboneError, DataError, UsageError
 from niwfctl.records import Example, Message
 from niwfctl.repository import Repository
 from niwfctl.repository.regions import load_region
@@ -79,6 +79,20 @@ def test_scores_routes_and_answers_read_the_same_coordinate(templated: Path) -> 
     assert torch.allclose(model.coordinates(rows), alone, atol=1e-2)
     assert torch.allclose(model.score(rows).coordinates, alone, atol=1e-2)
     assert model.coordinates([]).shape == (0, 8)
+
+
+def test_tokens_are_given_of_all_that_other_methods_take_as_a_prompt(templated: Path) -> None:
+    model = Repository.open(templated).load()
+    told = {"role": "user", "content": ASKED.content}
+    found = [model.prompt(one) for one in ([ASKED], ASKED.content, [told], (told,))]
+    assert found == found[:1] * 4
+    result = Message("tool", "")  # of a tool that printed nothing
+    assert len(model.prompt([ASKED, result])[0]) > len(found[0][0])
+    for empty in ("", " ", []):
+        with pytest.raises(UsageError, match="the prompt is empty"):
+            model.prompt(empty)
+    with pytest.raises(UsageError, match="a turn of a conversation cannot be of type int"):
+        model.prompt([3])
 
 
 def test_an_imported_adapter_lies_where_training_on_the_same_rows_would_have_put_it(
