@@ -30,12 +30,14 @@ class Score:
         coordinates: z of each row, float32 [rows, dim], in the order of the rows.
         losses: negative log-likelihood of each row's answer, summed over its tokens, in nats,
             float64 [rows], in the order of the rows; 0 where there is no answer.
+        lengths: number of tokens of each row's answer, int64 [rows].
     """
 
     perplexity: float
     tokens: int
     coordinates: Tensor
     losses: Tensor
+    lengths: Tensor
 
 
 class Scorer:
@@ -68,11 +70,11 @@ class Scorer:
         states, targets, _ = self._predicting(rows)
         return self._nats(states, targets), len(targets)
 
-    def _losses(self, rows: Sequence[Tokens]) -> tuple[Tensor, int]:
-        """The same of each row, float64 [rows] on the CPU, and the number of all tokens."""
+    def _losses(self, rows: Sequence[Tokens]) -> Tensor:
+        """Negative log-likelihood of each row's answer, in nats, float64 [rows] on the CPU."""
         states, targets, row_of = self._predicting(rows)
         nats = self._nats(states, targets, "none").cpu().double()
-        return torch.zeros(len(rows)).double().index_add_(0, row_of, nats), len(targets)
+        return torch.zeros(len(rows)).double().index_add_(0, row_of, nats)
 
     def _predicting(self, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
         """The states [n, width] that predict the answers' tokens, these, and the row of each."""
@@ -107,16 +109,15 @@ class Scorer:
         """
         if not any(row.answer for row in rows):
             raise DataError("there is nothing to score: give at least one example with an answer")
-        losses, count = torch.zeros(len(rows)).double(), 0
+        losses, lengths = torch.zeros(len(rows)).double(), [len(row.answer) for row in rows]
         coordinates = torch.empty(len(rows), self.adapter.coordinates.dim)
         for places in by_length(rows, batch_size):
             with during(places):
-                losses[places], tokens = self._losses([rows[place] for place in places])
-            count += tokens
+                losses[places] = self._losses([rows[place] for place in places])
             coordinates[places] = self.adapter.z.cpu()
             between()
-        perplexity = math.exp(min(losses.sum().item() / count, 700.0))
-        return Score(perplexity, count, coordinates, losses)
+        perplexity = math.exp(min(losses.sum().item() / sum(lengths), 700.0))
+        return Score(perplexity, sum(lengths), coordinates, losses, torch.tensor(lengths))
 
     def _nats(self, states: Tensor, targets: Tensor, reduction: str = "sum") -> Tensor:
         """Negative log-likelihood of the targets [n] at the states [n, width].

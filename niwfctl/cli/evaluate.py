@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +12,14 @@ from niwfctl.cli.matrix import matrix_json, plot_matrix, show_matrix
 from niwfctl.cli.options import AsJson, by_name, inside
 from niwfctl.cli.output import emit_json, number, out, require_file
 from niwfctl.cli.progress import measuring_progress
+from niwfctl.cli.rows import predictions_json, require_rows_file, write_rows
 from niwfctl.cli.schema import Json, figures_json
 from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
     from niwfctl.atlas import Atlas
     from niwfctl.repository import Repository
-    from niwfctl.repository.measure import Measured, Subject
+    from niwfctl.repository.measure import Subject
 
 app = typer.Typer()
 
@@ -60,14 +62,24 @@ def evaluate(
     again: Annotated[
         bool, typer.Option("--again", help="For --matrix: measure cached figures again.")
     ] = False,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write what was measured of each row, as JSON lines; with --exact-match its "
+            "answer, too. Not with --matrix.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the base and capabilities on data: perplexity of the answers."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.measure import Bench, Data, warn_of_learned_rows
+    from niwfctl.repository.measure import Bench, Data, Rows, warn_of_learned_rows
 
     if matrix and names:
         raise UsageError("--matrix measures every capability: give no names, only their data")
+    if matrix and predictions:
+        raise UsageError("--predictions is about one commit: leave --matrix out")
     if not matrix and (revisions or plot or again):
         raise UsageError("--rev, --plot and --again belong to --matrix: add it")
     if not matrix and not data:
@@ -86,19 +98,28 @@ def evaluate(
             plot_matrix(table, ctx.obj / plot)
         emit_json(matrix_json(table)) if as_json else show_matrix(table)
         return
+    sources = [inside(ctx.obj, source) for source in data]
+    if predictions:
+        require_rows_file(predictions := ctx.obj / predictions, "--predictions", sources)
     chosen = names or list(filter(None, [repository.active]))
     answering = {name: repository.capability(name) for name in chosen}
     subjects = _subjects(repository, answering, auto)
-    read = Data.read([inside(ctx.obj, source) for source in data])
+    read = Data.read(sources)
     warn_of_learned_rows(answering | (repository.atlas() if auto else {}), read)
     with measuring_progress() as report:
         bench = Bench(repository, report, recall=False)
-        rows = [(one.target, bench.measure(one, read, **how)) for one in subjects]
+        found = [
+            (one.target, rows := Rows(), bench.measure(one, read, rows=rows, **how))
+            for one in subjects
+        ]
+    if predictions:
+        lines = (predictions_json(_about(target), read.examples, rows) for target, rows, _ in found)
+        write_rows(predictions, chain.from_iterable(lines))
     if as_json:
-        results = [_result_json(target, figures) for target, figures in rows]
+        results = [_about(target) | figures_json(figures) for target, _, figures in found]
         emit_json({"data_hash": read.hash, "rows": len(read.examples), "results": results})
         return
-    for target, figures in rows:
+    for target, _, figures in found:
         match = f", exact match {figures.exact_match:.1%}" if exact_match else ""
         label = target or "base"
         out.print(f"{label:<20} perplexity {number(figures.perplexity)}{match}", markup=False)
@@ -112,8 +133,9 @@ def _subjects(repository: Repository, answering: Atlas, auto: bool) -> list[Subj
     return [*found, routed("HEAD", repository.atlas())] if auto else found
 
 
-def _result_json(target: str | None, figures: Measured) -> Json:
+def _about(target: str | None) -> Json:
+    """What answered, as docs/json.md has it."""
     from niwfctl.repository.measure import AUTO
 
     auto = target == AUTO
-    return {"capability": None if auto else target, "auto": auto} | figures_json(figures)
+    return {"capability": None if auto else target, "auto": auto}

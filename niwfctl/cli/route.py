@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from niwfctl.atlas import BASE_NAME
+from niwfctl.atlas import BASE_NAME, get_capability
 from niwfctl.cli.options import AsJson, inside, read_prompt
 from niwfctl.cli.output import emit_json, err, out
+from niwfctl.cli.rows import contest_json, require_rows_file, write_rows
 from niwfctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from niwfctl.repository import Repository
 
 app = typer.Typer()
 
@@ -24,7 +30,18 @@ def route(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Count over the prompts of a file; repeatable, a row per file."),
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="Count over the prompts of a file, which NAME should own; repeatable, a row per "
+            "file.",
+        ),
+    ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write who owns each prompt of --data, and who is next, as JSON lines.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -35,19 +52,62 @@ def route(
     if (prompt is None) == (not data):
         raise UsageError("say what to route: either a prompt, or --data FILE")
     prompt = None if prompt is None else read_prompt(prompt)
+    if rows and not data:
+        raise UsageError("--rows is about files: give --data FILE")
     repository = Repository.open(ctx.obj)
-    files = {source: read_examples([inside(ctx.obj, source)]) for source in data or []}
+    asked = [_Asked.of(repository, ctx.obj, one) for one in data or []]
+    if rows:
+        require_rows_file(rows := ctx.obj / rows, "--rows", [one.file for one in asked])
+    examples = [read_examples(one.file) for one in asked]
     with err.status("loading the backbone"):
         model = repository.load(auto=True)
     if prompt is not None:
         found = model.bids(prompt)
         _one(found, as_json)
         return
-    counts = {}
     with err.status("routing"):
-        for source, examples in files.items():
-            counts[source] = Counter(owner or BASE_NAME for owner in model.owners(examples))
+        bids = [model.bids_each(part) for part in examples]
+    if rows:
+        lines = (
+            contest_json(one.source, example, found, one.expected)
+            for one, *pairs in zip(asked, examples, bids, strict=True)
+            for example, found in zip(*pairs, strict=True)
+        )
+        write_rows(rows, lines)
+    counts = {
+        one.source: Counter(found[0][0] or BASE_NAME for found in part)
+        for one, part in zip(asked, bids, strict=True)
+    }
     _many(counts, as_json)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What one --data names.
+
+    Attributes:
+        source: the file or hub dataset, as given.
+        file: the same, as seen from -C DIR.
+        expected: what should own its prompts, if that was named.
+    """
+
+    source: str
+    file: str
+    expected: str | None = None
+
+    @classmethod
+    def of(cls, repository: Repository, directory: Path, given: str) -> _Asked:
+        """Reads `[NAME=]FILE`.
+
+        Raises:
+            UnknownName: there is no such capability.
+        """
+        name, equals, source = given.partition("=")
+        if not equals or Path(inside(directory, given)).exists():
+            return cls(given, inside(directory, given))
+        if name != BASE_NAME:
+            get_capability(repository.atlas(), name)
+        return cls(source, inside(directory, source), name)
 
 
 def _one(found: list[tuple[str | None, float | None]], as_json: bool) -> None:

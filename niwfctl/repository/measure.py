@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from operator import eq
@@ -130,6 +130,25 @@ class Measured:
         return -math.log(self.perplexity) if measure == "perplexity" else self.exact_match
 
 
+@dataclass
+class Rows:
+    """What was measured of each row, in their order.
+
+    Attributes:
+        losses: negative log-likelihood of its whole answer, in nats.
+        tokens: of its answer.
+        owners: what owns its prompt, None for the base; empty unless owners answered.
+        answers: the likeliest ones; empty unless the exact match was asked for.
+        matches: whether these are the expected ones.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    owners: list[str | None] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    matches: list[bool] = field(default_factory=list)
+
+
 def warn_of_learned_rows(capabilities: Mapping[str, Capability], data: Data) -> None:
     """Warns if a capability, by `NAME` or `NAME@REV`, or a part was trained on this very data."""
     found = (
@@ -192,6 +211,7 @@ class Bench:
         exact_match: bool = False,
         longest_answer: int = LONGEST_ANSWER,
         batch_size: int = BATCH_SIZE,
+        rows: Rows | None = None,
     ) -> Measured:
         """Perplexity, and exact match if asked.
 
@@ -199,15 +219,20 @@ class Bench:
             label: its name while in progress; the subject's target by default.
             longest_answer: tokens to generate at most, for the exact match.
             batch_size: rows per forward pass.
+            rows: empty, and gets what is measured of each row; nothing remembered is used then.
 
         Raises:
             BackboneError: the backbone is missing, or is not the pinned one.
             DataError, UsageError: an example is longer than the backbone can read.
             ObjectError: an object is missing or corrupt.
         """
-        question = _Question(subject, data, label or subject.target or BASE_NAME)
-        score, match = partial(_score, batch_size), partial(_match, batch_size, longest_answer)
+        fresh, rows = rows is not None, rows or Rows()
+        question = _Question(subject, data, label or subject.target or BASE_NAME, fresh)
+        score = partial(_score, batch_size, rows)
+        match = partial(_match, batch_size, longest_answer, rows)
         scored = self._figures(_Scored, question, f"score {batch_size}", score)
+        if fresh and subject.target == AUTO:
+            rows.owners = list(self._model.routes.names)
         if not exact_match:
             return Measured(scored.perplexity, scored.tokens)
         matched = self._figures(_Matched, question, f"match {batch_size} {longest_answer}", match)
@@ -231,7 +256,7 @@ class Bench:
         self, kind: type[Figures], question: _Question, how: str, compute: Compute[Figures]
     ) -> Figures:
         file = self._file(question, how)
-        if self._recall:
+        if self._recall and not question.fresh:
             with suppress(OSError, ValueError):  # an unreadable result is measured again
                 return TypeAdapter(kind).validate_json(file.read_bytes())
         if self._model is None:
@@ -256,6 +281,7 @@ class _Question:
     subject: Subject
     data: Data
     label: str
+    fresh: bool = False  # whether it must be measured, even if it is remembered
 
 
 @dataclass(frozen=True)
@@ -280,18 +306,25 @@ def _owned(model: Model, examples: Sequence[Example], done: Done) -> _Owned:
     return _Owned(dict(found))
 
 
-def _score(batch_size: int, model: Model, examples: Sequence[Example], done: Done) -> _Scored:
+def _score(
+    batch_size: int, rows: Rows, model: Model, examples: Sequence[Example], done: Done
+) -> _Scored:
     found = model.score(examples, batch_size, lambda rows, _: done(rows))
+    rows.losses, rows.tokens = found.losses.tolist(), found.lengths.tolist()
     return _Scored(found.perplexity, found.tokens)
 
 
 def _match(
-    batch_size: int, longest: int, model: Model, examples: Sequence[Example], done: Done
+    batch_size: int,
+    longest: int,
+    rows: Rows,
+    model: Model,
+    examples: Sequence[Example],
+    done: Done,
 ) -> _Matched:
-    hits = rows = 0
     for batch in batched(examples, batch_size):
         answers = model.answers(batch, longest, batch_size)
-        hits += sum(map(eq, answers, model.expected(batch)))
-        rows += len(batch)
-        done(rows)
-    return _Matched(hits / rows)
+        rows.answers += answers
+        rows.matches += map(eq, answers, model.expected(batch))
+        done(len(rows.answers))
+    return _Matched(sum(rows.matches) / len(rows.matches))

@@ -6,6 +6,7 @@ of a mixed batch are all mixtures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,6 +84,10 @@ BARE = Mixture((), lambda z: torch.zeros(len(z), 0))
 """The bare backbone."""
 
 
+Bid = tuple[str | None, float | None]
+"""A capability, None for the base, and its score log N(z; μ, Σ) − b, None where it makes no bid."""
+
+
 class Routes:
     """Who owns which prompts.
 
@@ -101,6 +106,15 @@ class Routes:
     def bids(self, z: Tensor) -> Tensor:
         """Bids of the base and of every claim at z [n, dim]; float64 [n, 1 + claims]."""
         return self._claims.bids(z.cpu())
+
+    def ranked(self, z: Tensor) -> list[list[Bid]]:
+        """All candidates for each prompt at z [n, dim], its owner first."""
+        names = [None, *self.claimants]
+        return [
+            [(names[place], bids[place] if math.isfinite(bids[place]) else None) for place in order]
+            for bids in self.bids(z).tolist()
+            for order in [sorted(range(len(bids)), key=lambda place: (-bids[place], place))]
+        ]
 
     def owners(self, z: Tensor) -> list[str | None]:
         """Owners of the prompts at z [n, dim]; None for the base."""

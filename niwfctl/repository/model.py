@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import reprlib
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -24,7 +23,7 @@ from niwfctl.field.naming import under
 from niwfctl.records import Example, Message
 from niwfctl.repository.backbone import fitting, pinned_source
 from niwfctl.repository.chosen import AUTO, Chosen, Each, Mixtures, Rows, called
-from niwfctl.repository.mixture import Mixture, Routes
+from niwfctl.repository.mixture import Bid, Mixture, Routes
 from niwfctl.repository.reading import Prompt, Reader, conversation, prompted
 from niwfctl.repository.regions import read_coordinates
 from niwfctl.repository.resident import RESIDENT, Resident
@@ -183,19 +182,27 @@ class Model(Reader):
         self._choose(Chosen(self.resident.acting(mixture), called(AUTO), routes=self.routes))
         return self.routes
 
-    def bids(self, prompt: str) -> list[tuple[str | None, float | None]]:
+    def bids(self, prompt: Prompt) -> list[Bid]:
         """(capability, score) of all candidates for a prompt, the owner first; None for the base.
 
         The score is log N(z; μ, Σ) − b, or None if the cell does not hold z. What is active does
         not change.
+
+        Raises:
+            UsageError, DataError: as in `owners`.
+        """
+        return self.bids_each([prompt])[0]
+
+    def bids_each(
+        self, prompts: Sequence[Example | Prompt], batch_size: int = 8
+    ) -> list[list[Bid]]:
+        """As `bids`, of each prompt.
+
+        Raises:
+            UsageError, DataError: as in `owners`.
         """
         _, routes = self._mixtures.routed()
-        found = routes.bids(self.coordinate(prompt)[None])[0].tolist()
-        order = sorted(range(len(found)), key=lambda index: (-found[index], index))
-        names = [None, *routes.claimants]
-        return [
-            (names[index], found[index] if math.isfinite(found[index]) else None) for index in order
-        ]
+        return routes.ranked(self.coordinates(prompts, batch_size))
 
     def owners(self, prompts: Sequence[Example | Prompt], batch_size: int = 8) -> list[str | None]:
         """The capability that owns each prompt; None for the base.
@@ -308,7 +315,7 @@ class Model(Reader):
         with self._each(len(requests))(range(len(requests))):
             answer(self.backbone, self.adapter, requests)
 
-    def coordinate(self, prompt: str) -> Tensor:
+    def coordinate(self, prompt: Prompt) -> Tensor:
         """z of a prompt, float32 [dim].
 
         Raises:

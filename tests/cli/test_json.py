@@ -36,7 +36,7 @@ KEYS = {
     for kind, text in re.findall(r"(?ms)^\*\*(.*?)\*\*(.*?)(?=\n\n|\Z)", DOCS)
 }
 PLAIN = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "object": dict}
-SOMETIMES = {"exact_match", "signature", "names"}  # only where it is asked for
+SOMETIMES = {"exact_match", "names", "reasoning_content", "signature"}  # only where it is asked for
 
 Ask = Callable[..., object]
 
@@ -58,6 +58,13 @@ def assert_documented(value: object, kind: str) -> None:
         assert documented.keys() - SOMETIMES <= value.keys() <= documented.keys(), kind
         for key, one in value.items():
             assert_documented(one, documented[key])
+
+
+def assert_lines_documented(file: Path, command: str) -> None:
+    lines = file.read_text("utf-8").splitlines()
+    assert lines
+    for line in lines:
+        assert_documented(json.loads(line), GIVEN[command])
 
 
 @pytest.fixture
@@ -104,6 +111,11 @@ def test_using(ask: Ask, committed: Repository, data: Path) -> None:
     assert len(ask("eval", "apple", "--auto", "--data", data, *options)["results"]) == 3
     assert ask("route", "hello", documented="route PROMPT")["bids"]
     assert ask("route", "--data", data, documented="route --data")[0]["owners"]
+    rows = ("--data", data, "--rows", committed.path / "rows.jsonl")
+    assert ask("route", *rows, documented="route --data")
+    assert_lines_documented(rows[-1], "route --rows")
+    ask("eval", *rows[:2], *options, "--auto", "--predictions", rows[-1])
+    assert_lines_documented(rows[-1], "eval --predictions")
     prompts = ("--prompt", "hello", "--data", data)
     assert ask("map", *prompts)["prompts"] and ask("map")["regions"]
     ask("export", "apple", "out")
