@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
 from niwfctl.atlas import BASE_NAME, get_capability
 from niwfctl.cli.options import AsJson, inside, read_prompt
@@ -19,6 +21,7 @@ from niwfctl.errors import UsageError
 if TYPE_CHECKING:
     from niwfctl.repository import Repository
 
+_EDGE, _SHARE, _LABEL = 3, 6, 20  # characters: of a column's frame, a share, a shortened path
 app = typer.Typer()
 
 
@@ -123,10 +126,49 @@ def _one(found: list[tuple[str | None, float | None]], as_json: bool) -> None:
 def _many(counts: dict[str, Counter[str]], as_json: bool) -> None:
     if as_json:
         emit_json([{"data": source, "owners": dict(found)} for source, found in counts.items()])
-        return
-    names = sorted({name for found in counts.values() for name in found})
-    table = Table("data", *names, "prompts")
+    elif not out.is_terminal:
+        _lines(counts)
+    else:
+        show_owners(counts)
+
+
+def _lines(counts: dict[str, Counter[str]]) -> None:
+    """A plain line for each file and owner, for other programs."""
+    width = max(len(name) for found in counts.values() for name in found)
     for source, found in counts.items():
-        total = sum(found.values())
-        table.add_row(source, *(f"{found[name] / total:.1%}" for name in names), str(total))
+        for name, count in found.most_common():
+            share = count / found.total()
+            line = f"{source}: {name:<{width}} {share:6.1%} ({count} of {found.total()})"
+            out.print(line, markup=False)
+
+
+def show_owners(counts: dict[str, Counter[str]]) -> None:
+    """A table of owners (across) by file (down); an owner a line if it were too wide."""
+    names = sorted({name for found in counts.values() for name in found})
+    columns = [*names, "prompts"]
+    room = out.width - _EDGE - sum(max(len(name), _SHARE) + _EDGE for name in columns) - 1
+    if room < min(_LABEL, max(map(cell_len, counts))):
+        _blocks(counts)
+        return
+    table = Table("data", *columns)
+    for source, found in counts.items():
+        shares = (f"{found[name] / found.total():.1%}" for name in names)
+        table.add_row(Text(_shortened(source, room)), *shares, str(found.total()))
     out.print(table)
+
+
+def _blocks(counts: dict[str, Counter[str]]) -> None:
+    for source, found in counts.items():
+        total = f" ({found.total()} prompts)"
+        out.print(f"{_shortened(source, out.width - len(total))}{total}", markup=False)
+        for name, count in found.most_common():
+            out.print(f"  {count / found.total():6.1%} {name}", markup=False)
+
+
+def _shortened(path: str, room: int) -> str:
+    """A path without its beginning if it is too long, since paths end in what tells them apart."""
+    if cell_len(path) <= room:
+        return path
+    while path and cell_len(path) >= room:
+        path = path[1:]
+    return f"…{path}"
