@@ -258,12 +258,12 @@ def rm(
 @app.command()
 def mv(
     ctx: typer.Context,
-    old: Annotated[str, typer.Argument(help="The capability.")],
+    old: Annotated[str, typer.Argument(help="The capability or uncommitted training.")],
     new: Annotated[str, typer.Argument(help="Its new name.")],
     message: Message = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rename a capability in a new commit."""
+    """Rename a capability in a new commit, or an uncommitted training."""
     from niwfctl.repository import Repository
 
     _made(Repository.open(ctx.obj).rename(old, new, message), f"renamed {old} to {new}", as_json)
@@ -320,11 +320,12 @@ def _two(names: list[str], expected: str) -> list[str]:
     return names
 
 
-def _made(commit: str, what: str, as_json: bool) -> None:
+def _made(commit: str | None, what: str, as_json: bool) -> None:
     if as_json:
         emit_json({"commit": commit})
     else:
-        out.print(f"[{commit[:7]}] {what}", markup=False)
+        where = "uncommitted" if commit is None else commit[:7]
+        out.print(f"[{where}] {what}", markup=False)
 
 
 def _pair(text: str) -> tuple[str | None, str]:

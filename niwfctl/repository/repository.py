@@ -305,8 +305,9 @@ class Repository(Exchange, Inspection):
 
         discard(self, several(names))
 
-    def rename(self, old: str, new: str, message: str | None = None) -> str:
-        """Commits a new name of a capability. Returns the commit's id."""
+    def rename(self, old: str, new: str, message: str | None = None) -> str | None:
+        """Commits a new name of a capability; returns the commit's id, and None if it only
+        renamed an uncommitted training, which `undo` takes back."""
         from niwfctl.repository.rewrite import rename
 
         return rename(self, old, new, message)

@@ -1,4 +1,4 @@
-"""Changes without training: rollback, rm and mv, each a commit; and discarding a training."""
+"""Changes without training: rollback, rm and mv, each a commit; and those of trainings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from niwfctl.repository.underway import require_ready
 from niwfctl.typed import command_line
 
 if TYPE_CHECKING:
+    from niwfctl.repository.operations import Operation, Operations
     from niwfctl.repository.repository import Repository
+    from niwfctl.training.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -87,24 +89,34 @@ def discard(repository: Repository, names: Sequence[str]) -> None:
             if name not in there:
                 raise UnknownName(f"nothing is trained under {name!r}: there are {listed(there)}")
         for name in dict.fromkeys(names):
-            operations.set_aside(operation, name)
-            if name not in operation.removed:
-                raise StorageError(
-                    f"the training of {name!r} stays, since it cannot be put aside for `undo` in "
-                    f"{operations.folder_of(operation)}: make room on the disk"
-                )
+            _put_aside(operations, operation, name)
 
 
-def rename(repository: Repository, old: str, new: str, message: str | None) -> str:
-    """Commits a new name of a capability.
+def _put_aside(operations: Operations, operation: Operation, name: str) -> None:
+    operations.set_aside(operation, name)
+    if name not in operation.removed:
+        raise StorageError(
+            f"the training of {name!r} stays, since it cannot be put aside for `undo` in "
+            f"{operations.folder_of(operation)}: make room on the disk"
+        )
+
+
+def rename(repository: Repository, old: str, new: str, message: str | None) -> str | None:
+    """Commits a new name of a capability, or gives an uncommitted training another one.
 
     Returns:
-        Id of the commit.
+        Id of the commit; None for a training.
 
     Raises:
-        UnknownName: there is no such capability.
-        UsageError: the new name is taken or invalid.
+        UnknownName: there is no such capability or training.
+        UsageError: the new name is taken or invalid, or the training is of a committed capability.
+        Busy: a training is in progress.
+        StorageError: the disk is full or read-only.
     """
+    run = None if old in repository.atlas() else repository.trainings.get(old)
+    if run and not repository.committed(run):
+        _rename_training(repository, run, new, message)
+        return None
 
     def renamed(atlas: Atlas) -> Atlas:
         capability = get_capability(atlas, old)
@@ -117,6 +129,30 @@ def rename(repository: Repository, old: str, new: str, message: str | None) -> s
     warn_of_ref(repository, new)
     _tell_gates(repository, [old])
     return commit
+
+
+def _rename_training(repository: Repository, run: Run, new: str, message: str | None) -> None:
+    from niwfctl.training import checkpoint
+
+    if message is not None:
+        raise UsageError(
+            f"{run.name!r} is not committed yet, so renaming it is no commit: leave out the message"
+        )
+    if run.options.mode != "new":
+        raise UsageError(
+            f"the training of {run.name!r} is of the capability of that name, so it cannot get "
+            "another: commit it where that capability is, or discard it with `niwfctl rm "
+            f"--training {run.name}`"
+        )
+    operations, trainings = repository.operations, repository.trainings
+    command = command_line(f"Rename the training of {run.name} to {new}")
+    with repository.writing(), trainings.locked(), operations.recording(command) as operation:
+        require_free(repository, new)
+        now, tensors = checkpoint.load(trainings.checkpoint(run.name))
+        checkpoint.save(trainings.checkpoint(new), now.model_copy(update={"name": new}), tensors)
+        operation.added.append(new)
+        _put_aside(operations, operation, run.name)  # a kill before this leaves both
+    warn_of_ref(repository, new)
 
 
 def _tell_gates(repository: Repository, gone: Sequence[str]) -> None:

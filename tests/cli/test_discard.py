@@ -1,12 +1,14 @@
-"""Trainings that are discarded, and those that what is at HEAD leaves no place for."""
+"""Trainings that are discarded or renamed, and those that what is at HEAD leaves no place for."""
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
+from conftest import QUICK
 from typer.testing import Result
 
-from niwfctl.errors import Busy
+from niwfctl.errors import Busy, TrainingInterrupted
 from niwfctl.repository import Repository
 from niwfctl.training.checkpoint import load, save
 
@@ -50,6 +52,55 @@ def test_a_discarded_training_no_longer_waits_until_undo_brings_it_back(
     assert waiting(trained) == []
     niwfctl("-C", trained.path, "undo")
     assert waiting(trained) == ["apple"]
+
+
+def test_a_training_that_waits_gets_another_name_until_undo_takes_it_back(
+    niwfctl: Command, trained: Repository
+) -> None:
+    was = trained.git.head()
+    run, tensors = load(trained.trainings.checkpoint("apple"))
+    done = niwfctl("-C", trained.path, "mv", "apple", "pear")
+    assert (done.exit_code, done.stdout) == (0, "[uncommitted] renamed apple to pear\n")
+    for name in ("pear", "apple") * 2:
+        now, same = load(trained.trainings.checkpoint(name))
+        assert now == run.model_copy(update={"name": name}) and waiting(trained) == [name]
+        assert same.keys() == tensors.keys()
+        for key in same:  # NaN is the coordinate of a row that was not read
+            assert same[key].nan_to_num().equal(tensors[key].nan_to_num())
+        assert trained.git.head() == was
+        assert niwfctl("-C", trained.path, "undo").exit_code == 0
+    niwfctl("-C", trained.path, "mv", "--json", "pear", "plum")
+    trained.commit("plum", "Plums")
+    assert set(trained.atlas()) == {"plum"} and trained.verify().ok
+
+
+def test_a_training_that_is_unfinished_goes_on_under_its_new_name(
+    fresh: Repository, data: Path
+) -> None:
+    done = iter([False, True])
+    with pytest.raises(TrainingInterrupted):
+        fresh.train("apple", data, QUICK, stop=lambda: next(done))
+    assert fresh.rename("apple", "pear") is None
+    assert fresh.train("pear", resume=True).finished and waiting(fresh) == ["pear"]
+
+
+def test_a_training_is_not_renamed_where_it_could_not_be_committed_or_is_in_progress(
+    refused: Callable[..., None], stuck: Repository
+) -> None:
+    cases = [
+        (["fresh", "fresh"], 2, ["'fresh' has an uncommitted training"]),
+        (["fresh", "shell"], 2, ["'shell' has an uncommitted training"]),
+        (["fresh", "a b"], 2, ["'a b'"]),
+        (["fresh", "new", "-m", "New"], 2, ["not committed yet", "leave out the message"]),
+        (["shell", "new"], 2, ["of the capability of that name", "niwfctl rm --training shell"]),
+        (["none", "new"], 4, ["'none'"]),
+    ]
+    for names, code, words in cases:
+        refused(stuck, ["mv", *names], code, *words)
+    with stuck.trainings.locked():
+        refused(stuck, ["mv", "fresh", "new"], Busy.exit_code, "training lock")
+    stuck.operations.undo()  # shell is there again
+    refused(stuck, ["mv", "fresh", "shell"], 2, "'shell' is already a capability")
 
 
 def test_a_damaged_training_can_be_discarded(niwfctl: Command, trained: Repository) -> None:
