@@ -57,11 +57,15 @@ class Terms(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     order: int = Field(ge=0, description="greater than that of every earlier region")
-    max_takeover: float = Field(0.02, ge=0, le=1, description="of each earlier region's anchors")
-    max_base_takeover: float = Field(0.05, ge=0, le=1, description="of the base's anchors")
-    manual: bool = Field(False, description="never routed to")
-    general: bool = Field(False, description="it also gets what the base's own cell would have won")
-    supersedes: tuple[str, ...] = Field((), description="ids of regions it may take over")
+    max_takeover: float = Field(
+        default=0.02, ge=0, le=1, description="of each earlier region's anchors"
+    )
+    max_base_takeover: float = Field(default=0.05, ge=0, le=1, description="of the base's anchors")
+    manual: bool = Field(default=False, description="never routed to")
+    general: bool = Field(
+        default=False, description="it also gets what the base's own cell would have won"
+    )
+    supersedes: tuple[str, ...] = Field(default=(), description="ids of regions it may take over")
 
 
 class Takeover(BaseModel):
@@ -74,7 +78,8 @@ class Takeover(BaseModel):
     anchors: int = Field(ge=1)
     bound: float = Field(description="exact binomial 95% upper bound on the share of its prompts")
     disputed: tuple[NonNegativeInt, ...] = Field(
-        (), description="anchors whose neighbourhoods stay with it; the bound counts them as won"
+        default=(),
+        description="anchors whose neighbourhoods stay with it; the bound counts them as won",
     )
 
     @model_validator(mode="after")
@@ -90,15 +95,15 @@ class Routing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     bias: float = Field(ge=0, description="nats taken off its score")
-    margin: float = Field(0, ge=0, description="nats by which it must outbid the base")
+    margin: float = Field(default=0, ge=0, description="nats by which it must outbid the base")
     takeover: tuple[Takeover, ...] = Field(
         description="by earlier region, of those of which it wins or disputes any anchors"
     )
     base: Takeover | None = Field(
-        None, description="of the base; None for a general region or an old map"
+        default=None, description="of the base; None for a general region or an old map"
     )
     ceded: float = Field(
-        0, description="share of its prompts in neighbourhoods of disputed anchors"
+        default=0, description="share of its prompts in neighbourhoods of disputed anchors"
     )
     shadow: dict[str, float] = Field(
         description="share of its anchors that others own, by region id, or `base`"
@@ -129,8 +134,8 @@ class RegionEntry(BaseModel):
     anchors: int = Field(ge=1, description="coordinates at which the field was snapshotted")
     run: Finished
     sealed_on: Platform = Field(description="platform that took the snapshot")
-    terms: Terms | None = Field(None, description="None: committed before routing existed")
-    routing: Routing | None = Field(None, description="None: never routed to")
+    terms: Terms | None = Field(default=None, description="None: committed before routing existed")
+    routing: Routing | None = Field(default=None, description="None: never routed to")
 
     @property
     def id(self) -> str:

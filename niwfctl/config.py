@@ -35,19 +35,20 @@ class BackboneConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     model: str = Field(description="`smollm2`, a folder, a GGUF file, or a hub id")
-    revision: str | None = Field(None, description="commit of a hub model")
+    revision: str | None = Field(default=None, description="commit of a hub model")
     identity: str = Field(
         description="hash of the weight files; in older repositories, hub id and commit"
     )
     quant: Literal["none", "nf4"] = "none"
-    decoder: str | None = Field(None, description="path of its decoder, if not `model`")
+    decoder: str | None = Field(default=None, description="path of its decoder, if not `model`")
     template_args: dict[str, StrictBool | StrictInt | StrictFloat | StrictStr] = Field(
         default_factory=dict,
         description="arguments of its chat template",
         exclude_if=lambda arguments: not arguments,
     )
     fix_mistral_regex: bool | None = Field(
-        None, description="whether its tokenizer splits by a corrected pattern; absent if not"
+        default=None,
+        description="whether its tokenizer splits by a corrected pattern; absent if not",
     )
     witness: Witness = Field(description="logits of the probes at `init`")
 
@@ -79,7 +80,9 @@ class FieldConfig(BaseModel):
     tap_layer: int = Field(ge=1)
     dim: int = Field(ge=1)
     skip_tokens: int = Field(ge=0, description="leading prompt tokens left out of the mean")
-    skip_system: bool = Field(False, description="whether a system turn is left out as well")
+    skip_system: bool = Field(
+        default=False, description="whether a system turn is left out as well"
+    )
     coordinates: str = _Oid
 
 
@@ -89,13 +92,13 @@ class Gate(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     data: str = Field(description="data file, relative to the repository")
-    max_perplexity: float | None = Field(None, gt=0)
+    max_perplexity: float | None = Field(default=None, gt=0)
     max_regression: float | None = Field(
-        None, ge=0, description="largest rise of perplexity over `--against`, as a share"
+        default=None, ge=0, description="largest rise of perplexity over `--against`, as a share"
     )
-    min_exact_match: float | None = Field(None, ge=0, le=1)
+    min_exact_match: float | None = Field(default=None, ge=0, le=1)
     min_owned: float | None = Field(
-        None, ge=0, le=1, description="smallest share of the prompts that routing gives it"
+        default=None, ge=0, le=1, description="smallest share of the prompts that routing gives it"
     )
 
 
@@ -104,9 +107,11 @@ class RoutingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    max_takeover: float = Field(0.02, ge=0, le=1, description="of each earlier region's anchors")
-    max_base_takeover: float = Field(0.05, ge=0, le=1, description="of the base's anchors")
-    max_shadow: float = Field(0.25, ge=0, le=1, description="of a new region's own anchors")
+    max_takeover: float = Field(
+        default=0.02, ge=0, le=1, description="of each earlier region's anchors"
+    )
+    max_base_takeover: float = Field(default=0.05, ge=0, le=1, description="of the base's anchors")
+    max_shadow: float = Field(default=0.25, ge=0, le=1, description="of a new region's own anchors")
 
 
 class Config(BaseModel):

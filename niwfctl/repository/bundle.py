@@ -34,7 +34,7 @@ _MEMBER = re.compile(r"bundle\.json|history|objects/[0-9a-f]{64}")
 class _Note(BaseModel):
     """What a bundle states, in its first member."""
 
-    format: int = Field(FORMAT, ge=1)
+    format: int = Field(default=FORMAT, ge=1)
     commit: str = Field(pattern=r"^[0-9a-f]{40,64}$")
     names: list[str]
 

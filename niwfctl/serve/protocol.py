@@ -93,7 +93,7 @@ class StreamOptions(_Known):
     """How a stream ends."""
 
     include_usage: bool = False
-    include_obfuscation: bool = Field(False, description="ignored: we send none")
+    include_obfuscation: bool = Field(default=False, description="ignored: we send none")
 
 
 class Asked(_Known):
@@ -106,10 +106,10 @@ class Asked(_Known):
     usual: ClassVar[int | None] = None
 
     model: str
-    max_tokens: int | None = Field(None, ge=1)
-    temperature: float = Field(0.0, ge=0, le=2)
-    top_p: float = Field(1.0, ge=0, le=1)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, ge=0, le=1)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Annotated[list[StopText], BeforeValidator(_listed), Field(max_length=MAX_STOPS)] = []
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
@@ -139,7 +139,7 @@ class ChatRequest(Asked):
     """`POST /v1/chat/completions`: a conversation, in the backbone's template."""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
     chat_template_kwargs: dict[str, Any] = {}
 
     @property

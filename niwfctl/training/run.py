@@ -29,54 +29,63 @@ class TrainingOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
-    steps: int | None = Field(None, ge=1, description="optimizer steps; overrides epochs")
-    epochs: float = Field(1.0, gt=0, description="passes over the training rows")
-    bases: int = Field(2, ge=1, le=64, description="bases of the new region")
-    rank: int = Field(8, ge=1, le=LARGEST_RANK, description="rank r of each basis")
-    alpha: float = Field(16.0, gt=0, description="α; the change of weights is scaled by α/r")
-    lr: float | None = Field(
-        None, gt=0, description="peak learning rate of AdamW; by the backbone's width if not given"
+    steps: int | None = Field(default=None, ge=1, description="optimizer steps; overrides epochs")
+    epochs: float = Field(default=1.0, gt=0, description="passes over the training rows")
+    bases: int = Field(default=2, ge=1, le=64, description="bases of the new region")
+    rank: int = Field(default=8, ge=1, le=LARGEST_RANK, description="rank r of each basis")
+    alpha: float = Field(
+        default=16.0, gt=0, description="α; the change of weights is scaled by α/r"
     )
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of steps with a rising rate")
-    batch_size: int = Field(8, ge=1, description="rows a forward pass")
-    grad_accum: int = Field(1, ge=1, description="forward passes an optimizer step")
-    max_length: int = Field(512, ge=2, description="longest row, in tokens")
+    lr: float | None = Field(
+        default=None,
+        gt=0,
+        description="peak learning rate of AdamW; by the backbone's width if not given",
+    )
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of steps with a rising rate")
+    batch_size: int = Field(default=8, ge=1, description="rows a forward pass")
+    grad_accum: int = Field(default=1, ge=1, description="forward passes an optimizer step")
+    max_length: int = Field(default=512, ge=2, description="longest row, in tokens")
     optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
-        "adamw", description="of torch, or of bitsandbytes with 8-bit moments"
+        default="adamw", description="of torch, or of bitsandbytes with 8-bit moments"
     )
     gradient_checkpointing: bool = Field(
-        False, description="compute activations again for the gradient instead of keeping them"
+        default=False,
+        description="compute activations again for the gradient instead of keeping them",
     )
-    skip_long: bool = Field(False, description="leave longer rows out instead of refusing them")
+    skip_long: bool = Field(
+        default=False, description="leave longer rows out instead of refusing them"
+    )
     skip_empty: bool = Field(
-        False,
+        default=False,
         description="leave records with an empty answer out instead of refusing them",
         exclude_if=_is_default,
     )
     val_split: float = Field(
-        0.05, gt=0, lt=1, description="share of prompts held out; more of few if not given"
+        default=0.05, gt=0, lt=1, description="share of prompts held out; more of few if not given"
     )
     eval_steps: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="steps between measurements; a quarter of all if not given",
         exclude_if=_is_default,
     )
     keep_best: bool = Field(
-        False,
+        default=False,
         description="keep the step measured best, rather than the last",
         exclude_if=_is_default,
     )
     seed: int = Field(
-        0, ge=0, lt=SEEDS, description="of the split, the order and the first weights"
+        default=0, ge=0, lt=SEEDS, description="of the split, the order and the first weights"
     )
     mode: Literal["new", "extend", "revise"] = Field(
-        "new", description="a new capability, a further region of one, or a new version of one"
+        default="new",
+        description="a new capability, a further region of one, or a new version of one",
     )
     reuse: tuple[str, ...] = Field(
-        (), description="capabilities whose sealed bases are gated beside the new ones, or `auto`"
+        default=(),
+        description="capabilities whose sealed bases are gated beside the new ones, or `auto`",
     )
-    general: bool = Field(False, description="also answer what the base's own cell holds")
+    general: bool = Field(default=False, description="also answer what the base's own cell holds")
 
     @field_validator("reuse", mode="before")
     @classmethod
@@ -153,9 +162,13 @@ class ImportedAdapter(BaseModel):
     base_model: str | None = Field(description="the base model that it names")
     rounding: float = Field(ge=0, description="relative error of ΔW, from rounding to bf16")
     dropped: tuple[int, ...] = Field(
-        (), description="layers below the tap layer that were left out", exclude_if=_is_default
+        default=(),
+        description="layers below the tap layer that were left out",
+        exclude_if=_is_default,
     )
-    lost: float = Field(0, ge=0, description="their share of ΔW's norm", exclude_if=_is_default)
+    lost: float = Field(
+        default=0, ge=0, description="their share of ΔW's norm", exclude_if=_is_default
+    )
 
 
 class ValidationData(BaseModel):
@@ -207,7 +220,7 @@ class Run(BaseModel):
     glances: tuple[Glance, ...] = ()
     seconds: float = 0.0
     tokens: int = 0
-    best_step: int | None = Field(None, exclude_if=_is_default)
+    best_step: int | None = Field(default=None, exclude_if=_is_default)
     witness: Witness | None = None
 
     @property
