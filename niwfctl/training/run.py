@@ -205,7 +205,7 @@ class Run(BaseModel):
     rows: int
     held_out_rows: int
     skipped_rows: int = 0
-    empty_records: int = Field(0, exclude_if=_is_default)
+    empty_records: int = Field(default=0, exclude_if=_is_default)
     options: TrainingOptions
     reused: tuple[Reused, ...] = ()
     adapter: ImportedAdapter | None = None
