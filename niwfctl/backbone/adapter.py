@@ -10,7 +10,7 @@ matters in decoding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, wraps
@@ -166,11 +166,13 @@ class Pass:
     """The state of the current forward pass.
 
     Attributes:
+        known: coordinates, by row, that were read before.
         decoding: compute the changes, one for each group, in a pass of a single token per prompt;
             None in passes of more tokens.
     """
 
     prompt: Tensor | None = None
+    known: Mapping[int, Tensor] = field(default_factory=dict)
     z: Tensor | None = None
     active: ActiveField | None = None
     gates: Tensor | None = None
@@ -223,13 +225,15 @@ class FieldAdapter:
         return self._pass.z
 
     @contextmanager
-    def prompts(self, mask: Tensor) -> Iterator[None]:
+    def prompts(self, mask: Tensor, known: Mapping[int, Tensor] | None = None) -> Iterator[None]:
         """A block whose first forward pass reads the coordinates; later passes reuse its gates.
 
         Args:
             mask: bool [batch, tokens] of that first pass, True at the prompt's own tokens.
+            known: coordinates [dim], by row, that were read before: the mask of these rows does not
+                matter.
         """
-        self._pass = Pass(prompt=mask)
+        self._pass = Pass(prompt=mask, known=known or {})
         try:
             yield
         finally:  # a pass that raised left its activations in the groups
@@ -285,6 +289,8 @@ class FieldAdapter:
     def _enter(self, now: Pass, states: Tensor) -> None:
         with torch.no_grad():
             now.z = self.coordinates(pool(states, now.prompt))
+            for row, z in now.known.items():
+                now.z[row] = z
         now.active = self.active.at(now.z) if self.active is not None else None
         if now.active is not None:
             now.gates = now.active.row_gates(now.z)

@@ -99,8 +99,9 @@ class Request:
     Attributes:
         prompt: its tokens.
         skip: how many leading tokens the coordinate leaves out.
+        z: its coordinate, float32 [dim], once it was read.
+        tokens: of the answer.
         text: of the answer.
-        count: tokens of the answer, including the one that ended it.
         ended: `stop` (by the model, or a stop text) or `length`; None while it is unfinished.
         cancelled: set it, from any thread, to end the answer early.
         hand_on: called with each new piece of text, and at the end with the last one, which may be
@@ -115,16 +116,29 @@ class Request:
         options: AnswerOptions,
     ) -> None:
         self.prompt, self.skip, self.options = prompt, skip, options
-        self.text, self.count = "", 0
+        self.z: Tensor | None = None
+        self.tokens: list[int] = []
+        self.text = ""
         self.ended: str | None = None
         self.cancelled = False
         self.hand_on: Callable[[str], None] = lambda piece: None
         self._pieces = Pieces(tokenizer, options.stop)
         self._random: torch.Generator | None = None
 
+    @property
+    def count(self) -> int:
+        """Tokens of the answer so far, including the one that ended it."""
+        return len(self.tokens)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be generated."""
+        return self.cancelled or self.ended is not None
+
     def rewind(self) -> None:
-        """Restarts the random draws, for generating the answer again."""
-        self._random = None
+        """Restarts the random draws of an answer that has not begun."""
+        if not self.tokens:
+            self._random = None
 
     def sample(self, scores: Tensor) -> Tensor:
         """The index of a token drawn from scores [vocabulary], int64 [1]."""
@@ -142,7 +156,7 @@ class Request:
 
     def take(self, token: int, ends: bool) -> None:
         """Adds one token to the answer; `ends` if it ends the turn."""
-        self.count += 1
+        self.tokens.append(token)
         piece = "" if ends else self._pieces.add(token)
         if ends or self._pieces.stopped:
             self.ended = "stop"
@@ -155,33 +169,51 @@ class Request:
             self.hand_on(piece)
 
 
+def _never() -> bool:
+    return False
+
+
 @torch.no_grad()
-def answer(backbone: Backbone, adapter: FieldAdapter, requests: Sequence[Request]) -> None:
+def answer(
+    backbone: Backbone,
+    adapter: FieldAdapter,
+    requests: Sequence[Request],
+    pause: Callable[[], bool] = _never,
+) -> None:
     """Answers requests in one batch, each as if alone, with what is active in the adapter.
 
-    It returns when every request has ended or is cancelled.
+    It returns when every request has ended or is cancelled, or when told to pause. Given again, in
+    whatever batch, a request goes on where it was: its prompt and answer so far are read anew,
+    which needs nothing of the earlier batch, and it keeps its coordinate and its draws.
+
+    Args:
+        requests: none of them is over.
+        pause: asked after each step of the batch.
     """
     for request in requests:
         request.rewind()
     model, ends, tokenizer = backbone.model, _ends(backbone), backbone.tokenizer
     padding = tokenizer.pad_token_id
-    tokens = pad([request.prompt for request in requests], left=True)
-    lengths, width = [len(request.prompt) for request in requests], tokens.shape[1]
-    counted = prompt_mask(lengths, width, [request.skip for request in requests], left=True)
+    rows = [request.prompt + request.tokens for request in requests]
+    tokens, lengths = pad(rows, left=True), [len(row) for row in rows]
+    width, skips = tokens.shape[1], [request.skip for request in requests]
+    counted = prompt_mask(lengths, width, skips, left=True)
     options = GenerationConfig(
-        max_new_tokens=max(request.options.max_new_tokens for request in requests),
+        max_new_tokens=max(one.options.max_new_tokens - one.count for one in requests),
         do_sample=False,
         eos_token_id=ends,
         pad_token_id=tokenizer.eos_token_id if padding is None else padding,
     )
     sampled = any(request.options.samples for request in requests)
-    with adapter.prompts(counted.to(model.device)), _nothing_but(options, model), quiet():
+    known = {row: one.z for row, one in enumerate(requests) if one.z is not None}
+    reading = adapter.prompts(counted.to(model.device), known)
+    with reading, _nothing_but(options, model), quiet():
         model.generate(
             tokens.to(model.device),
             attention_mask=prompt_mask(lengths, width, 0, left=True).long().to(model.device),
             generation_config=options,
             logits_processor=[_Choice(requests)] if sampled else [],
-            stopping_criteria=[_Watch(requests, ends)],
+            stopping_criteria=[_Watch(requests, ends, adapter, pause)],
         )
 
 
@@ -206,7 +238,7 @@ class _Choice(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         for index, request in enumerate(self._requests):
-            if request.options.samples and not _over(request):
+            if request.options.samples and not request.over:
                 scores[index, request.sample(scores[index])] = torch.inf
         return scores
 
@@ -214,19 +246,26 @@ class _Choice(LogitsProcessor):
 class _Watch(StoppingCriteria):
     """Gives every request its newest token, and tells which requests are over."""
 
-    def __init__(self, requests: Sequence[Request], ends: Sequence[int]) -> None:
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        ends: Sequence[int],
+        adapter: FieldAdapter,
+        pause: Callable[[], bool],
+    ) -> None:
         self._requests, self._ends = requests, set(ends)
+        self._adapter, self._pause = adapter, pause
 
     def __call__(self, input_ids: Tensor, scores: object, **rest: object) -> Tensor:
-        for request, token in zip(self._requests, input_ids[:, -1].tolist(), strict=True):
-            if not _over(request):
+        tokens = input_ids[:, -1].tolist()
+        for row, (request, token) in enumerate(zip(self._requests, tokens, strict=True)):
+            if request.z is None:
+                request.z = self._adapter.z[row].clone()
+            if not request.over:
                 request.take(token, token in self._ends)
-        (over,) = on(input_ids.device, torch.tensor([_over(one) for one in self._requests]))
-        return over
-
-
-def _over(request: Request) -> bool:
-    return request.cancelled or request.ended is not None
+        pause = self._pause()
+        over = torch.tensor([pause or one.over for one in self._requests])
+        return on(input_ids.device, over)[0]
 
 
 def _ends(backbone: Backbone) -> list[int]:

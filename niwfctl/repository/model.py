@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 import torch
 from torch import Tensor
 
+from niwfctl.atlas import BASE_NAME, parse_target
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.batch import batched, by_length
 from niwfctl.backbone.calibration import pooled
@@ -139,7 +140,7 @@ class Model(Reader):
         self._choose(Chosen(field, called(capability)))
 
     def use_each(self, capabilities: Sequence[str | None]) -> None:
-        """Makes a capability active for each row, AUTO for the owner of its prompt.
+        """Makes a capability active for each row, AUTO or `AUTO@REV` for the owner of its prompt.
 
         Names mean what they do to `use`. From now on as many rows must be given to `score`,
         `answers`, `answer` and `generate`; row i is taken under the i-th capability, whatever
@@ -216,10 +217,21 @@ class Model(Reader):
         _, routes = self._mixtures.routed()
         return routes.owners(self.coordinates(prompts, batch_size))
 
+    def owner(self, z: Tensor, revision: str = "HEAD") -> str | None:
+        """The capability that owns a coordinate z [dim] by a revision's atlas; None for the base.
+
+        Raises:
+            ObjectError: an object is missing or corrupt.
+            UnknownName: there is no such revision.
+        """
+        _, routes = self._mixtures.routed(revision)
+        return routes.owners(z[None])[0]
+
     def _mixture(self, capability: str | None) -> Mixture:
-        if capability != AUTO:
+        name, revision = parse_target(capability or BASE_NAME)
+        if name != AUTO:
             return self._mixtures.of(capability)
-        mixture, self.routes = self._mixtures.routed()
+        mixture, self.routes = self._mixtures.routed(revision)
         return mixture
 
     def generate(
@@ -304,8 +316,14 @@ class Model(Reader):
             )
         return Request(self.backbone.tokenizer, tokens, skip, options)
 
-    def answer(self, requests: Sequence[Request]) -> None:
+    def answer(
+        self, requests: Sequence[Request], pause: Callable[[], bool] = lambda: False
+    ) -> None:
         """Answers requests in one batch, each as if alone.
+
+        Args:
+            pause: asked after each step whether to return for now; requests that are not `over`
+                may be given again, in any batch.
 
         Raises:
             UsageError: after `use_each`, their number is not that of its capabilities.
@@ -313,7 +331,7 @@ class Model(Reader):
         if not requests:
             return
         with self._each(len(requests))(range(len(requests))):
-            answer(self.backbone, self.adapter, requests)
+            answer(self.backbone, self.adapter, requests, pause)
 
     def coordinate(self, prompt: Prompt) -> Tensor:
         """z of a prompt, float32 [dim].

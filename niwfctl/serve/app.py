@@ -22,7 +22,8 @@ from niwfctl.serve.protocol import AnyRequest, ChatRequest, CompletionRequest
 from niwfctl.serve.replies import Json, model_card, reply_to, usage
 
 if TYPE_CHECKING:
-    from niwfctl.serve.engine import Engine, Job, Piece
+    from niwfctl.serve.engine import Engine
+    from niwfctl.serve.jobs import Job, Piece
 
 LARGEST_BODY = 8 << 20  # bytes; of the longest contexts, several times over
 PATIENCE = 30.0  # seconds that a body may take

@@ -6,52 +6,23 @@ import asyncio
 import json
 import logging
 import reprlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 
-from niwfctl.atlas import AUTO_NAME, BASE_NAME, get_capability
+from niwfctl.atlas import AUTO_NAME, BASE_NAME, get_capability, parse_target
 from niwfctl.backbone.generation import AnswerOptions, Request
 from niwfctl.errors import NiwfError, UnknownName, of_memory
 from niwfctl.repository.model import AUTO, Model
 from niwfctl.repository.repository import Repository
 from niwfctl.serve.errors import OURS, ApiError, as_api_error
+from niwfctl.serve.jobs import Job, Piece, Turn
 from niwfctl.serve.protocol import AnyRequest, ChatRequest
 
 LONGEST_NAME = 1000  # of a model; git resolves it, and command lines are limited
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of an answer.
-
-    Attributes:
-        model: who answers.
-        ended: why the answer ends here, `stop` or `length`; None if it goes on.
-    """
-
-    text: str
-    model: str
-    ended: str | None
-
-
-@dataclass(eq=False)
-class Job:
-    """A request that waits for its answer.
-
-    Attributes:
-        model: the model as the client named it.
-        capability: as `Model.use_each` takes it.
-    """
-
-    model: str
-    capability: str | None
-    row: Request
-    events: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
 
 
 class Engine:
@@ -119,8 +90,10 @@ class Engine:
         Raises:
             UnknownName: there is no such capability or revision.
         """
-        if name in (BASE_NAME, AUTO_NAME):
-            return AUTO if name == AUTO_NAME else None
+        if name == BASE_NAME:
+            return None
+        if name == AUTO_NAME:
+            return f"{AUTO}@{self._repository.git.resolve('HEAD')}"
         if not name.isprintable() or len(name) > LONGEST_NAME:
             raise UnknownName(f"no model is called {reprlib.repr(name)}: see /v1/models")
         plain, at, revision = name.partition("@")
@@ -254,9 +227,10 @@ class Engine:
         return tokens, self._model.skipped(tokens)
 
     async def _work(self, worker: ThreadPoolExecutor) -> None:
+        jobs: list[Job] = []
         while True:
-            jobs = await self._waiting()
-            await self._loop.run_in_executor(worker, self._answer, jobs)
+            jobs += await (self._waiting() if not jobs else self._joining(len(jobs)))
+            jobs = await self._loop.run_in_executor(worker, self._answer, jobs)
 
     async def _waiting(self) -> list[Job]:
         jobs = [await self._queue.get()]
@@ -266,29 +240,40 @@ class Engine:
                     jobs.append(await self._queue.get())
         return jobs
 
-    def _answer(self, jobs: Sequence[Job]) -> None:
-        jobs = [job for job in jobs if not job.row.cancelled]
-        if not jobs:
-            return
-        for place, job in enumerate(jobs):
-            job.row.hand_on = partial(self._pass_on, job, place)
-        if (failure := self._attempt(jobs)) is None:
-            return
-        if len(jobs) > 1 and not any(job.row.count for job in jobs):
-            for job in jobs:  # a fault of one must not harm the others
-                self._answer([job])
-            return
-        for job in jobs:
-            self._tell(job, failure)
+    async def _joining(self, going: int) -> list[Job]:
+        """Those who wait already, as far as there are places beside the unfinished ones."""
+        return [
+            self._queue.get_nowait()
+            for _ in range(min(self._max_batch - going, self._queue.qsize()))
+        ]
 
-    def _attempt(self, jobs: Sequence[Job]) -> ApiError | None:
+    def _answer(self, jobs: Sequence[Job]) -> list[Job]:
+        """Answers in one batch, until others can join it; returns those who are to go on."""
+        jobs = [job for job in jobs if not job.row.over]
+        if not jobs:
+            return []
+        failure = self._attempt(jobs, Turn(partial(self._others_can_join, jobs)))
+        if failure and len(jobs) == 1:
+            self._tell(jobs[0], failure)
+        elif failure:  # a fault of one must not harm the others
+            half = len(jobs) // 2
+            return [*self._answer(jobs[:half]), *self._answer(jobs[half:])]
+        return [] if failure else [job for job in jobs if not job.row.over]
+
+    def _others_can_join(self, jobs: Sequence[Job]) -> bool:
+        going = sum(not job.row.over for job in jobs)
+        return going < self._max_batch and not self._queue.empty()
+
+    def _attempt(self, jobs: Sequence[Job], pause: Callable[[], bool]) -> ApiError | None:
         """Answers in one batch; returns what to tell the clients if that fails.
 
         The error itself ends here: it keeps alive everything the batch had in memory.
         """
+        for job in jobs:
+            job.row.hand_on = partial(self._pass_on, job)
         try:
             self._model.use_each([job.capability for job in jobs])
-            self._model.answer([job.row for job in jobs])
+            self._model.answer([job.row for job in jobs], pause)
             return None
         except Exception as error:
             if not isinstance(error, NiwfError):
@@ -298,11 +283,16 @@ class Engine:
             self._model.resident.drop_idle()
         return failure
 
-    def _pass_on(self, job: Job, place: int, text: str) -> None:
-        model = job.model
-        if job.capability == AUTO:
-            model = self._model.routes.names[place] or BASE_NAME
-        self._tell(job, Piece(text, model, job.row.ended))
+    def _pass_on(self, job: Job, text: str) -> None:
+        if job.answered_by is None:
+            job.answered_by = self._answerer(job)
+        self._tell(job, Piece(text, job.answered_by, job.row.ended))
+
+    def _answerer(self, job: Job) -> str:
+        if job.model != AUTO_NAME:
+            return job.model
+        _, revision = parse_target(job.capability)
+        return self._model.owner(job.row.z, revision) or BASE_NAME
 
     def _tell(self, job: Job, event: Piece | Exception) -> None:
         self._loop.call_soon_threadsafe(job.events.put_nowait, event)

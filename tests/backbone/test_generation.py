@@ -1,6 +1,7 @@
 """Answers in a batch whose rows want different things, and the pieces their text comes in."""
 
 from collections.abc import Sequence
+from itertools import count
 
 import pytest
 import torch
@@ -93,6 +94,50 @@ def test_a_cancelled_row_ends_at_once_and_leaves_the_others_as_they_are(
     assert made[0].count < 20 and made[0].ended is None
     (alone,) = answered(adapter, [(PROMPTS[1], AnswerOptions(20))])
     assert outcome(made[1]) == outcome(alone)
+
+
+def taking_turns(
+    adapter: FieldAdapter, asked: Sequence[tuple[str, AnswerOptions]], steps: int
+) -> list[Request]:
+    """Answers in batches that each go on for some steps; every batch but the first has one more."""
+    made = [Request(TOKENIZER, TOKENIZER(text)["input_ids"], 1, options) for text, options in asked]
+    backbone, waiting, going = Backbone(adapter.model, TOKENIZER, "tiny"), list(made), []
+    while waiting or going:
+        going.append(waiting.pop()) if waiting else None
+        left = count(steps - 1, -1)
+        answer(backbone, adapter, going, lambda left=left: next(left) <= 0)
+        going = [row for row in reversed(going) if not row.over]
+    return made
+
+
+@pytest.mark.parametrize("steps", [1, 3, 16])
+def test_a_row_that_goes_on_in_another_batch_is_answered_as_if_alone(
+    adapter: FieldAdapter, steps: int
+) -> None:
+    (free,) = answered(adapter, [(PROMPTS[3], AnswerOptions(30))])
+    options = [
+        AnswerOptions(40),
+        AnswerOptions(25, temperature=1.0, top_p=0.9, seed=4),
+        AnswerOptions(7),
+        AnswerOptions(30, stop=(free.text[9:12],)),
+    ]
+    asked = list(zip(PROMPTS, options, strict=True))
+    turns = taking_turns(adapter, asked, steps)
+    alone = [row for one in asked for row in answered(adapter, [one])]
+    assert [outcome(row) for row in turns] == [outcome(row) for row in alone]
+    assert [row.tokens for row in turns] == [row.tokens for row in alone]
+
+
+def test_a_row_that_goes_on_keeps_the_coordinate_of_its_prompt_to_the_bit(
+    adapter: FieldAdapter,
+) -> None:
+    row = Request(TOKENIZER, TOKENIZER(PROMPTS[0])["input_ids"], 1, AnswerOptions(20))
+    other = Request(TOKENIZER, TOKENIZER(PROMPTS[1])["input_ids"], 1, AnswerOptions(20))
+    backbone = Backbone(adapter.model, TOKENIZER, "tiny")
+    answer(backbone, adapter, [row], lambda: row.count == 5)
+    first = adapter.z[0]
+    answer(backbone, adapter, [other, row])
+    assert torch.equal(adapter.z[1], first) and not torch.allclose(adapter.z[0], first)
 
 
 def test_sampling_follows_its_seed_and_without_one_differs(adapter: FieldAdapter) -> None:

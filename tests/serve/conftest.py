@@ -17,7 +17,8 @@ from tiny import write_data
 from niwfctl.repository import Repository
 from niwfctl.repository.model import Model
 from niwfctl.serve.app import PATIENCE, create_app
-from niwfctl.serve.engine import Engine, Job
+from niwfctl.serve.engine import Engine
+from niwfctl.serve.jobs import Job
 from niwfctl.serve.protocol import AnyRequest
 from niwfctl.serve.server import Server, listen, url
 
@@ -59,6 +60,28 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@contextmanager
+def held(served: Served) -> Iterator[None]:
+    """A block during which the model computes nothing: those who ask in it are one batch then."""
+    reached, freed = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> None:
+        reached.set()
+        freed.wait(30)
+
+    hook = served.model.backbone.model.get_input_embeddings().register_forward_pre_hook(wait)
+    asked = {"model": "base", "prompt": "x", "max_tokens": 1}
+    first = threading.Thread(target=served.client.completions.create, kwargs=asked)
+    first.start()
+    assert reached.wait(30)
+    hook.remove()
+    try:
+        yield
+    finally:
+        freed.set()
+        first.join(30)
 
 
 @contextmanager

@@ -16,14 +16,14 @@ import openai
 import pytest
 import torch
 from conftest import QUICK
-from serve.conftest import APPLES, PLUMS, Served, serving, wait_until
+from serve.conftest import APPLES, PLUMS, Served, held, serving, wait_until
 from tiny import write_data
 from torch import Tensor
 
 from niwfctl.backbone.sites import decoder_layers
 from niwfctl.repository import Repository
 from niwfctl.repository.model import Model
-from niwfctl.serve.engine import Job
+from niwfctl.serve.jobs import Job
 
 LONG = {"model": "apple", "prompt": APPLES, "max_tokens": 400}
 
@@ -59,8 +59,7 @@ def test_requests_side_by_side_get_what_each_gets_alone(served: Served) -> None:
     create = served.client.chat.completions.create
     alone = [create(**one) for one in requests]
     with ThreadPoolExecutor(len(requests)) as pool:
-        with impatient(served) as running:
-            wait_until(lambda: running.row.count > 0)
+        with held(served):
             known = served.engine.jobs
             waiting = [pool.submit(create, **one) for one in requests]
             wait_until(lambda: served.engine.jobs == known + len(requests))
@@ -89,8 +88,7 @@ def test_more_requests_than_a_batch_holds_are_all_answered(served: Served) -> No
 
 def test_a_short_answer_does_not_wait_for_a_long_one_of_its_batch(served: Served) -> None:
     with ThreadPoolExecutor(2) as pool:
-        with impatient(served) as running:
-            wait_until(lambda: running.row.count > 0)
+        with held(served):
             known = served.engine.jobs
             long = pool.submit(served.client.completions.create, **LONG)
             short = pool.submit(served.client.completions.create, **LONG | {"max_tokens": 1})
@@ -98,6 +96,61 @@ def test_a_short_answer_does_not_wait_for_a_long_one_of_its_batch(served: Served
         assert short.result() and not long.done()
         assert long.result().usage.completion_tokens == 400
     assert len(served.model.adapter.z) == 2  # they were one batch
+
+
+def test_who_comes_later_joins_a_long_answer_which_stays_what_it_is_alone(served: Served) -> None:
+    create = served.client.completions.create
+    sampled = {"temperature": 1.1, "seed": 3, "stop": ["never said at all"]}
+    longs = [LONG, LONG | sampled, LONG | {"model": "auto"}]
+    short = {"model": "plum", "prompt": PLUMS, "max_tokens": 3}
+    alone, expected = [create(**one) for one in longs], create(**short)
+    with ThreadPoolExecutor(len(longs)) as pool:
+        known = served.engine.jobs
+        running = [pool.submit(create, **one) for one in longs]
+        wait_until(lambda: served.engine.jobs == known + len(longs))
+        for _ in range(3):
+            assert create(**short).choices == expected.choices
+        assert not any(one.done() for one in running)
+        for one, before in zip(running, alone, strict=True):
+            after = one.result()
+            assert (after.model, after.choices, after.usage) == (
+                before.model,
+                before.choices,
+                before.usage,
+            )
+
+
+def test_a_stream_that_others_join_has_the_pieces_it_has_alone(served: Served) -> None:
+    def pieces() -> list[str]:
+        stream = served.client.completions.create(**LONG, stream=True)
+        return [chunk.choices[0].text for chunk in stream]
+
+    alone = pieces()
+    with ThreadPoolExecutor(1) as pool:
+        known = served.engine.jobs
+        running = pool.submit(pieces)
+        wait_until(lambda: served.engine.jobs > known and served.engine.last.row.count > 0)
+        served.client.completions.create(model="base", prompt="x", max_tokens=1)
+        assert not running.done()
+        assert running.result() == alone
+
+
+def test_who_asked_auto_is_answered_by_whom_head_had_at_that_time(
+    orchard: Path, tmp_path: Path
+) -> None:
+    """However long the request waits, and whatever is committed while it is answered."""
+    repository = Repository.open(shutil.copytree(orchard, tmp_path / "copy"))
+    with serving(repository, repository.load()) as served, ThreadPoolExecutor(1) as pool:
+        create, wanted = served.client.chat.completions.create, asked("auto", APPLES, max_tokens=20)
+        before = create(**wanted)
+        with held(served):
+            known = served.engine.jobs
+            waiting = pool.submit(create, **wanted)
+            wait_until(lambda: served.engine.jobs > known)
+            Repository.open(repository.path).remove("apple")
+        after = waiting.result()
+        assert (after.model, after.choices) == ("apple", before.choices)
+        assert create(**wanted).model != "apple"
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -112,12 +165,10 @@ def test_who_goes_away_is_no_longer_answered(served: Served, stream: bool) -> No
 
 
 def test_who_goes_away_while_waiting_is_not_answered_at_all(served: Served) -> None:
-    with impatient(served) as running:
-        wait_until(lambda: running.row.count > 0)
+    with held(served):
         with impatient(served) as waiting:
             pass
         wait_until(lambda: waiting.row.cancelled)
-        assert running.row.ended is None
     served.client.completions.create(model="base", prompt="x", max_tokens=1)
     assert waiting.row.count == 0
 
