@@ -32,6 +32,9 @@ def serve(
     max_queue: Annotated[
         int, typer.Option(min=1, help="Refuse requests (429) while this many are unanswered.")
     ] = 256,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds that answers may go on for after SIGTERM.")
+    ] = 25,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -68,4 +71,5 @@ def serve(
             max_answer_tokens=max_answer_tokens,
         )
     err.print(f"serving {repository.path} at {server.url(listening)} (Ctrl-C ends it)")
-    server.serve(engine, listening, api_key)
+    if code := server.serve(engine, listening, api_key, grace):
+        raise typer.Exit(code)

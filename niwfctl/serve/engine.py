@@ -58,7 +58,7 @@ class Engine:
         self._unanswered: set[Job] = set()
         self._being_read = 0
         self._widest = max(map(len, model.backbone.tokenizer.get_vocab()))
-        self._closed = False
+        self._refusing = self._closed = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -73,6 +73,19 @@ class Engine:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
+
+    def refuse(self) -> None:
+        """Takes no more requests; those taken are still answered."""
+        self._refusing = True
+
+    @property
+    def busy(self) -> bool:
+        """Whether requests are being read, waiting or being answered."""
+        return self._taken > 0
+
+    @property
+    def _taken(self) -> int:
+        return len(self._unanswered) + self._being_read
 
     def close(self) -> None:
         """Ends every answer where it is, and takes no more jobs."""
@@ -105,8 +118,10 @@ class Engine:
         """A block in which a request is read; it already counts as waiting.
 
         Raises:
-            ApiError: the queue is full.
+            ApiError: the queue is full, or the server is shutting down.
         """
+        if self._refusing:
+            raise _closing()
         self._require_room()
         self._being_read += 1
         try:
@@ -183,7 +198,7 @@ class Engine:
         job.events.put_nowait(reason)
 
     def _require_room(self) -> None:
-        if len(self._unanswered) + self._being_read >= self._max_queue:
+        if self._taken >= self._max_queue:
             raise ApiError(
                 429,
                 f"{self._max_queue} requests wait already: ask again later",

@@ -1,9 +1,13 @@
-"""Listening, and serving until Ctrl-C."""
+"""Listening, and serving until a signal."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import signal
 import socket
+import time
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -11,6 +15,9 @@ from fastapi import FastAPI
 from niwfctl.errors import UsageError
 from niwfctl.serve.app import create_app
 from niwfctl.serve.engine import Engine
+from niwfctl.training.interrupt import TERMINATED
+
+SLOWEST_READER = 5  # seconds that a client may take, in the end, to read what it was sent
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -51,26 +58,61 @@ def url(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
-def serve(engine: Engine, listening: socket.socket, api_key: str | None = None) -> None:
+def serve(
+    engine: Engine, listening: socket.socket, api_key: str | None = None, grace: float = 0
+) -> int:
     """Serves until Ctrl-C or SIGTERM.
 
     Args:
         api_key: key that requests must send; None lets everyone in.
+        grace: seconds that answers may go on for after SIGTERM.
+
+    Returns:
+        The exit code.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C, once every answer under way has ended.
     """
     app = create_app(engine, api_key, None if api_key else own_names(listening))
-    Server(engine, app).run(sockets=[listening])
+    server = Server(engine, app, grace)
+    server.run(sockets=[listening])
+    return TERMINATED if server.terminated else 0
 
 
 class Server(uvicorn.Server):
-    """Ends answers before it waits for connections to close."""
+    """Ends answers before it waits for connections to close.
 
-    def __init__(self, engine: Engine, app: FastAPI) -> None:
-        super().__init__(uvicorn.Config(app, log_level="warning"))
-        self._engine = engine
+    Attributes:
+        terminated: whether SIGTERM came: no more requests are taken, but answers may go on for as
+            long as the grace, unless a second signal comes.
+    """
+
+    def __init__(self, engine: Engine, app: FastAPI, grace: float = 0) -> None:
+        """
+        Args:
+            grace: seconds.
+        """
+        super().__init__(
+            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SLOWEST_READER)
+        )
+        self.terminated = False
+        self._engine, self._grace, self._hurried = engine, grace, False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Notes a signal; uvicorn would send itself SIGTERM again, which containers ignore."""
+        self._hurried = self.terminated
+        if sig == signal.SIGTERM:
+            self.terminated = self.should_exit = True
+            return
+        if self._hurried:
+            self.should_exit = False  # or uvicorn would take it for a second Ctrl-C
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends or awaits the answers under way, then closes connections."""
+        self._engine.refuse()
+        deadline = time.monotonic() + (self._grace if self.terminated else 0)
+        while self._engine.busy and not self._hurried and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
         self._engine.close()
         await super().shutdown(sockets)

@@ -21,6 +21,7 @@ from typer.testing import Result
 
 ROOT = Path(__file__).parents[2]
 MAIN = "from niwfctl.cli.main import main; main()"
+LONG = {"model": "apple", "prompt": APPLES, "max_tokens": 450}
 NOWHERE = (("--host", "no.such.host.invalid"), ("--host", "192.0.2.1"), ("--host", "a" * 64))
 
 
@@ -49,20 +50,27 @@ def started(repository: Path, *arguments: str, **env: str) -> Iterator[tuple]:
         process.wait()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
-def test_a_signal_ends_the_server_and_the_answer_under_way(
-    orchard: Path, number: int, code: int
-) -> None:
+def test_ctrl_c_ends_the_server_and_the_answer_under_way(orchard: Path) -> None:
     with started(orchard) as (process, _, url):
         client = OpenAI(base_url=url, api_key="any", max_retries=0)
-        stream = iter(
-            client.completions.create(model="apple", prompt=APPLES, max_tokens=450, stream=True)
-        )
+        stream = iter(client.completions.create(**LONG, stream=True))
         next(stream)
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         with pytest.raises(openai.APIError, match="shutting down"):
             list(stream)
-        assert process.wait(30) == code
+        assert process.wait(30) == 130
+        rest = process.stderr.read()
+        assert "Traceback" not in rest and "rror" not in rest
+
+
+def test_sigterm_ends_the_server_once_the_answer_under_way_is_complete(orchard: Path) -> None:
+    with started(orchard) as (process, _, url):
+        client = OpenAI(base_url=url, api_key="any", max_retries=0)
+        stream = iter(client.completions.create(**LONG, stream=True))
+        next(stream)
+        process.send_signal(signal.SIGTERM)
+        assert list(stream)[-1].choices[0].finish_reason == "length"
+        assert process.wait(30) == 143
         rest = process.stderr.read()
         assert "Traceback" not in rest and "rror" not in rest
 

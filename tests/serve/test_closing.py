@@ -1,0 +1,66 @@
+"""What becomes of answers under way when the server is told to end."""
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import openai
+import pytest
+from serve.conftest import APPLES, Served, held, serving, wait_until
+
+from niwfctl.repository import Repository
+from niwfctl.repository.model import Model
+
+LONG = {"model": "apple", "prompt": APPLES, "max_tokens": 200}
+
+
+@contextmanager
+def terminated(served: Served) -> Iterator[Iterator]:
+    """A block after SIGTERM came in the middle of an answer; it gets the rest of the stream."""
+    stream = iter(served.client.completions.create(**LONG, stream=True))
+    next(stream)
+    served.server.handle_exit(signal.SIGTERM, None)
+    wait_until(lambda: served.engine._refusing)
+    yield stream
+
+
+def test_after_sigterm_answers_go_on_and_new_requests_are_refused(
+    orchard: Path, model: Model
+) -> None:
+    with serving(Repository.open(orchard), model, grace=60) as served:
+        with held(served), ThreadPoolExecutor(1) as pool:
+            known = served.engine.jobs
+            waiting = pool.submit(served.client.completions.create, **LONG)
+            wait_until(lambda: served.engine.jobs > known)
+            served.server.handle_exit(signal.SIGTERM, None)
+            wait_until(lambda: served.engine._refusing)
+            with pytest.raises(openai.InternalServerError, match="shutting down") as refused:
+                served.client.completions.create(model="base", prompt="x")
+            assert refused.value.status_code == 503
+        assert waiting.result().usage.completion_tokens == 200
+    assert served.server.terminated
+
+
+def test_an_answer_that_takes_longer_than_the_grace_ends_with_an_error(
+    orchard: Path, model: Model
+) -> None:
+    with (
+        serving(Repository.open(orchard), model, grace=0.1) as served,
+        terminated(served) as rest,
+        pytest.raises(openai.APIError, match="shutting down"),
+    ):
+        list(rest)
+
+
+@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_answers_at_once(orchard: Path, model: Model, again: int) -> None:
+    with (
+        serving(Repository.open(orchard), model, grace=60) as served,
+        terminated(served) as rest,
+    ):
+        served.server.handle_exit(again, None)
+        with pytest.raises(openai.APIError, match="shutting down"):
+            list(rest)
+        assert not served.server.force_exit
