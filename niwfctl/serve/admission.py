@@ -18,20 +18,23 @@ if TYPE_CHECKING:
     from niwfctl.serve.engine import Engine
 
 
+HEALTH = "/health"
+
+
 def refusal(error: ApiError) -> Response:
     """The response that tells a client of an error."""
     return JSONResponse(error.body, error.status)
 
 
 class RequireKey:
-    """Lets in only requests with the key."""
+    """Lets in only requests with the key, and those that ask how the server is."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app, self._expected = app, f"Bearer {key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or hands it on."""
-        if scope["type"] != "http" or self._is_borne(scope):
+        if scope["type"] != "http" or scope["path"] == HEALTH or self._is_borne(scope):
             await self._app(scope, receive, send)
             return
         error = ApiError(

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from niwfctl.errors import NiwfError
-from niwfctl.serve.admission import RequireHost, RequireKey, TakePlace, refusal
+from niwfctl.serve.admission import HEALTH, RequireHost, RequireKey, TakePlace, refusal
 from niwfctl.serve.errors import ApiError, as_api_error, of_fields
 from niwfctl.serve.protocol import AnyRequest, ChatRequest, CompletionRequest
 from niwfctl.serve.replies import Json, model_card, reply_to, usage
@@ -57,6 +57,11 @@ def create_app(
     if hosts is not None:
         app.add_middleware(RequireHost, hosts=hosts)
     started = int(time.time())
+
+    @app.get(HEALTH)
+    async def health() -> Json:
+        engine.require_working()
+        return {"status": "ok"}
 
     @app.get("/v1/models")
     def models() -> Json:

@@ -65,14 +65,25 @@ class Engine:
         """A block in which jobs are answered."""
         self._loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, "niwfctl-model") as worker:
-            task = asyncio.create_task(self._work(worker))
+            self._working = asyncio.create_task(self._work(worker))
             try:
                 yield
             finally:
                 self.close()
-                task.cancel()
+                self._working.cancel()
                 with suppress(asyncio.CancelledError):
-                    await task
+                    await self._working
+
+    def require_working(self) -> None:
+        """Requires that requests are taken and answered.
+
+        Raises:
+            ApiError: the server is shutting down, or what answers has died.
+        """
+        if self._refusing:
+            raise _closing()
+        if self._working.done():
+            raise ApiError(503, "the server can answer no more: restart it; its log says why", OURS)
 
     def refuse(self) -> None:
         """Takes no more requests; those taken are still answered."""
@@ -89,7 +100,7 @@ class Engine:
 
     def close(self) -> None:
         """Ends every answer where it is, and takes no more jobs."""
-        self._closed = True
+        self._refusing = self._closed = True
         for job in self._unanswered:
             self.cancel(job, _closing())
 

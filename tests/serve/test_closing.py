@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2 as httpx
 import openai
 import pytest
 from serve.conftest import APPLES, Served, held, serving, wait_until
@@ -14,6 +15,19 @@ from niwfctl.repository import Repository
 from niwfctl.repository.model import Model
 
 LONG = {"model": "apple", "prompt": APPLES, "max_tokens": 200}
+
+
+def health(served: Served) -> httpx.Response:
+    return httpx.get(served.url.removesuffix("/v1") + "/health")
+
+
+def test_who_bears_no_key_may_ask_how_the_server_is(orchard: Path, model: Model) -> None:
+    with serving(Repository.open(orchard), model, api_key="sesame") as served:
+        assert health(served).json() == {"status": "ok"} and health(served).status_code == 200
+        served.engine._working.get_loop().call_soon_threadsafe(served.engine._working.cancel)
+        wait_until(served.engine._working.done)
+        assert health(served).status_code == 503
+        assert "restart it" in health(served).json()["error"]["message"]
 
 
 @contextmanager
@@ -36,6 +50,7 @@ def test_after_sigterm_answers_go_on_and_new_requests_are_refused(
             wait_until(lambda: served.engine.jobs > known)
             served.server.handle_exit(signal.SIGTERM, None)
             wait_until(lambda: served.engine._refusing)
+            assert health(served).status_code == 503
             with pytest.raises(openai.InternalServerError, match="shutting down") as refused:
                 served.client.completions.create(model="base", prompt="x")
             assert refused.value.status_code == 503
