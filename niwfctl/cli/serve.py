@@ -35,6 +35,9 @@ def serve(
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds that answers may go on for after SIGTERM.")
     ] = 25,
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests", help="Write a line of JSON about each to stderr.")
+    ] = False,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -71,5 +74,5 @@ def serve(
             max_answer_tokens=max_answer_tokens,
         )
     err.print(f"serving {repository.path} at {server.url(listening)} (Ctrl-C ends it)")
-    if code := server.serve(engine, listening, api_key, grace):
+    if code := server.serve(engine, listening, api_key, grace, log_requests):
         raise typer.Exit(code)

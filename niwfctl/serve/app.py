@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from niwfctl.errors import NiwfError
 from niwfctl.serve.admission import HEALTH, RequireHost, RequireKey, TakePlace, refusal
 from niwfctl.serve.errors import ApiError, as_api_error, of_fields
+from niwfctl.serve.log import LogRequests
 from niwfctl.serve.protocol import AnyRequest, ChatRequest, CompletionRequest
 from niwfctl.serve.replies import Json, model_card, reply_to, usage
 
@@ -35,6 +36,7 @@ def create_app(
     api_key: str | None = None,
     hosts: Collection[str] | None = None,
     patience: float = PATIENCE,
+    log: Callable[[str], object] | None = None,
 ) -> FastAPI:
     """The endpoint, as an ASGI application.
 
@@ -43,6 +45,7 @@ def create_app(
         api_key: key that requests must send; None lets everyone in.
         hosts: names by which requests must call the server; None allows every name.
         patience: seconds that a request's body may take.
+        log: called with a line of JSON for every request for an answer.
     """
 
     @asynccontextmanager
@@ -56,6 +59,8 @@ def create_app(
         app.add_middleware(RequireKey, key=api_key)
     if hosts is not None:
         app.add_middleware(RequireHost, hosts=hosts)
+    if log is not None:
+        app.add_middleware(LogRequests, write=log)
     started = int(time.time())
 
     @app.get(HEALTH)
@@ -99,8 +104,11 @@ def create_app(
 
 
 async def _answer(engine: Engine, asked: AnyRequest, request: Request) -> Response:
+    noted = request.state
+    noted.model = asked.model
     with engine.reading():
         job = await run_in_threadpool(engine.job, asked)
+    noted.jobs = [job]
     pieces = engine.answer(job)
     async with _watching(request, engine, job):
         first = await anext(pieces)  # errors up to here get an HTTP status

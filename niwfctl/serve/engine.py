@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import reprlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -297,6 +298,7 @@ class Engine:
         """
         for job in jobs:
             job.row.hand_on = partial(self._pass_on, job)
+            job.begun = job.begun or time.monotonic()
         try:
             self._model.use_each([job.capability for job in jobs])
             self._model.answer([job.row for job in jobs], pause)

@@ -34,12 +34,14 @@ class Job:
     Attributes:
         model: the model as the client named it.
         capability: as `Model.use_each` takes it.
+        begun: when its prompt was first read, in seconds of the monotonic clock.
         answered_by: the model that answers, once that is known.
     """
 
     model: str
     capability: str | None
     row: Request
+    begun: float | None = None
     answered_by: str | None = None
     events: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
 

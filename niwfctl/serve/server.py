@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import signal
 import socket
+import sys
 import time
 from types import FrameType
 
@@ -59,13 +60,18 @@ def url(listening: socket.socket) -> str:
 
 
 def serve(
-    engine: Engine, listening: socket.socket, api_key: str | None = None, grace: float = 0
+    engine: Engine,
+    listening: socket.socket,
+    api_key: str | None = None,
+    grace: float = 0,
+    log_requests: bool = False,
 ) -> int:
     """Serves until Ctrl-C or SIGTERM.
 
     Args:
         api_key: key that requests must send; None lets everyone in.
         grace: seconds that answers may go on for after SIGTERM.
+        log_requests: whether to write a line about each to standard error.
 
     Returns:
         The exit code.
@@ -73,10 +79,16 @@ def serve(
     Raises:
         KeyboardInterrupt: on Ctrl-C, once every answer under way has ended.
     """
-    app = create_app(engine, api_key, None if api_key else own_names(listening))
+    hosts, log = None if api_key else own_names(listening), _write if log_requests else None
+    app = create_app(engine, api_key, hosts, log=log)
     server = Server(engine, app, grace)
     server.run(sockets=[listening])
     return TERMINATED if server.terminated else 0
+
+
+def _write(line: str) -> None:
+    sys.stderr.write(line)
+    sys.stderr.flush()
 
 
 class Server(uvicorn.Server):

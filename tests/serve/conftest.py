@@ -91,11 +91,12 @@ def serving(
     api_key: str | None = None,
     patience: float = PATIENCE,
     grace: float = 0,
+    log: Callable[[str], object] | None = None,
     **limits: int,
 ) -> Iterator[Served]:
     engine = Recording(repository, model, max_batch=8, batch_wait=0.02, max_tokens=64, **limits)
     listening = listen("127.0.0.1", 0)
-    server = Server(engine, create_app(engine, api_key, patience=patience), grace)
+    server = Server(engine, create_app(engine, api_key, patience=patience, log=log), grace)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     served = Served(repository, model, engine, server, url(listening))
     thread.start()

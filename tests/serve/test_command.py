@@ -64,7 +64,7 @@ def test_ctrl_c_ends_the_server_and_the_answer_under_way(orchard: Path) -> None:
 
 
 def test_sigterm_ends_the_server_once_the_answer_under_way_is_complete(orchard: Path) -> None:
-    with started(orchard) as (process, _, url):
+    with started(orchard, "--log-requests") as (process, _, url):
         client = OpenAI(base_url=url, api_key="any", max_retries=0)
         stream = iter(client.completions.create(**LONG, stream=True))
         next(stream)
@@ -72,6 +72,7 @@ def test_sigterm_ends_the_server_once_the_answer_under_way_is_complete(orchard: 
         assert list(stream)[-1].choices[0].finish_reason == "length"
         assert process.wait(30) == 143
         rest = process.stderr.read()
+        assert json.loads(rest)["completion_tokens"] == 450
         assert "Traceback" not in rest and "rror" not in rest
 
 
