@@ -3,7 +3,9 @@
 import math
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
@@ -150,6 +152,25 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(kind, match=said):
         ask(shared)
+
+
+def test_a_model_that_another_thread_uses_says_so_and_is_free_afterwards(shared: Model) -> None:
+    reached, freed = threading.Event(), threading.Event()
+
+    def wait(piece: str) -> None:
+        reached.set()
+        freed.wait(30)
+
+    expected = shared.generate("a", max_new_tokens=6)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(shared.generate, "a", max_new_tokens=6, stream=wait)
+        assert reached.wait(30)
+        for name, arguments in (("use", [None]), ("generate", ["a"]), ("score", [[ASKED]])):
+            with pytest.raises(UsageError, match=f"`{name}` was called while another thread"):
+                getattr(shared, name)(*arguments)
+        freed.set()
+        assert running.result() == expected
+    assert shared.generate("a", max_new_tokens=6) == expected
 
 
 def test_what_users_need_is_there_by_name_and_listed() -> None:

@@ -25,6 +25,7 @@ from niwfctl.records import Example, Message
 from niwfctl.repository.backbone import fitting, pinned_source
 from niwfctl.repository.chosen import AUTO, Chosen, Each, Mixtures, Rows, called
 from niwfctl.repository.mixture import Bid, Mixture, Routes
+from niwfctl.repository.one_thread import one_thread
 from niwfctl.repository.reading import Prompt, Reader, conversation, prompted
 from niwfctl.repository.regions import read_coordinates
 from niwfctl.repository.resident import RESIDENT, Resident
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 _FREED = ("adapter", "backbone", "resident")  # by `close`
 
 
+@one_thread(
+    *("use", "use_each", "route", "close", "generate", "answers", "answer", "score"),
+    *("bids", "owner", "owners", "coordinate", "coordinates", "read"),
+)
 class Model(Reader):
     """A backbone with one active capability, or none.
 
@@ -45,7 +50,7 @@ class Model(Reader):
 
     A model is for one thread at a time, as transformers' own are: what is active is a state of it,
     so that two threads would answer under each other's capabilities. Let one thread own it, and
-    hand others' requests to that one.
+    hand others' requests to that one. Calls of two threads at once raise a UsageError.
 
     Close it, or use it as a context manager, to free its memory at once. A closed model raises a
     UsageError.
