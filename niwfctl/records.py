@@ -16,6 +16,15 @@ OTHER_ROLES = {"developer": "system"}  # by what OpenAI calls them
 SEEDS = 2**63  # from 0 up, that torch takes
 
 
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can hold a text: it has no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Message:
     """One turn of a chat, by the system, user, assistant or a tool.
@@ -24,7 +33,8 @@ class Message:
         reasoning_content: what the assistant thought before it spoke, if that is told apart.
 
     Raises:
-        DataError: the role is none of these, or the content is not text.
+        DataError: the role is none of these, or the content is not text, or none that UTF-8 can
+            hold.
     """
 
     role: str
@@ -41,6 +51,11 @@ class Message:
             raise DataError(
                 f"a turn of the {self.role} has {type(self.content).__name__} for its content: "
                 "expected text"
+            )
+        if not is_encodable(self.content):
+            raise DataError(
+                f"a turn of the {self.role} has half a surrogate pair: expected text that UTF-8 "
+                "can hold"
             )
         if not isinstance(self.reasoning_content, str | None):
             raise DataError(

@@ -1,6 +1,8 @@
 """What `import niwfctl` gives to those who write Python."""
 
+import copy
 import math
+import pickle
 import subprocess
 import sys
 import threading
@@ -130,6 +132,10 @@ def test_answers_sample_and_stop_as_generate_does(committed: Repository) -> None
         (UsageError, "max_new_tokens cannot be 0", lambda m: m.generate("a", max_new_tokens=0)),
         (UsageError, "temperature cannot be -1: give", lambda m: m.generate("a", temperature=-1)),
         (UsageError, "temperature cannot be nan", lambda m: m.generate("a", temperature=math.nan)),
+        (DataError, "half a surrogate pair: expected text", lambda m: m.generate("\ud800")),
+        (UsageError, "a capability cannot be of type list: give its", lambda m: m.use(["apple"])),
+        (UsageError, "a capability cannot be of type int", lambda m: m.use(3)),
+        (UsageError, "a capability cannot be of type int", lambda m: m.use_each([None, 3])),
         (UsageError, "top_p cannot be 1.5: give a number", lambda m: m.answers(["a"], top_p=1.5)),
         (UsageError, "seed cannot be 0.5: give a whole", lambda m: m.answers(["a"], seed=0.5)),
         (UsageError, r"stop cannot be \('',\): give texts", lambda m: m.generate("a", stop="")),
@@ -152,6 +158,25 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(kind, match=said):
         ask(shared)
+
+
+def test_where_nothing_is_said_an_answer_is_as_long_as_the_context_allows(shared: Model) -> None:
+    free = 10
+    prompt = "a" * (512 - free - len(shared.prompt([Message("user", "")])[0]))
+    assert len(shared.prompt([Message("user", prompt)])[0]) == 512 - free
+    expected = shared.generate(prompt, max_new_tokens=free)
+    assert shared.generate(prompt) == expected
+    assert shared.answers([prompt, "a"], seed=1)[0] == expected
+    with pytest.raises(UsageError, match="the prompt has 502 tokens"):
+        shared.generate(prompt, max_new_tokens=free + 1)
+    with pytest.raises(UsageError, match="shorten"):
+        shared.generate(prompt + "a" * free)
+
+
+def test_another_process_opens_a_repository_that_it_is_sent(committed: Repository) -> None:
+    with committed.writing():
+        for sent in (pickle.loads(pickle.dumps(committed)), copy.deepcopy(committed)):
+            assert sent.path == committed.path and sent.atlas() == committed.atlas()
 
 
 def test_a_model_that_another_thread_uses_says_so_and_is_free_afterwards(shared: Model) -> None:

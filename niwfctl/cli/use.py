@@ -36,7 +36,10 @@ def run(
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="A system turn before the prompt.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest answer (default: 256, or what the context has left)."),
+    ] = None,
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")
     ] = 0.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, NoReturn, Self
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 
+USUAL = 256  # tokens of the longest answer, if nothing is said
 _FREED = ("adapter", "backbone", "resident")  # by `close`
 
 
@@ -233,6 +235,11 @@ class Model(Reader):
         return routes.owners(z[None])[0]
 
     def _mixture(self, capability: str | None) -> Mixture:
+        if not isinstance(capability, str | None):
+            raise UsageError(
+                f"a capability cannot be of type {type(capability).__name__}: give its name, or "
+                "None for the base; to give each row its own, call `use_each`"
+            )
         name, revision = parse_target(capability or BASE_NAME)
         if name != AUTO:
             return self._mixtures.of(capability)
@@ -243,7 +250,7 @@ class Model(Reader):
         self,
         prompt: Prompt,
         *,
-        max_new_tokens: int = 256,
+        max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
@@ -254,7 +261,7 @@ class Model(Reader):
 
         Args:
             prompt: the user's words, or a conversation that ends with them.
-            max_new_tokens: longest answer.
+            max_new_tokens: longest answer; None: 256, or what the context has left.
             temperature: 0 takes the likeliest token each time.
             top_p: only the likeliest tokens that together have this share of the probability are
                 sampled from.
@@ -267,8 +274,14 @@ class Model(Reader):
                 out of its range, or several capabilities are active after `use_each`.
             DataError: a turn has an unknown role, or the template refuses the conversation.
         """
-        options = AnswerOptions(max_new_tokens, temperature, top_p, seed, _texts(stop))
-        request = self.request(conversation(prompt), options)
+        options = AnswerOptions(
+            USUAL if max_new_tokens is None else max_new_tokens,
+            temperature,
+            top_p,
+            seed,
+            _texts(stop),
+        )
+        request = self.request(conversation(prompt), options, max_new_tokens is None)
         if stream:
             request.hand_on = stream
         self.answer([request])
@@ -277,7 +290,7 @@ class Model(Reader):
     def answers(
         self,
         prompts: Sequence[Example | Prompt],
-        max_new_tokens: int = 256,
+        max_new_tokens: int | None = None,
         batch_size: int = 8,
         *,
         temperature: float = 0.0,
@@ -289,6 +302,7 @@ class Model(Reader):
 
         Args:
             prompts: examples, of which the prompt is taken; texts; or conversations.
+            max_new_tokens: longest answer; None: 256, or what the context has left.
             batch_size: how many to answer at once.
 
         Raises:
@@ -297,22 +311,37 @@ class Model(Reader):
             DataError: as `generate`.
         """
         require_positive("batch_size", batch_size)
-        options = AnswerOptions(max_new_tokens, temperature, top_p, seed, _texts(stop))
-        requests = [self.request(one.messages, options) for one in prompted(prompts)]
+        options = AnswerOptions(
+            USUAL if max_new_tokens is None else max_new_tokens,
+            temperature,
+            top_p,
+            seed,
+            _texts(stop),
+        )
+        shorten = max_new_tokens is None
+        requests = [self.request(one.messages, options, shorten) for one in prompted(prompts)]
         each = self._each(len(requests))
         for places in batched(range(len(requests)), batch_size):
             with each(places):
                 answer(self.backbone, self.adapter, [requests[place] for place in places])
         return [request.text.strip() for request in requests]
 
-    def request(self, messages: Sequence[Message], options: AnswerOptions) -> Request:
+    def request(
+        self, messages: Sequence[Message], options: AnswerOptions, shorten: bool = False
+    ) -> Request:
         """A conversation, to be answered.
+
+        Args:
+            shorten: let the longest answer be what the context has left, if that is less.
 
         Raises:
             UsageError: with the longest answer, it exceeds what the backbone can read.
             DataError: the template refuses it.
         """
         tokens, skip = self.prompt(messages)
+        room = max(1, self.longest - len(tokens))
+        if shorten and room < options.max_new_tokens:
+            options = replace(options, max_new_tokens=room)
         if len(tokens) + options.max_new_tokens > self.longest:
             raise UsageError(
                 f"the prompt has {len(tokens)} tokens; with --max-new-tokens "

@@ -110,6 +110,10 @@ class Repository(Exchange, Inspection):
         _ = repository.config
         return repository
 
+    def __reduce__(self) -> tuple[Callable[[Path], Repository], tuple[Path]]:
+        """For other processes, and for copies: the same repository, opened anew."""
+        return type(self).open, (self.path,)
+
     @property
     def path(self) -> Path:
         """The work tree."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from niwfctl.records import OTHER_ROLES, Message, joined
+from niwfctl.records import OTHER_ROLES, Message, is_encodable, joined
 
 MAX_STOPS = 16
 
@@ -46,10 +46,8 @@ def _neutral(name: str, value: object) -> bool:
 
 
 def _encodable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("it holds half of a surrogate pair: send UTF-8 text") from None
+    if not is_encodable(text):
+        raise ValueError("it holds half of a surrogate pair: send UTF-8 text")
     return text
 
 
