@@ -8,13 +8,9 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, NoReturn, Self
 
-import torch
-from torch import Tensor
-
 from niwfctl.atlas import BASE_NAME, parse_target
 from niwfctl.backbone.adapter import FieldAdapter
-from niwfctl.backbone.batch import batched, by_length
-from niwfctl.backbone.calibration import pooled
+from niwfctl.backbone.batch import batched
 from niwfctl.backbone.generation import AnswerOptions, Request, answer, require_positive
 from niwfctl.backbone.load import load
 from niwfctl.backbone.scoring import Score, Scorer
@@ -25,9 +21,10 @@ from niwfctl.field.naming import under
 from niwfctl.records import Example, Message
 from niwfctl.repository.backbone import fitting, pinned_source
 from niwfctl.repository.chosen import AUTO, Chosen, Each, Mixtures, Rows, called
-from niwfctl.repository.mixture import Bid, Mixture, Routes
+from niwfctl.repository.mixture import Mixture, Routes
 from niwfctl.repository.one_thread import one_thread
-from niwfctl.repository.reading import Prompt, Reader, conversation, prompted
+from niwfctl.repository.places import Places
+from niwfctl.repository.reading import Prompt, conversation, prompted
 from niwfctl.repository.regions import read_coordinates
 from niwfctl.repository.resident import RESIDENT, Resident
 
@@ -43,7 +40,7 @@ _FREED = ("adapter", "backbone", "resident")  # by `close`
     *("use", "use_each", "route", "close", "generate", "answers", "answer", "score"),
     *("bids", "owner", "owners", "coordinate", "coordinates", "read"),
 )
-class Model(Reader):
+class Model(Places):
     """A backbone with one active capability, or none.
 
     Recently used regions stay in memory, so that returning to one is instant. Names follow HEAD: a
@@ -82,17 +79,16 @@ class Model(Reader):
         with fitting(pinned.quant):
             source = pinned_source(repository)
             backbone = load(source, pinned.quant, pinned.template_args, fix_regex)
-        super().__init__(backbone, config.field)
         stored = read_coordinates(repository)
         coordinates = CoordinateMap.from_tensors(under(stored, "map"))
-        sites = find_sites(self.backbone.model, config.field.tap_layer)
-        self.adapter = FieldAdapter(self.backbone.model, sites, coordinates)
+        sites = find_sites(backbone.model, config.field.tap_layer)
+        adapter = FieldAdapter(backbone.model, sites, coordinates)
+        super().__init__(backbone, config.field, adapter, Mixtures(repository))
         self.resident = Resident(repository, self.adapter, resident)
         self.base_probe = stored["probe"]
         self.routes: Routes | None = None
         self._name = pinned.model
         self._chosen = Chosen(None, called(None))
-        self._mixtures = Mixtures(repository)
 
     def close(self) -> None:
         """Takes the field out of the backbone and lets go of both; twice is no error.
@@ -190,50 +186,6 @@ class Model(Reader):
         self._choose(Chosen(self.resident.acting(mixture), called(AUTO), routes=self.routes))
         return self.routes
 
-    def bids(self, prompt: Prompt) -> list[Bid]:
-        """(capability, score) of all candidates for a prompt, the owner first; None for the base.
-
-        The score is log N(z; μ, Σ) − b, or None if the cell does not hold z. What is active does
-        not change.
-
-        Raises:
-            UsageError, DataError: as in `owners`.
-        """
-        return self.bids_each([prompt])[0]
-
-    def bids_each(
-        self, prompts: Sequence[Example | Prompt], batch_size: int = 8
-    ) -> list[list[Bid]]:
-        """As `bids`, of each prompt.
-
-        Raises:
-            UsageError, DataError: as in `owners`.
-        """
-        _, routes = self._mixtures.routed()
-        return routes.ranked(self.coordinates(prompts, batch_size))
-
-    def owners(self, prompts: Sequence[Example | Prompt], batch_size: int = 8) -> list[str | None]:
-        """The capability that owns each prompt; None for the base.
-
-        What is active does not change.
-
-        Raises:
-            UsageError: one is empty, or no prompt.
-            DataError: the template refuses a prompt, or it is longer than the backbone can read.
-        """
-        _, routes = self._mixtures.routed()
-        return routes.owners(self.coordinates(prompts, batch_size))
-
-    def owner(self, z: Tensor, revision: str = "HEAD") -> str | None:
-        """The capability that owns a coordinate z [dim] by a revision's atlas; None for the base.
-
-        Raises:
-            ObjectError: an object is missing or corrupt.
-            UnknownName: there is no such revision.
-        """
-        _, routes = self._mixtures.routed(revision)
-        return routes.owners(z[None])[0]
-
     def _mixture(self, capability: str | None) -> Mixture:
         if not isinstance(capability, str | None):
             raise UsageError(
@@ -274,13 +226,8 @@ class Model(Reader):
                 out of its range, or several capabilities are active after `use_each`.
             DataError: a turn has an unknown role, or the template refuses the conversation.
         """
-        options = AnswerOptions(
-            USUAL if max_new_tokens is None else max_new_tokens,
-            temperature,
-            top_p,
-            seed,
-            _texts(stop),
-        )
+        longest = USUAL if max_new_tokens is None else max_new_tokens
+        options = AnswerOptions(longest, temperature, top_p, seed, _texts(stop))
         request = self.request(conversation(prompt), options, max_new_tokens is None)
         if stream:
             request.hand_on = stream
@@ -311,13 +258,8 @@ class Model(Reader):
             DataError: as `generate`.
         """
         require_positive("batch_size", batch_size)
-        options = AnswerOptions(
-            USUAL if max_new_tokens is None else max_new_tokens,
-            temperature,
-            top_p,
-            seed,
-            _texts(stop),
-        )
+        longest = USUAL if max_new_tokens is None else max_new_tokens
+        options = AnswerOptions(longest, temperature, top_p, seed, _texts(stop))
         shorten = max_new_tokens is None
         requests = [self.request(one.messages, options, shorten) for one in prompted(prompts)]
         each = self._each(len(requests))
@@ -367,54 +309,6 @@ class Model(Reader):
         with self._each(len(requests))(range(len(requests))):
             answer(self.backbone, self.adapter, requests, pause)
 
-    def coordinate(self, prompt: Prompt) -> Tensor:
-        """z of a prompt, float32 [dim].
-
-        Raises:
-            UsageError, DataError: as in `coordinates`.
-        """
-        return self.coordinates([prompt])[0]
-
-    def coordinates(
-        self,
-        prompts: Sequence[Example | Prompt],
-        batch_size: int = 8,
-        progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> Tensor:
-        """z of each prompt, float32 [prompts, dim].
-
-        Args:
-            progress: called with (prompts done, in all).
-
-        Raises:
-            UsageError: one is empty, or no prompt.
-            DataError: the template refuses a prompt, or it is longer than the backbone can read.
-        """
-        require_positive("batch_size", batch_size)
-        examples = prompted(prompts)
-        read = [self.prompt(one.messages) for one in examples]
-        rows = [tokens for tokens, _ in read]
-        self._require_readable(examples, rows)
-        found, done = torch.empty(len(rows), self.adapter.coordinates.dim), 0
-        for places in by_length(rows, batch_size):
-            batch = [read[place] for place in places]
-            found[places] = self.read([row for row, _ in batch], [skip for _, skip in batch])
-            done += len(places)
-            progress(done, len(rows))
-        return found
-
-    def read(self, rows: Sequence[list[int]], skips: Sequence[int] | None = None) -> Tensor:
-        """z of prompts as one batch, float32 [rows, dim], equal bit for bit to that of a full pass.
-
-        Nothing is computed from the tap layer on, whatever is active.
-
-        Args:
-            skips: leading tokens to leave out of each; by default the template's own.
-        """
-        skip = self.skip if skips is None else skips
-        states = pooled(self.backbone.model, self.adapter.layers[0], rows, skip)
-        return self.adapter.coordinates(states.to(self.device)).cpu()
-
     def score(
         self,
         examples: Sequence[Example],
@@ -440,11 +334,6 @@ class Model(Reader):
             lambda: progress(min(next(batches) * batch_size, total), total),
             each,
         )
-
-    @property
-    def device(self) -> torch.device:
-        """Where the backbone computes."""
-        return self.backbone.model.device
 
 
 def _texts(stop: str | Sequence[str]) -> tuple[str, ...]:
