@@ -20,7 +20,7 @@ from niwfctl.backbone.batch import batched, pad
 from niwfctl.backbone.load import Backbone, load, resolve
 from niwfctl.backbone.platform import current_platform
 from niwfctl.backbone.prompts import Tokens, encode
-from niwfctl.backbone.sites import width
+from niwfctl.backbone.sites import decoder_layers, width
 from niwfctl.training.data import read_examples
 from niwfctl.training.optimizer import LARGEST_GRADIENT, learning_rate
 from niwfctl.training.run import TrainingOptions
@@ -103,18 +103,25 @@ class PeftTrainer:
     """Plain PEFT LoRA with the usual loop: padded batches, labels, the model's own loss."""
 
     def __init__(
-        self, model: nn.Module, options: TrainingOptions, rank: int, autocast: bool = False
+        self,
+        model: nn.Module,
+        options: TrainingOptions,
+        rank: int,
+        autocast: bool = False,
+        first_layer: int = 0,
     ) -> None:
-        """A LoRA of this rank on all linears of all layers, scaled like the field.
+        """A LoRA of this rank on all linears, scaled like the field.
 
         Args:
             autocast: multiply its float32 factors in bf16.
+            first_layer: index of the first adapted layer; those above are adapted, too.
         """
         torch.manual_seed(options.seed)
         config = LoraConfig(
             r=rank,
             lora_alpha=options.alpha / options.rank * rank,
             target_modules=MODULES,
+            layers_to_transform=list(range(first_layer, len(decoder_layers(model)))),
             task_type="CAUSAL_LM",
         )
         self.options = options.for_width(width(model))
@@ -126,7 +133,7 @@ class PeftTrainer:
     def step(self, rows: Sequence[Tokens], step: int, steps: int) -> float:
         """One optimizer step; returns the loss."""
         with self.autocast:
-            loss = self.model(**collate(rows)).loss
+            loss = self.loss(rows)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
         rate = learning_rate(step, steps, self.options.lr, self.options.warmup)
@@ -136,10 +143,39 @@ class PeftTrainer:
         self.optimizer.zero_grad()
         return loss.item()
 
+    def loss(self, rows: Sequence[Tokens]) -> Tensor:
+        """Mean over the answers' tokens; without a cache, as Transformers' own trainer has it."""
+        return self.model(**collate(rows), use_cache=False).loss
+
     @torch.no_grad()
     def perplexity(self, rows: Sequence[Tokens]) -> float:
         """On the answers' tokens."""
         return perplexity(self.model, rows)
+
+
+class PeftAtAnswers(PeftTrainer):
+    """PEFT LoRA that computes logits only where a token of an answer is predicted.
+
+    With a `first_layer` it is spared all that niwfctl does not compute either.
+    """
+
+    def loss(self, rows: Sequence[Tokens]) -> Tensor:
+        """Mean over the answers' tokens."""
+        batch = collate(rows)
+        return loss_at_answers(self.model.get_base_model(), batch["input_ids"], batch["labels"])
+
+
+def loss_at_answers(model: nn.Module, tokens: Tensor, labels: Tensor) -> Tensor:
+    """A causal model's own loss, with its output layer applied only where there is a label.
+
+    Args:
+        tokens: int64 [rows, length], padded on the right, so that no mask is needed.
+        labels: the same with -100 wherever no loss is wanted.
+    """
+    states = model.get_decoder()(tokens, use_cache=False).last_hidden_state[:, :-1]
+    wanted = labels[:, 1:] != -100
+    logits = model.get_output_embeddings()(states[wanted]).float()
+    return nn.functional.cross_entropy(logits, labels[:, 1:][wanted])
 
 
 @torch.no_grad()

@@ -12,15 +12,17 @@ import sys
 from pathlib import Path
 
 import torch
-from common import PeftTrainer, embedded, markdown, task_rows, write_results
+from common import embedded, markdown, task_rows, write_results
 from quality import new_trainer
-from speed import OPTIONS, RANK, STEPS, our_steps, seconds, their_steps
+from speed import OPTIONS, PEFT, STEPS, our_steps, seconds, their_steps
 
 SIDES = {
     "niwfctl": "niwfctl",
     "checkpointing": "niwfctl, `--gradient-checkpointing`",
     "peft": "PEFT",
     "peft_autocast": "PEFT, under autocast to bf16",
+    "peft_same": "PEFT, same layers, loss at answer tokens only",
+    "peft_same_autocast": "the same, under autocast to bf16",
 }
 
 
@@ -34,7 +36,7 @@ def main() -> None:
         return
     found = {side: measured_apart(arguments.data, side) for side in SIDES}
     mine, peft = (found[side]["peak_mib"] for side in ("niwfctl", "peft"))
-    ratio = {side: mine / found[side]["peak_mib"] for side in ("peft", "peft_autocast")}
+    ratio = {side: mine / found[side]["peak_mib"] for side in PEFT}
     table = markdown(
         ["", "peak of the process, MiB", "over PEFT's", "niwfctl's over it", "seconds"],
         [
@@ -54,11 +56,11 @@ def main() -> None:
 
 def peak_memory(file: Path, side: str) -> dict[str, float]:
     """Peak of this process over a few training steps, in MiB, and how much the steps add."""
-    if side.startswith("peft"):
+    if side in PEFT:
         backbone = embedded()
         rows, _ = task_rows(backbone, file)
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
-        theirs = PeftTrainer(backbone.model, OPTIONS, RANK, autocast=side == "peft_autocast")
+        theirs = PEFT[side](backbone.model)
         loaded = peak()
         batches = [[rows[i] for i in order[n * 8 : n * 8 + 8]] for n in range(STEPS)]
         took = seconds(lambda: their_steps(theirs, batches))

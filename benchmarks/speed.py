@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py DATA_FILE [--rounds 7]
 
-Sides take turns in every round, so that a busy machine slows all of them equally; the figure is the
-median of the rounds' ratios.
+Sides take turns in every round, so that a busy machine slows all of them equally. Every figure is
+the median of the rounds' ratios, never a ratio of medians, with the lowest and the highest of them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from common import PeftTrainer, embedded, markdown, write_results
-from quality import new_trainer
+from common import MODULES, PeftAtAnswers, PeftTrainer, embedded, markdown, write_results
+from peft import LoraConfig, get_peft_model
+from quality import TAP_LAYER, new_trainer
 from torch import nn
 from transformers import GenerationConfig
 
 from niwfctl.backbone.prompts import Tokens
+from niwfctl.backbone.sites import decoder_layers
 from niwfctl.repository import Repository
 from niwfctl.repository.commit import RoutingOptions
 from niwfctl.training.loop import Trainer
@@ -33,6 +36,21 @@ STEPS = 4  # training steps a round
 DECODED = 48  # tokens a round
 PROMPT = 64  # tokens
 OPTIONS = TrainingOptions(steps=1000, seed=0)
+_AS_USUAL = partial(PeftTrainer, options=OPTIONS, rank=RANK)
+_SPARED = partial(PeftAtAnswers, options=OPTIONS, rank=RANK, first_layer=TAP_LAYER)
+PEFT: dict[str, Callable[[nn.Module], PeftTrainer]] = {
+    "peft": _AS_USUAL,
+    "peft_autocast": partial(_AS_USUAL, autocast=True),
+    "peft_same": _SPARED,
+    "peft_same_autocast": partial(_SPARED, autocast=True),
+}
+ROWS = {  # titles, with the names of a side in training and in decoding
+    "niwfctl": ("niwfctl", "niwfctl"),
+    "PEFT": ("peft", "peft"),
+    "PEFT in bf16": ("peft_autocast", "peft_bf16"),
+    "PEFT, same layers, loss at answer tokens only": ("peft_same", "peft_same"),
+    "the same in bf16": ("peft_same_autocast", "peft_same_bf16"),
+}
 
 
 def main() -> None:
@@ -52,10 +70,7 @@ def training(file: Path, rounds: int) -> dict[str, object]:
     """Tokens a second of both sides on the same batches."""
     ours = new_trainer(file, OPTIONS)
     rows = ours.training
-    theirs = {
-        "peft": PeftTrainer(embedded().model, OPTIONS, RANK),
-        "peft_autocast": PeftTrainer(embedded().model, OPTIONS, RANK, autocast=True),
-    }
+    theirs = {name: make(embedded().model) for name, make in PEFT.items()}
     batches = iter(
         [[rows[index] for index in ours.rows_of(step)] for step in range((rounds + 1) * STEPS)]
     )
@@ -74,7 +89,7 @@ def training(file: Path, rounds: int) -> dict[str, object]:
         for name in theirs
     }
     return {
-        "tokens_per_second": {name: statistics.median(found) for name, found in speeds.items()},
+        "tokens_per_second": speeds,
         "ratio": {name: statistics.median(found) for name, found in ratios.items()},
         "rounds": ratios,
     }
@@ -82,12 +97,7 @@ def training(file: Path, rounds: int) -> dict[str, object]:
 
 def decoding(rounds: int) -> dict[str, object]:
     """Seconds of greedy generation, over the bare backbone's."""
-    from peft import LoraConfig, get_peft_model
-
-    bare = embedded().model
-    config = LoraConfig(r=RANK, target_modules="all-linear", task_type="CAUSAL_LM")
-    peft = get_peft_model(embedded().model, config)
-    peft_bf16 = get_peft_model(embedded().model, config, autocast_adapter_dtype=False)
+    bare, peft = embedded().model, peft_decoders()
     with tempfile.TemporaryDirectory() as folder:
         model = small_repository(Path(folder)).load("first")
         tokens = torch.randint(0, 40000, (1, PROMPT), generator=torch.Generator().manual_seed(0))
@@ -97,11 +107,8 @@ def decoding(rounds: int) -> dict[str, object]:
             with model.adapter.prompts(mask):
                 decode(model.backbone.model, tokens)
 
-        sides = {
-            "niwfctl": field,
-            "peft": lambda: decode(peft, tokens),
-            "peft_bf16": lambda: decode(peft_bf16, tokens),
-        }
+        sides = {"niwfctl": field}
+        sides |= {name: partial(decode, side, tokens) for name, side in peft.items()}
         ratios: dict[str, list[float]] = {name: [] for name in sides}
         references: list[float] = []
         for number in range(rounds + 1):
@@ -115,6 +122,20 @@ def decoding(rounds: int) -> dict[str, object]:
         "ratio": {name: statistics.median(found) for name, found in ratios.items()},
         "rounds": ratios,
     }
+
+
+def peft_decoders() -> dict[str, nn.Module]:
+    """Backbones with untrained LoRAs on all layers or on niwfctl's, with factors in both dtypes."""
+    found = {}
+    for name, first_layer in (("peft", 0), ("peft_same", TAP_LAYER)):
+        for suffix, in_float32 in (("", True), ("_bf16", False)):
+            model = embedded().model
+            layers = list(range(first_layer, len(decoder_layers(model))))
+            config = LoraConfig(
+                r=RANK, target_modules=MODULES, layers_to_transform=layers, task_type="CAUSAL_LM"
+            )
+            found[name + suffix] = get_peft_model(model, config, autocast_adapter_dtype=in_float32)
+    return found
 
 
 def switching(times: int = 1000) -> dict[str, float]:
@@ -166,33 +187,33 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def table_of(results: dict) -> str:
-    train, decode = results["training"], results["decoding"]["ratio"]
-    speeds = train["tokens_per_second"]
+    train, decode = results["training"], results["decoding"]
     rows = [
-        ["training, tokens/s", *(f"{speeds[name]:.0f}" for name in speeds)],
-        [
-            "niwfctl's over it",
-            "",
-            f"{train['ratio']['peft']:.2f}",
-            f"{train['ratio']['peft_autocast']:.2f}",
-        ],
-        [
-            "decoding over the bare backbone",
-            f"{decode['niwfctl']:.2f}",
-            f"{decode['peft']:.2f}",
-            f"{decode['peft_bf16']:.2f}",
-        ],
-        ["switching, µs", f"{results['switching']['seconds'] * 1e6:.1f}", "", ""],
+        [title, shown(train["rounds"].get(training)), shown(decode["rounds"][decoding])]
+        for title, (training, decoding) in ROWS.items()
     ]
     note = (
-        "PEFT keeps a LoRA's factors in float32 beside a bf16 model. In bf16: trained under "
-        "autocast, and decoded from factors in bf16, which niwfctl's sealed ones are. "
-        "PEFT: LoRA of rank 16 on all linears of all layers, unmerged. niwfctl: 2 bases of rank 8 "
-        "on all linears of layers 4 up. SmolLM2-135M-Instruct, bf16, 8 rows of at most 256 tokens. "
+        "Medians of the rounds' ratios, with the lowest and highest. niwfctl: 2 bases of rank 8 on "
+        f"all linears of layers {TAP_LAYER} up, logits at answer tokens only; it trains "
+        f"{statistics.median(train['tokens_per_second']['niwfctl']):.0f} tokens a second. PEFT: "
+        f"LoRA of rank {RANK} on all linears of all layers, logits at all tokens, as it is usually "
+        "set up; or of the same layers as niwfctl, with a loss of its own that computes logits at "
+        "answer tokens only. Decoding is unmerged. PEFT keeps a LoRA's factors in float32 beside a "
+        "bf16 model. In bf16: trained under autocast, and decoded from factors in bf16, which "
+        "niwfctl's sealed ones are. SmolLM2-135M-Instruct, bf16, 8 rows of at most 256 tokens. "
         f"Decoding: {DECODED} tokens after a prompt of {PROMPT}, the prompt's pass included; the "
-        f"bare backbone takes {results['decoding']['bare_ms_per_token']:.1f} ms a token."
+        f"bare backbone takes {decode['bare_ms_per_token']:.1f} ms a token. Switching a resident "
+        f"capability takes {results['switching']['seconds'] * 1e6:.1f} µs."
     )
-    return markdown(["", "niwfctl", "PEFT", "PEFT in bf16"], rows) + "\n\n" + note
+    columns = ["", "training: niwfctl's tokens/s over its", "decoding, over the bare backbone"]
+    return markdown(columns, rows) + "\n\n" + note
+
+
+def shown(ratios: Sequence[float] | None) -> str:
+    """The median of rounds, with the lowest and highest; empty for a side over itself."""
+    if ratios is None:
+        return ""
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 if __name__ == "__main__":
