@@ -28,13 +28,13 @@ class Figure:
     Attributes:
         source: name of the results, and of the script that makes them.
         what: what is measured, over what.
-        read: gets the figure from the results.
+        read: gets the figure from the results; None if they were made before it was measured.
         goal: the goal, in words.
     """
 
     source: str
     what: str
-    read: Callable[[Results], str]
+    read: Callable[[Results], str | None]
     goal: str
 
 
@@ -140,6 +140,13 @@ def kept(lines: list[Results]) -> str:
     return " of ".join(str(sum(column)) for column in zip(*counts, strict=True))
 
 
+def same_work(ratios: dict[str, float], in_bf16: str) -> str | None:
+    """Ratios of PEFT on niwfctl's layers, with its factors in float32 and in bf16."""
+    if "peft_same" not in ratios:
+        return None
+    return f"{ratios['peft_same']:.2f} ({ratios[in_bf16]:.2f})"
+
+
 FIGURES = (
     Figure(
         "quality",
@@ -154,16 +161,34 @@ FIGURES = (
         "≥ 1.2",
     ),
     Figure(
+        "speed",
+        "the same where PEFT has niwfctl's layers, and its loss logits at answer tokens only",
+        lambda r: same_work(r["training"]["ratio"], "peft_same_autocast"),
+        "",
+    ),
+    Figure(
         "memory",
         "peak memory of training over PEFT's (and over PEFT's under autocast)",
         lambda r: "{peft:.2f} ({peft_autocast:.2f})".format(**r["ratio"]),
         "≤ 1",
     ),
     Figure(
+        "memory",
+        "the same where PEFT has niwfctl's layers, and its loss logits at answer tokens only",
+        lambda r: same_work(r["ratio"], "peft_same_autocast"),
+        "",
+    ),
+    Figure(
         "speed",
         "decoding over the bare backbone (PEFT, unmerged; with its factors in bf16)",
         lambda r: "{niwfctl:.2f} ({peft:.2f}; {peft_bf16:.2f})".format(**r["decoding"]["ratio"]),
         "≤ 1.15",
+    ),
+    Figure(
+        "speed",
+        "the same for PEFT on niwfctl's layers (with its factors in bf16)",
+        lambda r: same_work(r["decoding"]["ratio"], "peft_same_bf16"),
+        "",
     ),
     Figure(
         "speed",
@@ -289,11 +314,13 @@ def table() -> Iterator[str]:
         file = ROOT / "docs" / "results" / f"{figure.source}.json"
         if file.exists():
             results = json.loads(file.read_text("utf-8"))
+            if (found := figure.read(results)) is None:
+                continue
             where = results["machine"]
             machine = "{processor}, {cores} cores, {memory_gib} GiB".format(**where)
             dates.setdefault(machine, set()).add(where["date"])
             source = f"[{figure.source}](docs/results/{figure.source}.md)"
-            yield f"| {figure.what} | {figure.read(results)} | {figure.goal} | {source} |"
+            yield f"| {figure.what} | {found} | {figure.goal} | {source} |"
     yield ""
     seen = "; ".join(f"{machine}, {min(days)} to {max(days)}" for machine, days in dates.items())
     yield f"SmolLM2-135M-Instruct in bf16 where a model is needed. Machine and dates: {seen}."

@@ -1,7 +1,11 @@
-"""README's figures of continual learning are read from the lines that they name."""
+"""README's figures are read from the results, and the lines, that they name."""
 
+import json
 import math
+from pathlib import Path
 
+import pytest
+import summary
 from summary import average_accuracy, average_perplexity, kept_bits
 
 
@@ -40,3 +44,21 @@ def test_kept_bits_are_those_of_all_seeds() -> None:
     assert kept_bits(FIVE) == (
         "told the task: niwfctl 4 of 4; not told: niwfctl 3 of 4, one LoRA 1 of 8"
     )
+
+
+def test_figures_over_peft_on_the_same_layers_appear_once_they_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, "ROOT", tmp_path)
+    folder = tmp_path / "docs" / "results"
+    folder.mkdir(parents=True)
+    where = {"processor": "X", "cores": 2, "memory_gib": 8, "date": "2026-01-01"}
+    ratio = {"peft": 0.5, "peft_autocast": 0.6}
+    for more, expected in (
+        ({}, ["0.50 (0.60)"]),
+        ({"peft_same": 0.96, "peft_same_autocast": 0.97}, ["0.50 (0.60)", "0.96 (0.97)"]),
+    ):
+        results = {"machine": where, "ratio": ratio | more}
+        (folder / "memory.json").write_text(json.dumps(results))
+        lines = [line.split(" | ") for line in summary.table() if "memory.md" in line]
+        assert [line[1] for line in lines] == expected
