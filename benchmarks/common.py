@@ -47,23 +47,37 @@ def machine() -> dict[str, object]:
 
 
 def write_results(
-    name: str, results: dict[str, object], table: str, script: str | None = None
+    name: str,
+    results: dict[str, object],
+    table: str,
+    script: str | None = None,
+    shown: bool = True,
 ) -> None:
     """Writes figures to docs/results/NAME.json, and a table of them to NAME.md.
 
     Args:
         script: which made them, if its name differs.
+        shown: whether to print the table, too.
     """
     RESULTS.mkdir(parents=True, exist_ok=True)
     where = machine()
-    (RESULTS / f"{name}.json").write_text(
-        json.dumps({"machine": where, **results}, indent=1, ensure_ascii=False) + "\n"
-    )
     made = ", ".join(f"{key} {value}" for key, value in where.items())
-    (RESULTS / f"{name}.md").write_text(
-        f"{table.strip()}\n\nMade by `benchmarks/{script or name}.py`: {made}.\n"
-    )
-    print(table)
+    texts = {
+        f"{name}.json": json.dumps({"machine": where, **results}, indent=1, ensure_ascii=False),
+        f"{name}.md": f"{table.strip()}\n\nMade by `benchmarks/{script or name}.py`: {made}.",
+    }
+    for file, text in texts.items():
+        new = RESULTS / f"{file}.new"  # renamed, so that a kill leaves what was there
+        new.write_text(f"{text}\n")
+        new.replace(RESULTS / file)
+    if shown:
+        print(table)
+
+
+def read_results(name: str) -> dict | None:
+    """What `write_results` wrote; None if there is nothing."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

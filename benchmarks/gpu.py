@@ -71,11 +71,11 @@ class Machine:
         self._wait()
         into[key] = time.perf_counter() - started
 
-    def peak_gib(self, work: Callable[[], object]) -> float:
-        """Peak of the GPU's allocated memory during work, in GiB; nan on a CPU."""
+    def peak_gib(self, work: Callable[[], object]) -> float | None:
+        """Peak of the GPU's allocated memory during work, in GiB; None on a CPU."""
         if self.device.type != "cuda":
             work()
-            return float("nan")
+            return None
         torch.cuda.reset_peak_memory_stats(self.device)
         work()
         self._wait()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from common import MODULES
 from gpu import Machine
+from mistral_cells import Results
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import GenerationConfig
@@ -15,43 +17,52 @@ from transformers import GenerationConfig
 from niwfctl.repository import Repository
 from niwfctl.repository.model import AUTO, Model
 
-ROUNDS = 5
+ROUNDS = 3
 PEFT_RANK = 16
+BARE = "bare"
 NAMES = ("first", "second")
 
 
-def inference(repository: Repository, machine: Machine) -> dict[str, object]:
+def inference(repository: Repository, machine: Machine, results: Results) -> None:
     """Prefill and decoding of all sides, and the time to switch."""
-    took: dict[str, float] = {}
     model = Model(repository)
-    with machine.timing(took, "first use of a capability"):
-        model.use("first")
-    model.use("second")
-    switches = machine.seconds(lambda: [model.use(name) for _ in range(500) for name in NAMES])
-    took["switch of a resident capability"] = switches / 1000
-    rows = []
-    found = {batch: niwfctl_sides(model, machine, batch) for batch in machine.batches}
+    results.measure("inference", {"step": "first use of a capability"}, lambda: model.use("first"))
+    results.measure("inference", {"step": "switch"}, lambda: switching(model, machine))
+    for batch in machine.batches:
+        for name, choose in niwfctl_sides(model, batch).items():
+            work = partial(answering, model, machine, batch, choose)
+            results.measure("inference", {"batch": batch, "side": name}, work)
     model.adapter.active = None
     model.adapter.detach()
     config = LoraConfig(r=PEFT_RANK, target_modules=MODULES, task_type="CAUSAL_LM")
     peft = get_peft_model(model.backbone.model, config)
-    for batch, sides in found.items():
-        sides["PEFT"] = times(machine, lambda n, b=batch: generate(peft, prompts(machine, b), n))
-        for stage, name in enumerate(("prefill", "token")):
-            bare = sides["bare"][stage]
-            rows.append(
-                {
-                    "batch": batch,
-                    "stage": name,
-                    "bare_ms": bare * 1e3,
-                    "ratio": {k: v[stage] / bare for k, v in sides.items() if k != "bare"},
-                }
-            )
-    return {"rows": rows, "seconds": took}
+    for batch in machine.batches:
+        work = partial(answering_with_peft, peft, machine, batch)
+        results.measure("inference", {"batch": batch, "side": "PEFT"}, work)
 
 
-def niwfctl_sides(model: Model, machine: Machine, batch: int) -> dict[str, tuple[float, float]]:
-    """(seconds of prefill, seconds per token) of the bare backbone and of all our ways."""
+def switching(model: Model, machine: Machine) -> dict[str, float]:
+    """Time to switch between two resident capabilities."""
+    for name in NAMES:
+        model.use(name)
+    took = machine.seconds(lambda: [model.use(name) for _ in range(500) for name in NAMES])
+    return {"microseconds": took / 1000 * 1e6}
+
+
+def niwfctl_sides(model: Model, batch: int) -> dict[str, Callable[[], object]]:
+    """What to call for the bare backbone and for each of our ways to answer."""
+    return {
+        BARE: lambda: model.use(None),
+        "given": lambda: model.use("first"),
+        "auto": lambda: model.use(AUTO),
+        "mixed": lambda: model.use_each([NAMES[row % 2] for row in range(batch)]),
+    }
+
+
+def answering(
+    model: Model, machine: Machine, batch: int, choose: Callable[[], object]
+) -> dict[str, float]:
+    """Times of a way that `choose` sets."""
     tokens = prompts(machine, batch)
     mask = torch.ones_like(tokens, dtype=torch.bool)
 
@@ -59,31 +70,27 @@ def niwfctl_sides(model: Model, machine: Machine, batch: int) -> dict[str, tuple
         with model.adapter.prompts(mask):
             generate(model.backbone.model, tokens, count)
 
-    def mixed() -> None:
-        model.use_each([NAMES[row % 2] for row in range(batch)])
-
-    ways: dict[str, Callable[[], object]] = {
-        "bare": lambda: model.use(None),
-        "given": lambda: model.use("first"),
-        "auto": lambda: model.use(AUTO),
-        "mixed": mixed,
-    }
-    found = {}
-    for name, choose in ways.items():
-        choose()
-        found[name] = times(machine, answer)
-    return found
+    choose()
+    return times(machine, answer)
 
 
-def times(machine: Machine, answer: Callable[[int], None]) -> tuple[float, float]:
-    """(seconds of prefill, seconds of each further token), medians of several rounds."""
+def answering_with_peft(peft: nn.Module, machine: Machine, batch: int) -> dict[str, float]:
+    """Times of an unmerged LoRA on all layers."""
+    tokens = prompts(machine, batch)
+    return times(machine, lambda count: generate(peft, tokens, count))
+
+
+def times(machine: Machine, answer: Callable[[int], None]) -> dict[str, float]:
+    """Milliseconds of prefill and of each further token, medians of several rounds."""
     answer(2)
     pairs = [
         (machine.seconds(lambda: answer(1)), machine.seconds(lambda: answer(1 + machine.answer)))
         for _ in range(ROUNDS)
     ]
-    prefill = statistics.median(one for one, _ in pairs)
-    return prefill, statistics.median((all - one) / machine.answer for one, all in pairs)
+    return {
+        "prefill_ms": statistics.median(one for one, _ in pairs) * 1e3,
+        "token_ms": statistics.median((all - one) / machine.answer for one, all in pairs) * 1e3,
+    }
 
 
 def prompts(machine: Machine, batch: int) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 
 import torch
-from common import MODULES
+from common import MODULES, loss_at_answers
 from gpu import Machine
+from mistral_cells import Results
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from torch import Tensor, nn
 
@@ -15,107 +17,123 @@ from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.calibration import default_dim, default_tap_layer
 from niwfctl.backbone.load import Backbone, Source, load
 from niwfctl.backbone.prompts import Tokens
-from niwfctl.backbone.sites import find_sites
+from niwfctl.backbone.sites import decoder_layers, find_sites
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.training.loop import Trainer
 from niwfctl.training.optimizer import LARGEST_GRADIENT, OPTIMIZERS
 from niwfctl.training.run import Run, TrainingOptions
 
 RANK = 16  # of PEFT, and of the two bases of rank 8 together
+OURS, USUAL, SAME = "niwfctl", "PEFT", "PEFT, same layers, loss at answer tokens only"
 
 
-def training(source: Source, machine: Machine) -> dict[str, object]:
-    """Tokens a second and peak memory, by length, checkpointing and optimizer."""
-    took: dict[str, float] = {}
-    for load_it in ("first load", "load"):  # first from 16 bits, then from the kept copy in 4
-        backbone = None
-        machine.forget()
-        with machine.timing(took, load_it):
-            backbone = load(source, machine.quant)
-    settings = list(product(machine.lengths, (False, True), OPTIMIZERS))
-    mine = [field(backbone, machine, *one) for one in settings]
-    del backbone
-    machine.forget()
-    theirs = [qlora(anew(source, machine), machine, *one) for one in settings]
-    rows = [
-        {
-            "length": length,
-            "batch": batch,
-            "checkpointing": checkpointing,
-            "optimizer": optimizer,
-            "niwfctl": ours,
-            "peft": other,
-            "speed": ours["tokens_per_second"] / other["tokens_per_second"],
-        }
-        for ((length, batch), checkpointing, optimizer), ours, other in zip(
-            settings, mine, theirs, strict=True
-        )
-    ]
-    return {"seconds": took, "rows": rows}
+def training(source: Source, machine: Machine, results: Results) -> None:
+    """Tokens a second and peak memory, by length, checkpointing and optimizer.
 
-
-def anew(source: Source, machine: Machine) -> Backbone:
-    """A backbone for PEFT to change, loaded once the previous one is freed."""
-    machine.forget()
-    return load(source, machine.quant)
+    All of niwfctl's cells come first, since PEFT puts the norms, embeddings and output layer of
+    its backbone into float32.
+    """
+    loaded: list[Backbone] = []
+    if not results.measure(
+        "training", {"step": "load"}, lambda: loaded.append(load(source, machine.quant))
+    ):
+        return
+    (backbone,) = loaded
+    sides = {OURS: field, USUAL: qlora, SAME: partial(qlora, same_work=True)}
+    for side, train in sides.items():
+        for shape, again, optimizer in product(machine.lengths, (False, True), OPTIMIZERS):
+            setting = {
+                "side": side,
+                "length": shape[0],
+                "batch": shape[1],
+                "checkpointing": again,
+                "optimizer": optimizer,
+            }
+            work = partial(train, backbone, machine, shape, again, optimizer)
+            results.measure("training", setting, work)
 
 
 def field(
     backbone: Backbone, machine: Machine, shape: tuple[int, int], again: bool, optimizer: str
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Our trainer, as `niwfctl train` makes it."""
     model = backbone.model
     dim = default_dim(backbone)
-    states = torch.randn(4 * dim, backbone.width)
-    sites = find_sites(model, default_tap_layer(backbone))
+    coordinates = CoordinateMap.fit(torch.randn(4 * dim, backbone.width), dim)
     options = TrainingOptions(
         steps=100, batch_size=shape[1], optimizer=optimizer, gradient_checkpointing=again
     )
-    adapter = FieldAdapter(model, sites, CoordinateMap.fit(states, dim))
     rows = [Tokens(row[: len(row) // 2], row[len(row) // 2 :]) for row in tokens(shape).tolist()]
-    trainer = Trainer(adapter, 1, record(options, backbone), rows, rows)
+    adapter = FieldAdapter(model, find_sites(model, default_tap_layer(backbone)), coordinates)
+    try:
+        trainer = Trainer(adapter, 1, record(options, backbone), rows, rows)
 
-    def step() -> None:
-        trainer.step()
-        trainer.run.step += 1
+        def step() -> None:
+            trainer.step()
+            trainer.run.step += 1
 
-    found = measured(machine, step, shape)
-    adapter.active = None
-    adapter.detach()
-    return found
+        return measured(machine, step, shape)
+    finally:
+        adapter.active = None
+        adapter.detach()
 
 
 def qlora(
-    backbone: Backbone, machine: Machine, shape: tuple[int, int], again: bool, optimizer: str
-) -> dict[str, float]:
-    """PEFT's, prepared as its documentation says."""
+    backbone: Backbone,
+    machine: Machine,
+    shape: tuple[int, int],
+    again: bool,
+    optimizer: str,
+    same_work: bool = False,
+) -> dict[str, float | None]:
+    """PEFT's, prepared as its documentation says; the backbone is without it afterwards.
+
+    Args:
+        same_work: adapt the layers that niwfctl does, with logits where it has them.
+    """
+    ids = tokens(shape).to(machine.device)
+    labels = ids.clone()
+    labels[:, : shape[0] // 2] = -100
     model = prepare_model_for_kbit_training(
         backbone.model,
         use_gradient_checkpointing=again,
         gradient_checkpointing_kwargs={"use_reentrant": False},
     )
-    config = LoraConfig(r=RANK, lora_alpha=32, target_modules=MODULES, task_type="CAUSAL_LM")
-    model = get_peft_model(model, config).train()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    chosen = OPTIMIZERS[optimizer](parameters)
-    ids = tokens(shape).to(machine.device)
-    labels = ids.clone()
-    labels[:, : shape[0] // 2] = -100
+    first_layer = default_tap_layer(backbone) if same_work else 0
+    config = LoraConfig(
+        r=RANK,
+        lora_alpha=32,
+        target_modules=MODULES,
+        layers_to_transform=list(range(first_layer, len(decoder_layers(model)))),
+        task_type="CAUSAL_LM",
+    )
+    peft = get_peft_model(model, config).train()
+    try:
+        parameters = [p for p in peft.parameters() if p.requires_grad]
+        chosen = OPTIMIZERS[optimizer](parameters)
 
-    def step() -> None:
-        with torch.autocast(machine.device.type, torch.bfloat16):
-            loss = model(input_ids=ids, labels=labels).loss
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
-        chosen.step()
-        chosen.zero_grad()
+        def loss() -> Tensor:
+            if same_work:
+                return loss_at_answers(model, ids, labels)
+            return peft(input_ids=ids, labels=labels, use_cache=False).loss
 
-    return measured(machine, step, shape)
+        def step() -> None:
+            with torch.autocast(machine.device.type, torch.bfloat16):
+                nats = loss()
+            nats.backward()
+            nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
+            chosen.step()
+            chosen.zero_grad()
+
+        return measured(machine, step, shape)
+    finally:
+        peft.unload().eval()
+        model.gradient_checkpointing_disable()
 
 
 def measured(
     machine: Machine, step: Callable[[], None], shape: tuple[int, int]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Speed and peak memory of steps after two to warm up.
 
     The first creates the optimizer's moments, the second allocates its memory on the device again.
