@@ -148,11 +148,11 @@ class Request:
             self._random.seed() if options.seed is None else self._random.manual_seed(options.seed)
         chances = ((scores - scores.max()) / options.temperature).softmax(-1)
         if options.top_p == 1:
-            return torch.multinomial(chances, 1, generator=self._random)
+            return _drawn(chances, self._random)
         chances, order = chances.sort(descending=True)
         before = chances.cumsum(-1) - chances
         chances[1:][before[1:] >= options.top_p] = 0
-        return order[torch.multinomial(chances, 1, generator=self._random)]
+        return order[_drawn(chances, self._random)]
 
     def take(self, token: int, ends: bool) -> None:
         """Adds one token to the answer; `ends` if it ends the turn."""
@@ -171,6 +171,15 @@ class Request:
 
 def _never() -> bool:
     return False
+
+
+def _drawn(chances: Tensor, random: torch.Generator) -> Tensor:
+    """An index drawn with chances [n], int64 [1]: the same that `torch.multinomial` draws.
+
+    That waits for a GPU to check the chances first, for every row and token.
+    """
+    race = torch.empty_like(chances).exponential_(generator=random)
+    return (chances / race).argmax(-1, keepdim=True)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from itertools import count
 
 import pytest
 import torch
+from calls import Names
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_model, tiny_tokenizer
@@ -148,6 +149,25 @@ def test_sampling_follows_its_seed_and_without_one_differs(adapter: FieldAdapter
     assert len(texts(seed=3)) == 1
     assert texts(seed=3) != texts(seed=5)
     assert len(texts()) > 1
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_a_seed_draws_what_multinomial_draws_without_the_checks_that_wait_for_a_gpu(
+    top_p: float,
+) -> None:
+    scores = torch.randn(260, generator=torch.Generator().manual_seed(0)) * 3
+    chances, order = scores.softmax(-1), torch.arange(260)
+    if top_p < 1:
+        chances, order = chances.sort(descending=True)
+        chances[1:][(chances.cumsum(-1) - chances)[1:] >= top_p] = 0
+    for seed in range(20):
+        options = AnswerOptions(1, temperature=1.0, top_p=top_p, seed=seed)
+        row, random = Request(TOKENIZER, [1], 1, options), torch.Generator().manual_seed(seed)
+        with Names() as called:
+            drawn = [int(row.sample(scores)) for _ in range(20)]
+        assert "multinomial" not in called.names
+        torchs = [int(order[torch.multinomial(chances, 1, generator=random)]) for _ in drawn]
+        assert drawn == torchs
 
 
 def test_hardly_any_temperature_or_probability_takes_the_likeliest_token(
