@@ -55,6 +55,11 @@ def tells_of_memory(text: str) -> bool:
     return any(words in text for words in _MEMORY)
 
 
+def of_device(error: Exception) -> bool:
+    """Whether a GPU failed, other than by too little memory: it may compute no more."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not of_memory(error)
+
+
 def shares_text(owners: dict[str, float], verb: str) -> str:
     """Who owns which share, the largest first, for a message."""
     largest_first = sorted(owners.items(), key=lambda item: -item[1])

@@ -7,7 +7,7 @@ import torch
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.scoring import Scorer
-from niwfctl.errors import BackboneError, of_memory
+from niwfctl.errors import BackboneError, of_device, of_memory
 from niwfctl.field.basis import Basis
 from niwfctl.field.generator import Generator
 
@@ -32,7 +32,7 @@ def require_supported(adapter: FieldAdapter) -> None:
     try:
         scorer.loss(_ROWS)
     except RuntimeError as error:
-        if of_memory(error) or "CUDA error" in str(error):  # not the model's fault
+        if of_memory(error) or of_device(error):  # not the model's fault
             raise
         raise BackboneError(
             f"{type(model).__name__} is not supported: its linears are not called with one "

@@ -14,7 +14,7 @@ from functools import partial
 
 from niwfctl.atlas import AUTO_NAME, BASE_NAME, get_capability, parse_target
 from niwfctl.backbone.generation import AnswerOptions, Request
-from niwfctl.errors import NiwfError, UnknownName, of_memory
+from niwfctl.errors import NiwfError, UnknownName, of_device, of_memory, reason
 from niwfctl.repository.model import AUTO, Model
 from niwfctl.repository.repository import Repository
 from niwfctl.serve.errors import OURS, ApiError, as_api_error
@@ -27,7 +27,11 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """Answers waiting requests together in batches, each with the capability it names."""
+    """Answers waiting requests together in batches, each with the capability it names.
+
+    Attributes:
+        broken: how the device failed; then nothing can be answered any more. None while it works.
+    """
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class Engine:
         self._being_read = 0
         self._widest = max(map(len, model.backbone.tokenizer.get_vocab()))
         self._refusing = self._closed = False
+        self.broken: str | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -279,9 +284,11 @@ class Engine:
         jobs = [job for job in jobs if not job.row.over]
         if not jobs:
             return []
-        failure = self._attempt(jobs, Turn(partial(self._others_can_join, jobs)))
-        if failure and len(jobs) == 1:
-            self._tell(jobs[0], failure)
+        turn = Turn(partial(self._others_can_join, jobs))
+        failure = _failed() if self.broken else self._attempt(jobs, turn)
+        if failure and (len(jobs) == 1 or self.broken):
+            for job in jobs:
+                self._tell(job, failure)
         elif failure:  # a fault of one must not harm the others
             half = len(jobs) // 2
             return [*self._answer(jobs[:half]), *self._answer(jobs[half:])]
@@ -307,6 +314,8 @@ class Engine:
             if not isinstance(error, NiwfError):
                 logger.exception("a batch of %d could not be answered", len(jobs))
             failure, full = as_api_error(error), of_memory(error)
+            if of_device(error):
+                failure, self.broken = _failed(), reason(error)
         if full:
             self._model.resident.drop_idle()
         return failure
@@ -329,6 +338,11 @@ class Engine:
 def _too_long(asked: AnyRequest, why: str) -> ApiError:
     param = "messages" if isinstance(asked, ChatRequest) else "prompt"
     return ApiError(400, why, param=param, code="context_length_exceeded")
+
+
+def _failed() -> ApiError:
+    said = "the GPU failed, and the server ends: ask again once it was started again"
+    return ApiError(503, said, OURS, code="device_failed")
 
 
 def _closing() -> ApiError:

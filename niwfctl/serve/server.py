@@ -13,7 +13,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from niwfctl.errors import UsageError
+from niwfctl.errors import BackboneError, UsageError
 from niwfctl.serve.app import create_app
 from niwfctl.serve.engine import Engine
 from niwfctl.training.interrupt import TERMINATED
@@ -78,11 +78,16 @@ def serve(
 
     Raises:
         KeyboardInterrupt: on Ctrl-C, once every answer under way has ended.
+        BackboneError: the device failed, in a way that only a new process mends.
     """
     hosts, log = None if api_key else own_names(listening), _write if log_requests else None
     app = create_app(engine, api_key, hosts, log=log)
     server = Server(engine, app, grace)
     server.run(sockets=[listening])
+    if engine.broken:
+        raise BackboneError(
+            f"the GPU failed while it answered ({engine.broken}): start the server again"
+        )
     return TERMINATED if server.terminated else 0
 
 
@@ -92,7 +97,7 @@ def _write(line: str) -> None:
 
 
 class Server(uvicorn.Server):
-    """Ends answers before it waits for connections to close.
+    """Ends answers before it waits for connections to close; ends if the device fails.
 
     Attributes:
         terminated: whether SIGTERM came: no more requests are taken, but answers may go on for as
@@ -119,6 +124,9 @@ class Server(uvicorn.Server):
         if self._hurried:
             self.should_exit = False  # or uvicorn would take it for a second Ctrl-C
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._engine.broken is not None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends or awaits the answers under way, then closes connections."""

@@ -11,7 +11,7 @@ from tiny import write_data
 
 from niwfctl.backbone.sites import decoder_layers
 from niwfctl.backbone.support import require_supported
-from niwfctl.errors import MemoryFull, of_memory
+from niwfctl.errors import MemoryFull, of_device, of_memory
 from niwfctl.field.region import Region
 from niwfctl.repository import Repository
 from niwfctl.repository.backbone import fitting
@@ -50,7 +50,10 @@ def test_other_errors_are_not_taken_for_errors_of_memory() -> None:
     with pytest.raises(RuntimeError) as other:
         torch.empty(2) @ torch.empty(3)
     assert of_memory(full.value) and not of_memory(other.value)
-    assert not of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    failed = RuntimeError("CUDA error: device-side assert triggered")
+    assert of_device(failed) and not of_memory(failed)
+    assert not of_device(full.value) and not of_device(other.value)
+    assert not of_device(RuntimeError("CUDA error: out of memory"))
 
 
 @pytest.mark.parametrize(("quant", "way"), [("none", "--quant nf4"), ("nf4", "a smaller one")])

@@ -16,14 +16,18 @@ import openai
 import pytest
 import torch
 from conftest import QUICK
+from openai import OpenAI
 from serve.conftest import APPLES, PLUMS, Served, held, serving, wait_until
 from tiny import write_data
 from torch import Tensor
 
 from niwfctl.backbone.sites import decoder_layers
+from niwfctl.errors import BackboneError
 from niwfctl.repository import Repository
 from niwfctl.repository.model import Model
+from niwfctl.serve.engine import Engine
 from niwfctl.serve.jobs import Job
+from niwfctl.serve.server import listen, serve, url
 
 LONG = {"model": "apple", "prompt": APPLES, "max_tokens": 400}
 
@@ -238,6 +242,29 @@ def test_a_request_for_which_there_is_too_little_memory_is_told_so_and_harms_no_
         assert (told.value.status_code, told.value.code) == (503, "memory_full")
         full.remove()
         assert create(model="apple", prompt="x").usage.completion_tokens == 16
+
+
+def test_a_gpu_that_fails_ends_the_server_once_its_clients_are_told(orchard: Path) -> None:
+    model, attempts = Repository.open(orchard).load(), []
+
+    def fail(*_: object) -> None:
+        attempts.append(1)
+        raise RuntimeError("CUDA error: device-side assert triggered\nCompile with …")
+
+    decoder_layers(model.backbone.model)[-1].register_forward_pre_hook(fail)
+    engine = Engine(Repository.open(orchard), model, max_batch=2, batch_wait=30, max_tokens=64)
+    listening = listen("127.0.0.1", 0)
+    create = OpenAI(base_url=url(listening), api_key="any", max_retries=0).completions.create
+    with ThreadPoolExecutor(3) as pool:
+        served = pool.submit(serve, engine, listening)
+        requests = [pool.submit(create, model=name, prompt="x") for name in ("apple", "plum")]
+        for one in requests:
+            with pytest.raises(openai.InternalServerError, match="the GPU failed") as told:
+                one.result()
+            assert (told.value.status_code, told.value.code) == (503, "device_failed")
+        with pytest.raises(BackboneError, match=r"\(CUDA error: device-side assert triggered\)"):
+            served.result(30)
+    assert len(attempts) == 1
 
 
 def test_closing_ends_what_is_under_way_with_an_error(orchard: Path, model: Model) -> None:
