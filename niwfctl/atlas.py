@@ -43,7 +43,7 @@ class ObjectRef(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     oid: str = Field(pattern=r"^[0-9a-f]{64}$")
-    size: int = Field(ge=0, description="bytes")
+    size: int = Field(ge=0, lt=2**63, description="bytes")
 
     @classmethod
     def of(cls, pointer: Pointer | Reused) -> ObjectRef:
@@ -56,7 +56,7 @@ class Terms(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
-    order: int = Field(ge=0, description="greater than that of every earlier region")
+    order: int = Field(ge=0, lt=2**63, description="greater than that of every earlier region")
     max_takeover: float = Field(
         default=0.02, ge=0, le=1, description="of each earlier region's anchors"
     )

@@ -134,12 +134,12 @@ class Config(BaseModel):
         """Reads the file.
 
         Raises:
-            FormatError: not TOML in UTF-8, nested too deeply, of a newer format, or with a wrong or
-                missing entry.
+            FormatError: not TOML in UTF-8, nested too deeply, with a number of too many digits,
+                of a newer format, or with a wrong or missing entry.
         """
         try:
             plain = tomllib.loads(content.decode())
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise FormatError(f"{FILE} is not valid TOML: {error}; {restoring(FILE)}") from error
         return validated(cls, FILE, plain, FORMAT)
 

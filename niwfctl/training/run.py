@@ -149,7 +149,7 @@ class Reused(BaseModel):
 
     of: str = Field(description="capability it was found in")
     oid: str = Field(pattern=r"^[0-9a-f]{64}$")
-    size: int = Field(ge=0, description="bytes")
+    size: int = Field(ge=0, lt=2**63, description="bytes")
     scale: float = Field(gt=0, description="α/r it was sealed under")
 
 

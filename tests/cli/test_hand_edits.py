@@ -50,6 +50,8 @@ WRONG: dict[str, Edit] = {
     "a path for an object": lambda all, region: region["region"].update(oid="../" * 21 + "x"),
     "an absolute path for an object": lambda all, region: region["region"].update(oid="/etc/x"),
     "a negative size": lambda all, region: region["bases"][0].update(size=-1),
+    "a size of 400 digits": lambda all, region: region["region"].update(size=10**400),
+    "an order of 4000 digits": lambda all, region: region["terms"].update(order=10**4000),
     "no bases": lambda all, region: region.update(bases=[]),
     "no layers": lambda all, region: region.update(layers=[]),
     "a scale that is no number": lambda all, region: region.update(scale=float("nan")),
@@ -86,7 +88,7 @@ MISFIT: dict[str, Edit] = {
     "a layer twice": lambda all, region: region["layers"].append(region["layers"][0]),
     "another radius": lambda all, region: region.update(radius=region["radius"] * 2),
     "endless anchors": lambda all, region: region.update(anchors=10**9),
-    "another size": lambda all, region: region["region"].update(size=10**30),
+    "another size": lambda all, region: region["region"].update(size=10**12),
 }
 
 
@@ -386,8 +388,10 @@ def test_a_rollback_to_before_there_was_such_a_capability(
     refused(committed, ["rollback", "apple", "--to", "HEAD~1"], 4, "'apple'", "HEAD~1")
 
 
-@pytest.mark.parametrize("value", ["[" * 3000 + "]" * 3000, "{a=" * 3000 + "1" + "}" * 3000])
-def test_a_configuration_that_is_nested_too_deeply_is_refused(
+@pytest.mark.parametrize(
+    "value", ["[" * 3000 + "]" * 3000, "{a=" * 3000 + "1" + "}" * 3000, "9" * 100_000]
+)
+def test_a_configuration_that_python_cannot_hold_is_refused(
     refused: Refused, committed: Repository, value: str
 ) -> None:
     with (committed.path / "niwf.toml").open("a") as file:
