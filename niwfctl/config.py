@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -26,6 +28,11 @@ from niwfctl.records import Witness
 # versions read the file.
 FORMAT, PLAIN = 4, 3
 FILE = "niwf.toml"
+NAME = re.compile(r"(?!.*\.(lock)?\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a capability
+NAMES = (
+    "use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit and not "
+    "ending in '.' or '.lock'"
+)
 _Oid = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -114,6 +121,15 @@ class RoutingConfig(BaseModel):
     max_shadow: float = Field(default=0.25, ge=0, le=1, description="of a new region's own anchors")
 
 
+def _name(given: str) -> str:
+    if not NAME.fullmatch(given):
+        raise ValueError(f"{given!r} cannot name a capability: {NAMES}")
+    return given
+
+
+_Name = Annotated[str, AfterValidator(_name)]
+
+
 class Config(BaseModel):
     """The whole of niwf.toml."""
 
@@ -123,7 +139,7 @@ class Config(BaseModel):
     backbone: BackboneConfig
     field: FieldConfig
     routing: RoutingConfig = Field(default_factory=RoutingConfig)
-    gates: dict[str, Gate] = Field(default_factory=dict, description="by capability")
+    gates: dict[_Name, Gate] = Field(default_factory=dict, description="by capability")
 
     def dump(self) -> str:
         """The file's text."""
@@ -175,7 +191,7 @@ def validated(kind: type[Model], name: str, plain: object, newest: int) -> Model
 def first_problem(error: ValidationError) -> str:
     """The first problem of a record, after the name of its entry if it is about one."""
     first = error.errors()[0]
-    entry = ".".join(map(str, first["loc"]))
+    entry = " ".join(".".join(map(str, first["loc"])).split())  # keys may hold line ends
     return f"{entry}: {reason_of(first)}" if entry else reason_of(first)
 
 

@@ -15,7 +15,7 @@ from niwfstore import output_file
 from niwfctl.cli.junit import junit as as_junit
 from niwfctl.cli.junit import junit_error
 from niwfctl.cli.options import AsJson
-from niwfctl.cli.output import emit_json, err, out, require_file, size
+from niwfctl.cli.output import emit_json, err, one_line, out, require_file, size
 from niwfctl.cli.progress import measuring_progress
 from niwfctl.cli.schema import check_json
 from niwfctl.errors import NiwfError, reason
@@ -210,7 +210,7 @@ def _errors_in(junit: Path | None) -> Iterator[None]:
 def _show_checks(checks: Sequence[Check]) -> None:
     for check in checks:
         out.print(f"{_MARKS[check.state]} {check.subject:<16} {check.check:<11} ", end="")
-        out.print(check.detail, markup=False)
+        out.print(one_line(check.detail), markup=False)
     counts = Counter(check.state for check in checks)
     of = f"of {len(checks)} checks"
     verdict = [f"{counts['failed']} {of} failed"] if counts["failed"] else []

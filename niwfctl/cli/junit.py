@@ -37,8 +37,8 @@ def _suite(cases: Sequence[tuple[str, str, str, str]]) -> bytes:
         seen[subject, check] += 1
         count = seen[subject, check]  # some readers keep only the first of a name
         name = check if count == 1 else f"{check} {count}"
+        subject, name, detail = (_NOT_XML.sub("�", text) for text in (subject, name, words))
         case = ElementTree.SubElement(suite, "testcase", classname=subject, name=name)
-        detail = _NOT_XML.sub("�", words)
         if element := _ELEMENTS.get(state):
             ElementTree.SubElement(case, element, message=detail)
         else:

@@ -46,6 +46,11 @@ def leave(descriptor: int) -> NoReturn:
     raise SystemExit(READER_GONE)
 
 
+def one_line(text: str) -> str:
+    """Text without line ends, after which a pipeline would take what follows for a command."""
+    return " ".join(text.splitlines())
+
+
 class _Console(Console):
     """A console whose reader may go away, and that hands on no control characters of others."""
 
@@ -71,7 +76,7 @@ class Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Shows one."""
-        err.print(record.getMessage(), markup=False)
+        err.print(one_line(record.getMessage()), markup=False)
 
 
 SIGNS = {"added": "+", "changed": "~", "removed": "-", "extended": "^"}  # of a change

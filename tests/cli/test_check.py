@@ -236,10 +236,12 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
 
 def test_junit_holds_every_check_whatever_its_words() -> None:
     words = "\x1b[31mred\x1b[0m, \ud800 & <tags>"
-    suite = ElementTree.fromstring(junit([Check("a", "b", ok, words) for ok in (True, False)]))
+    suite = ElementTree.fromstring(
+        junit([Check("a\x1b", "b\0", ok, words) for ok in (True, False)])
+    )
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
     assert "red" in suite.find("testcase/system-out").text
-    assert [case.get("name") for case in suite.iter("testcase")] == ["b", "b 2"]
+    assert [case.get("name") for case in suite.iter("testcase")] == ["b�", "b� 2"]
     assert "& <tags>" in suite.find("testcase/failure").get("message")
 
 

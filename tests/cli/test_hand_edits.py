@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from niwfstore import Pointer
@@ -386,6 +387,18 @@ def test_a_rollback_to_before_there_was_such_a_capability(
     refused: Refused, committed: Repository
 ) -> None:
     refused(committed, ["rollback", "apple", "--to", "HEAD~1"], 4, "'apple'", "HEAD~1")
+
+
+@pytest.mark.parametrize("name", ["a\n::set-output name=x::y", "\x1b[2J", "x y", "../x", ""])
+def test_a_gate_that_cannot_be_a_capabilitys_is_refused_in_one_line(
+    refused: Refused, committed: Repository, tmp_path: Path, name: str
+) -> None:
+    with (committed.path / "niwf.toml").open("a") as file:
+        file.write(f"\n[gates.{json.dumps(name)}]\ndata = 'x.jsonl'\n")
+    committed.git.plain("commit", "-qam", "By hand")
+    junit = tmp_path / "junit.xml"
+    refused(committed, ["check", "--junit", str(junit)], 11, "cannot name a capability")
+    assert ElementTree.parse(junit).getroot().get("errors") == "1"
 
 
 @pytest.mark.parametrize(
