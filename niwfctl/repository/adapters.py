@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,18 +20,13 @@ from niwfctl.config import first_problem
 from niwfctl.errors import FormatError, UsageError
 from niwfctl.field.basis import Basis, Site
 from niwfctl.field.compress import padded, relative_error, squared_norm
+from niwfctl.repository.patterns import matching, obstacle
 from niwfctl.training.run import LARGEST_RANK
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 ROOT = "base_model.model."  # of all keys of the weights
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
 _NUMBER = re.compile("[0-9]{1,9}")  # of a layer
-# Keys a pattern may have: names and simple expressions, with at most one choice in brackets.
-# Python's matcher takes exponential time for some others, and the file is not to be trusted.
-_ONE = r"(?:[\w-]|\.|\\[.dw-]|\[\w(?:-?\w)*\])[*+?]?|[\^$|]"
-_KEY = re.compile(rf"(?:{_ONE})*(?:\((?:\?:)?(?:{_ONE})*\)(?:{_ONE})*)?", re.ASCII)
-_MOST_REPEATS = 3
-Number = TypeVar("Number", int, float)
 _KEEP_THE_BASE = (
     True,
     False,
@@ -81,13 +75,11 @@ class AdapterConfig(BaseModel):
 
     def rank(self, module: str) -> int:
         """Rank of a module's factors."""
-        return _matching(self.rank_pattern, module, self.r)
+        return matching(self.rank_pattern, module, self.r)
 
     def scale(self, module: str) -> float:
         """α/r of a module, or α/√r where the adapter is rank-stabilized (rsLoRA)."""
-        return self._scale(
-            _matching(self.alpha_pattern, module, self.lora_alpha), self.rank(module)
-        )
+        return self._scale(matching(self.alpha_pattern, module, self.lora_alpha), self.rank(module))
 
     @property
     def usual_scale(self) -> float:
@@ -209,12 +201,6 @@ def read_adapter(
     return Adapter(basis, scale, _rounding(true, basis), digest, dropped, lost)
 
 
-def _matching(pattern: Mapping[str, Number] | None, module: str, usual: Number) -> Number:
-    """A module's entry, found as PEFT finds it: keys are ends of paths, or expressions."""
-    entries = (pattern or {}).items()
-    return next((entry for key, entry in entries if re.match(rf"(.*\.)?({key})$", module)), usual)
-
-
 def _obstacle(config: AdapterConfig) -> str | None:
     """Why an adapter is not a LoRA of linears alone, as a predicate of its file."""
     if config.peft_type != "LORA":
@@ -228,15 +214,8 @@ def _obstacle(config: AdapterConfig) -> str | None:
             "`path_initial_model_for_weight_conversion`)"
         )
     for pattern in (config.rank_pattern, config.alpha_pattern):
-        for key, value in (pattern or {}).items():
-            if value <= 0:
-                return f"has the impossible pattern {key!r}: {value!r}"
-            if not _is_simple(key):
-                return (
-                    f"has the pattern {key[:60]!r}: expected names, with `|`, `^`, `$`, `.`, "
-                    "`\\d`, `\\w`, classes, one pair of unrepeated brackets, and at most "
-                    f"{_MOST_REPEATS} of `*`, `+` and `?`"
-                )
+        if problem := obstacle(pattern or {}):
+            return problem
     for entry, value in (config.model_extra or {}).items():
         if value and entry not in _WITHOUT_EFFECT:
             return (
@@ -251,18 +230,6 @@ def _content(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
-
-
-def _is_simple(key: str) -> bool:
-    """Whether a key can be matched to a module's path quickly."""
-    repeats = sum(map(key.replace("(?:", "(").count, "*+?"))
-    if repeats > _MOST_REPEATS or not _KEY.fullmatch(key):
-        return False
-    try:
-        re.compile(key)
-    except re.error:
-        return False
-    return True
 
 
 def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

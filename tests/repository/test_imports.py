@@ -319,6 +319,13 @@ def nothing(tensors: dict[str, torch.Tensor]) -> None:
         (nothing, {"rank_pattern": {"(l|l)(a|a)(y|y)": 3}}, "expected names"),
         (nothing, {"alpha_pattern": {".*.*.*.*!": 3}}, "at most 3"),
         (nothing, {"alpha_pattern": {"q_proj": -1}}, "pattern"),
+        (
+            nothing,
+            {"rank_pattern": {rf"\w*\w*\w*x{i}": 2 for i in range(33)}},
+            "at most 4096 and 32",
+        ),
+        (nothing, {"rank_pattern": {f"x{i}": 2 for i in range(4097)}}, "at most 4096 and 32"),
+        (nothing, {"rank_pattern": {"|".join("x" * 501): 2}}, "expected names"),
     ],
 )
 def test_what_cannot_be_imported_is_refused_by_name(
