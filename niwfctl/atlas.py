@@ -22,6 +22,7 @@ from niwfctl.errors import FormatError, UnknownName, UsageError
 from niwfctl.records import Platform
 from niwfctl.training.run import Reused, Run
 
+LARGEST = 16 << 20  # bytes of a manifest; an ordinary one has a few thousand
 FORMAT = 2  # format 1 had no compositions and no reused bases
 BASE_NAME, AUTO_NAME = "base", "auto"  # the model without any, and the owner of each prompt
 RESERVED = (
@@ -218,12 +219,17 @@ class Capability(BaseModel):
             file: its path, which must match its name.
 
         Raises:
-            FormatError: it is not JSON, is of a newer format, has a wrong or missing entry, names
-                another capability than its file, or its file cannot name one.
+            FormatError: it is too large, is not JSON, is of a newer format, has a wrong or missing
+                entry, names another capability than its file, or its file cannot name one.
         """
         name = manifest_name(file)
         if not NAME.fullmatch(name):  # names reserved since then stay readable
             raise FormatError(f"{file!r} cannot name a capability: {NAMES}")
+        if len(text) > LARGEST:  # read as JSON, it takes many times as much memory
+            raise FormatError(
+                f"{file} has {len(text):,} bytes, and a manifest may have {LARGEST:,} at most: "
+                f"{restoring(file)}"
+            )
         try:
             plain = json.loads(text)
         except (ValueError, RecursionError) as error:

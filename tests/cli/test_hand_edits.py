@@ -123,6 +123,13 @@ def test_a_manifest_with_a_wrong_entry_is_refused_by_every_command(
         refused(committed, command, 11, MANIFEST)
 
 
+def test_a_manifest_of_many_megabytes_is_refused_before_it_is_read(
+    refused: Refused, committed: Repository
+) -> None:
+    commit(committed, (committed.path / MANIFEST).read_text() + " " * (16 << 20))
+    refused(committed, ["status"], 11, MANIFEST, "16,777,216 at most")
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
