@@ -64,8 +64,7 @@ def encoded(
     if leads():
         _warn_of_marks(model, [*examples, *held_out])
     rows = [[pair for pair in part if pair[1].answer or not pair[0].answer] for part in rows]
-    lengths = [[len(row) for _, row in part] for part in rows]
-    for what, part in zip(("to learn from", "held out"), lengths, strict=True):
+    for what, part in zip(("to learn from", "held out"), rows, strict=True):
         _require_any(what, part, limit, model.longest)
     if not options.skip_long:
         _require_short([pair for part in rows for pair in part], limit, model.longest)
@@ -138,17 +137,20 @@ def _require_short(rows: Sequence[tuple[Example, Tokens]], limit: int, readable:
     )
 
 
-def _require_any(what: str, lengths: Sequence[int], limit: int, readable: int) -> None:
+def _require_any(
+    what: str, rows: Sequence[tuple[Example, Tokens]], limit: int, readable: int
+) -> None:
     """Requires that some rows of one part of the data have at most `limit` tokens.
 
     Args:
         what: the part.
-        lengths: of its rows, in tokens.
+        rows: of this part.
         readable: how many the backbone reads.
     """
-    if not lengths:
+    if not rows:
         raise DataError(f"no row {what} has an answer once the backbone's chat template wrote it")
-    shortest, longest = min(lengths), max(lengths)
+    shortest, origin = min((len(row), example.origin) for example, row in rows)
+    longest = max(len(row) for _, row in rows)
     if shortest <= limit:
         return
     if longest <= readable:
@@ -158,8 +160,8 @@ def _require_any(what: str, lengths: Sequence[int], limit: int, readable: int) -
     else:
         way = "split the texts into shorter ones"
     raise DataError(
-        f"all {len(lengths)} rows {what} are longer, with their prompts, than "
-        f"{_most(limit, readable)}, the shortest having {shortest} tokens: {way}"
+        f"all {len(rows)} rows {what} are longer, with their prompts, than "
+        f"{_most(limit, readable)}, and the shortest, {origin}, has {shortest} tokens: {way}"
     )
 
 

@@ -65,7 +65,10 @@ def sized(path: Path, *words: int) -> Path:
 @pytest.mark.parametrize(
     ("words", "advice"),
     [
-        ([30, 40, 50], r"--max-length 60, the shortest .*: raise it, to \d{3} for all of them$"),
+        (
+            [30, 40, 50],
+            r"60, and the shortest, .*long.jsonl:1, has .*: raise it, to \d{3} for all of them$",
+        ),
         ([30, 40, 900], "--max-length 60, .*: raise it, at most to 512, with --skip-long$"),
         ([800, 900], "--max-length 60, .*: split the texts into shorter ones$"),
     ],
