@@ -194,7 +194,7 @@ class Operations:
 
         Any step may already be done, by an undo that was killed before it was logged. After the
         branch moves, only trainings are removed that have a copy elsewhere, so an interruption
-        leaves one state or the other, and loses nothing.
+        leaves one state or the other (of a renamed training perhaps both), and loses nothing.
         """
         git, trainings = self._repository.git, self._repository.trainings
         operation.id = _id_of_undoing(last)
