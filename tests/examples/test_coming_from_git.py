@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from histories import on, revise
+from histories import on, revise, stored
 from typer.testing import Result
 
 from niwfctl.repository import Repository
@@ -17,6 +17,7 @@ from niwfctl.training.checkpoint import load, save
 PAGE = Path(__file__).parents[2] / "docs" / "git.md"
 ROWS = [line.split("|")[2] for line in PAGE.read_text("utf-8").splitlines() if line[:2] == "| "]
 CELLS = [found for row in ROWS if (found := re.findall(r"`([^`]*)`", row))]
+BLOCKS = re.findall(r"(?ms)^```\n(.*?)^```", PAGE.read_text("utf-8"))
 WAITING = ("commit NAME", "rm --training NAME")  # where NAME is of a training
 
 
@@ -75,3 +76,36 @@ def test_what_the_table_says_works(
             done = niwfctl("-C", lived_in.path, *arguments)
             assert done.exit_code == 0, done.output
     assert lived_in.verify().ok
+
+
+@pytest.mark.parametrize(("block", "where"), [(0, "../small"), (1, ".")], ids=["bundle", "reset"])
+def test_old_versions_are_freed_as_the_page_says(
+    niwfctl: Callable[..., Result],
+    committed: Repository,
+    monkeypatch: pytest.MonkeyPatch,
+    block: int,
+    where: str,
+) -> None:
+    kept = committed.git.head()
+    for revision in (1, 2, 3):
+        revise(committed, "apple", revision)
+    committed.compose("apple", "jam")
+    config = committed.path / "niwf.toml"
+    config.write_text(config.read_text() + "\n[gates.apple]\ndata = 'apple.jsonl'\n")
+    committed.git.plain("commit", "--quiet", "--all", "--message", "A gate")
+    atlas, settings, size = committed.atlas(), committed.config, stored(committed.store)
+    assert niwfctl("-C", committed.path, "gc", "--keep", 0).exit_code == 0
+    assert stored(committed.store) == size  # or the page tells what need not be done
+    monkeypatch.chdir(committed.path)
+    text = BLOCKS[block].replace("NAME NAME", "apple jam").replace("KEPT", kept)
+    for line in text.splitlines():
+        program, *arguments = shlex.split(line)
+        if program == "niwfctl":
+            done = niwfctl(*arguments)
+            assert done.exit_code == 0, done.output
+        else:
+            subprocess.run([program, *arguments], check=True)
+    left = Repository.open(committed.path / where)
+    assert left.atlas() == atlas and left.config == settings and left.verify().ok
+    assert stored(left.store) < size and not left.changes()
+    assert len(left.git.log("HEAD", "%H").split()) < 5
