@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -104,32 +104,38 @@ def create_app(
 
 
 async def _answer(engine: Engine, asked: AnyRequest, request: Request) -> Response:
-    noted = request.state
-    noted.model = asked.model
-    with engine.reading():
-        job = await run_in_threadpool(engine.job, asked)
-    noted.jobs = [job]
-    pieces = engine.answer(job)
-    async with _watching(request, engine, job):
+    jobs: list[Job] = []
+    request.state.model, request.state.jobs = asked.model, jobs
+    with engine.reading(len(asked.each)):
+        for one in asked.each:
+            jobs.append(await run_in_threadpool(engine.job, one))
+    pieces = engine.answer(jobs)
+    async with _watching(request, engine, jobs):
         first = await anext(pieces)  # errors up to here get an HTTP status
         if not asked.stream:
             found = [first, *[piece async for piece in pieces]]
-            text = "".join(piece.text for piece in found)
             return JSONResponse(
-                reply_to(asked).whole(first.model, text, found[-1].ended, _usage(job))
+                reply_to(asked).whole(first.model, _whole(found, len(jobs)), _usage(jobs))
             )
-    events = _events(asked, job, first, pieces)
+    events = _events(asked, jobs, first, pieces)
     return StreamingResponse(events, media_type="text/event-stream", headers=_UNBUFFERED)
 
 
+def _whole(pieces: Sequence[Piece], prompts: int) -> list[tuple[str, str]]:
+    """The answer to each prompt, and why it ended."""
+    answers = [[piece for piece in pieces if piece.index == index] for index in range(prompts)]
+    return [("".join(piece.text for piece in own), own[-1].ended) for own in answers]
+
+
 @asynccontextmanager
-async def _watching(request: Request, engine: Engine, job: Job) -> AsyncIterator[None]:
-    """Cancels the job if the client disconnects meanwhile."""
+async def _watching(request: Request, engine: Engine, jobs: Sequence[Job]) -> AsyncIterator[None]:
+    """Cancels the jobs if the client disconnects meanwhile."""
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        engine.cancel(job, ApiError(499, "the client disconnected"))
+        for job in jobs:
+            engine.cancel(job, ApiError(499, "the client disconnected"))
 
     task = asyncio.create_task(watch())
     try:
@@ -139,23 +145,23 @@ async def _watching(request: Request, engine: Engine, job: Job) -> AsyncIterator
 
 
 async def _events(
-    asked: AnyRequest, job: Job, first: Piece, pieces: AsyncGenerator[Piece, None]
+    asked: AnyRequest, jobs: Sequence[Job], first: Piece, pieces: AsyncGenerator[Piece, None]
 ) -> AsyncGenerator[str, None]:
-    """The answer as server-sent events; if the client disconnects, the job is cancelled."""
+    """The answers as server-sent events; if the client disconnects, the jobs are cancelled."""
     reply = reply_to(asked)
     unused = {"usage": None} if asked.stream_options.include_usage else {}
     async with aclosing(pieces):
         try:
             async for piece in _with(first, pieces):
-                if piece.text:
-                    yield _event(reply.chunk(piece.model, piece.text) | unused)
-                if piece.ended:
-                    yield _event(reply.chunk(piece.model, "", piece.ended) | unused)
+                for text, ended in ((piece.text, None), ("", piece.ended)):
+                    if text or ended:
+                        chunk = reply.chunk(piece.model, text, ended, piece.index)
+                        yield _event(chunk | unused)
         except (ApiError, NiwfError) as error:
             yield _event(as_api_error(error).body)
             return
     if asked.stream_options.include_usage:
-        yield _event(reply.last(first.model, _usage(job)))
+        yield _event(reply.last(first.model, _usage(jobs)))
     yield "data: [DONE]\n\n"
 
 
@@ -169,5 +175,5 @@ def _event(value: Json) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-def _usage(job: Job) -> Json:
-    return usage(len(job.row.prompt), job.row.count)
+def _usage(jobs: Sequence[Job]) -> Json:
+    return usage(sum(len(job.row.prompt) for job in jobs), sum(job.row.count for job in jobs))

@@ -131,23 +131,23 @@ class Engine:
         return f"{get_capability(self._repository.atlas(commit), plain).name}@{commit}"
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """A block in which a request is read; it already counts as waiting.
+    def reading(self, prompts: int = 1) -> Iterator[None]:
+        """A block in which prompts of a request are read; they already count as waiting.
 
         Raises:
             ApiError: the queue is full, or the server is shutting down.
         """
         if self._refusing:
             raise _closing()
-        self._require_room()
-        self._being_read += 1
+        self._require_room(prompts)
+        self._being_read += prompts
         try:
             yield
         finally:
-            self._being_read -= 1
+            self._being_read -= prompts
 
     def job(self, asked: AnyRequest) -> Job:
-        """The job that a request asks for; it is not queued yet.
+        """The job that a request of one prompt asks for; it is not queued yet.
 
         Raises:
             UnknownName: no capability has this name.
@@ -186,36 +186,48 @@ class Engine:
             asked.model, capability, Request(self._model.backbone.tokenizer, tokens, skip, options)
         )
 
-    async def answer(self, job: Job) -> AsyncGenerator[Piece, None]:
-        """Queues a job and gives its answer in pieces; leaving early cancels it.
+    async def answer(self, jobs: Sequence[Job]) -> AsyncGenerator[Piece, None]:
+        """Queues the jobs of a request and gives their answers in pieces; leaving early cancels it.
 
         Raises:
-            Exception: whatever kept it from being answered.
+            Exception: whatever kept one from being answered.
         """
         if self._closed:
             raise _closing()
-        self._require_room()
-        self._unanswered.add(job)
-        self._queue.put_nowait(job)
+        self._require_room(len(jobs))
+        events: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+        for index, job in enumerate(jobs):
+            job.index, job.events = index, events
+            self._unanswered.add(job)
+            self._queue.put_nowait(job)
         try:
-            ended = None
-            while not ended:
-                event = await job.events.get()
+            going = len(jobs)
+            while going:
+                event = await events.get()
                 if isinstance(event, Exception):
                     raise event
-                ended = event.ended
+                going -= event.ended is not None
                 yield event
         finally:
-            job.row.cancelled = True
-            self._unanswered.discard(job)
+            for job in jobs:
+                job.row.cancelled = True
+                self._unanswered.discard(job)
 
     def cancel(self, job: Job, reason: Exception) -> None:
         """Ends an answer where it is; its client is told why."""
         job.row.cancelled = True
         job.events.put_nowait(reason)
 
-    def _require_room(self) -> None:
-        if self._taken >= self._max_queue:
+    def _require_room(self, prompts: int) -> None:
+        if prompts > self._max_queue:
+            raise ApiError(
+                400,
+                f"{prompts} prompts are more than the {self._max_queue} that may wait on this "
+                "server: ask for fewer at once",
+                param="prompt",
+                code="invalid_value",
+            )
+        if self._taken + prompts > self._max_queue:
             raise ApiError(
                 429,
                 f"{self._max_queue} requests wait already: ask again later",
@@ -241,7 +253,7 @@ class Engine:
         if isinstance(asked, ChatRequest):  # each message takes at least one token
             length = sum(max(len(one.content), self._widest) for one in asked.messages)
         else:
-            length = len(asked.prompt)
+            length = len(asked.text)
         if length > self._model.longest * self._widest:
             raise _too_long(
                 asked,
@@ -254,8 +266,8 @@ class Engine:
         tokenizer = self._model.backbone.tokenizer
         if isinstance(asked, ChatRequest):
             return self._model.prompt(asked.conversation)
-        begun = bool(tokenizer.bos_token) and asked.prompt.startswith(tokenizer.bos_token)
-        tokens = tokenizer(asked.prompt, add_special_tokens=not begun)["input_ids"]
+        begun = bool(tokenizer.bos_token) and asked.text.startswith(tokenizer.bos_token)
+        tokens = tokenizer(asked.text, add_special_tokens=not begun)["input_ids"]
         return tokens, self._model.skipped(tokens)
 
     async def _work(self, worker: ThreadPoolExecutor) -> None:
@@ -323,7 +335,7 @@ class Engine:
     def _pass_on(self, job: Job, text: str) -> None:
         if job.answered_by is None:
             job.answered_by = self._answerer(job)
-        self._tell(job, Piece(text, job.answered_by, job.row.ended))
+        self._tell(job, Piece(text, job.answered_by, job.row.ended, job.index))
 
     def _answerer(self, job: Job) -> str:
         if job.model != AUTO_NAME:

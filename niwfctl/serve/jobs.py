@@ -20,20 +20,23 @@ class Piece:
     Attributes:
         model: who answers.
         ended: why the answer ends here, `stop` or `length`; None if it goes on.
+        index: of the prompt among those of its request.
     """
 
     text: str
     model: str
     ended: str | None
+    index: int = 0
 
 
 @dataclass(eq=False)
 class Job:
-    """A request that waits for its answer.
+    """A prompt that waits for its answer.
 
     Attributes:
         model: the model as the client named it.
         capability: as `Model.use_each` takes it.
+        index: among the prompts of its request, which all have the same queue of events.
         begun: when its prompt was first read, in seconds of the monotonic clock.
         answered_by: the model that answers, once that is known.
     """
@@ -41,6 +44,7 @@ class Job:
     model: str
     capability: str | None
     row: Request
+    index: int = 0
     begun: float | None = None
     answered_by: str | None = None
     events: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)

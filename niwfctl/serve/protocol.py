@@ -51,14 +51,13 @@ def _encodable(text: str) -> str:
     return text
 
 
-def _only_one(prompt: object) -> object:
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
-        prompt = prompt[0]
-    if isinstance(prompt, list):
-        raise ValueError("one text is answered per request: send a string, and others separately")
-    if prompt == "":
+def _texts(prompt: object) -> object:
+    prompts = prompt if isinstance(prompt, list) else [prompt]
+    if not prompts or not all(isinstance(one, str) for one in prompts):
+        raise ValueError("it is neither a text nor a list of texts (tokens are not taken)")
+    if "" in prompts:
         raise ValueError("it is empty: send the text to continue")
-    return prompt
+    return prompts
 
 
 def _listed(stop: object) -> object:
@@ -119,11 +118,22 @@ class Asked(_Known):
 
 
 class CompletionRequest(Asked):
-    """`POST /v1/completions`: a text, continued as it is."""
+    """`POST /v1/completions`: texts, each continued as it is."""
 
     usual: ClassVar[int | None] = 16  # OpenAI's own
 
-    prompt: Annotated[Text, BeforeValidator(_only_one)]
+    prompt: Annotated[list[Text], BeforeValidator(_texts)]
+
+    @property
+    def each(self) -> list[CompletionRequest]:
+        """The same request for each of the texts."""
+        return [self.model_copy(update={"prompt": [text]}) for text in self.prompt]
+
+    @property
+    def text(self) -> str:
+        """The only text."""
+        (text,) = self.prompt
+        return text
 
 
 class ChatMessage(_Known):
@@ -145,6 +155,11 @@ class ChatRequest(Asked):
         """The smaller of both limits."""
         limits = [self.max_tokens, self.max_completion_tokens]
         return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def each(self) -> list[ChatRequest]:
+        """This request, which is of one prompt."""
+        return [self]
 
     @property
     def conversation(self) -> list[Message]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from niwfctl.serve.protocol import AnyRequest, ChatRequest
@@ -20,14 +21,17 @@ class Reply:
         self._id, self._created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
         self._begun = False
 
-    def whole(self, model: str, text: str, ended: str, usage: Json) -> Json:
-        """The answer at once."""
-        choice = self._choice(self._whole(text), ended)
-        return self._object(self.whole_object, model, [choice]) | {"usage": usage}
+    def whole(self, model: str, answers: Sequence[tuple[str, str]], usage: Json) -> Json:
+        """All at once: the text of each answer, and why it ended."""
+        choices = [
+            self._choice(self._whole(text), ended, index)
+            for index, (text, ended) in enumerate(answers)
+        ]
+        return self._object(self.whole_object, model, choices) | {"usage": usage}
 
-    def chunk(self, model: str, text: str, ended: str | None = None) -> Json:
-        """One piece of the answer."""
-        choice = self._choice(self._piece(text, ended), ended)
+    def chunk(self, model: str, text: str, ended: str | None, index: int) -> Json:
+        """One piece of the answer to the prompt of this index."""
+        choice = self._choice(self._piece(text, ended), ended, index)
         self._begun = True
         return self._object(self.chunk_object, model, [choice])
 
@@ -50,8 +54,8 @@ class Reply:
             "choices": choices,
         }
 
-    def _choice(self, content: Json, ended: str | None) -> Json:
-        return {"index": 0, **content, "logprobs": None, "finish_reason": ended}
+    def _choice(self, content: Json, ended: str | None, index: int) -> Json:
+        return {"index": index, **content, "logprobs": None, "finish_reason": ended}
 
 
 class ChatReply(Reply):

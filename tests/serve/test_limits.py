@@ -48,6 +48,16 @@ def test_a_request_that_is_being_read_waits_already(orchard: Path, model: Model)
         assert create(model="base", prompt="x", max_tokens=1).choices
 
 
+def test_every_text_of_a_request_takes_a_place(orchard: Path, model: Model) -> None:
+    with serving(Repository.open(orchard), model, max_queue=2) as served:
+        create = served.client.completions.create
+        assert len(create(model="base", prompt=["x", "y"], max_tokens=1).choices) == 2
+        with pytest.raises(openai.BadRequestError, match="3 prompts are more than the 2"):
+            create(model="base", prompt=["x", "y", "z"], max_tokens=1)
+        with served.engine.reading(), pytest.raises(openai.RateLimitError):
+            create(model="base", prompt=["x", "y"], max_tokens=1)
+
+
 def begin(served: Served) -> http.client.HTTPConnection:
     """A request of whose body only a part has been sent."""
     connection = http.client.HTTPConnection(served.url.removeprefix("http://").split("/")[0])

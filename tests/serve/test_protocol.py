@@ -210,8 +210,24 @@ def test_a_wrong_value_is_refused_by_name(served: Served, field: str, value: obj
     assert error["param"].split(".")[0] == field
 
 
-@pytest.mark.parametrize("prompt", ["", ["a", "b"], [1, 2], [], None, 5])
-def test_a_prompt_is_one_text(served: Served, prompt: object) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_several_texts_are_each_gone_on_with_as_alone(client: OpenAI, stream: bool) -> None:
+    asked = {"model": "auto", "max_tokens": 12, "seed": 3, "temperature": 1.0}
+    alone = [client.completions.create(prompt=one, **asked) for one in (APPLES, PLUMS, "?")]
+    together = client.completions.create(prompt=[APPLES, PLUMS, "?"], **asked, stream=stream)
+    texts = dict.fromkeys(range(3), "")
+    for chunk in together if stream else [together]:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert list(texts.values()) == [one.choices[0].text for one in alone]
+    if not stream:
+        assert [choice.index for choice in together.choices] == [0, 1, 2]
+        for kind in ("prompt_tokens", "completion_tokens", "total_tokens"):
+            assert getattr(together.usage, kind) == sum(getattr(one.usage, kind) for one in alone)
+
+
+@pytest.mark.parametrize("prompt", ["", ["a", ""], [1, 2], [[1, 2]], ["a", [1]], [], None, 5])
+def test_a_prompt_is_texts(served: Served, prompt: object) -> None:
     error = raw(served, "/completions", json.dumps({"model": "base", "prompt": prompt}))
     assert error["param"] == "prompt"
     assert (
