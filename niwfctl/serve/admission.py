@@ -82,11 +82,12 @@ class RequireHost:
 class TakePlace:
     """Lets a request wait in the queue before its body is read, and not for ever.
 
-    Bodies that nobody counts would fill the memory.
+    Bodies that nobody counts, or of any size, would fill the memory.
     """
 
-    def __init__(self, app: ASGIApp, engine: Engine, patience: float) -> None:
-        self._app, self._engine, self._patience = app, engine, patience
+    def __init__(self, app: ASGIApp, engine: Engine, patience: float, largest: int) -> None:
+        self._app, self._engine = app, engine
+        self._patience, self._largest = patience, largest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or hands it on."""
@@ -95,7 +96,11 @@ class TakePlace:
             return
         with ExitStack() as place:
             try:
+                self._require_small(int(dict(scope["headers"]).get(b"content-length", 0)))
                 place.enter_context(self._engine.reading())
+            except HTTPException as error:
+                await refusal(ApiError(error.status_code, error.detail))(scope, receive, send)
+                return
             except ApiError as error:
                 await refusal(error)(scope, receive, send)
                 return
@@ -106,10 +111,11 @@ class TakePlace:
 
         The place is then taken anew by whoever reads the request.
         """
-        deadline, is_read = asyncio.get_running_loop().time() + self._patience, False
+        deadline = asyncio.get_running_loop().time() + self._patience
+        is_read, size = False, 0
 
         async def next_message() -> Message:
-            nonlocal is_read
+            nonlocal is_read, size
             if is_read:
                 return await receive()
             try:
@@ -118,9 +124,15 @@ class TakePlace:
             except TimeoutError as error:
                 said = f"the body did not come within {self._patience:g} seconds: send it again"
                 raise HTTPException(408, said) from error
+            size += len(message.get("body", b""))
+            self._require_small(size)
             if not message.get("more_body"):
                 is_read = True
                 place.close()
             return message
 
         return next_message
+
+    def _require_small(self, size: int) -> None:
+        if size > self._largest:
+            raise HTTPException(413, f"the body is larger than {self._largest} bytes: send less")

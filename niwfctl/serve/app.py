@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from niwfctl.errors import NiwfError
 from niwfctl.serve.admission import HEALTH, RequireHost, RequireKey, TakePlace, refusal
-from niwfctl.serve.errors import ApiError, as_api_error, of_fields
+from niwfctl.serve.errors import UNREADABLE, ApiError, as_api_error, of_fields
 from niwfctl.serve.log import LogRequests
 from niwfctl.serve.protocol import AnyRequest, ChatRequest, CompletionRequest
 from niwfctl.serve.replies import Json, model_card, reply_to, usage
@@ -53,8 +53,9 @@ def create_app(
         async with engine.running():
             yield
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None, max_body_size=LARGEST_BODY)
-    app.add_middleware(TakePlace, engine=engine, patience=patience)  # the innermost of these
+    app = FastAPI(lifespan=lifespan, openapi_url=None)
+    limits = {"patience": patience, "largest": LARGEST_BODY}
+    app.add_middleware(TakePlace, engine=engine, **limits)  # the innermost of these
     if api_key is not None:
         app.add_middleware(RequireKey, key=api_key)
     if hosts is not None:
@@ -91,7 +92,13 @@ def create_app(
 
     @app.exception_handler(HTTPException)
     async def bad_request(request: Request, error: HTTPException) -> Response:
-        said = f"{request.method} {request.url.path}: {error.detail}"
+        match error.status_code:
+            case 400:  # for whatever json.loads raised but a JSONDecodeError
+                said = UNREADABLE
+            case 408 | 413:
+                said = error.detail
+            case _:
+                said = f"{request.method} {request.url.path}: {error.detail}"
         return refusal(ApiError(error.status_code, said))
 
     @app.exception_handler(ApiError)

@@ -10,6 +10,7 @@ from niwfctl.errors import DataError, MemoryFull, NiwfError, UnknownName, UsageE
 
 WRONG = "invalid_request_error"
 OURS = "server_error"
+UNREADABLE = "the body cannot be read as JSON: send UTF-8 JSON"
 FULL = "the server has too little memory for this now: ask again later, or for less text"
 
 
@@ -53,8 +54,11 @@ def as_api_error(error: Exception) -> ApiError:
 
 
 def of_fields(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The first problem that pydantic found in a request's body."""
-    first = errors[0]
+    """The first problem that pydantic found in a request's body.
+
+    What is not supported goes before what is missing: a turn that calls a tool may lack content.
+    """
+    first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is not JSON: send one JSON object")
     param = ".".join(str(part) for part in first["loc"] if part != "body")

@@ -17,6 +17,7 @@ _IDLE = {
     "name",
     "parallel_tool_calls",
     "prompt_cache_key",
+    "prompt_cache_retention",
     "safety_identifier",
     "service_tier",
     "store",
@@ -28,16 +29,20 @@ _NEUTRAL: dict[str, Sequence[object]] = {
     "best_of": (1,),
     "echo": (False,),
     "frequency_penalty": (0, 0.0),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
     "logit_bias": ({},),
     "logprobs": (False,),
     "modalities": (["text"],),
     "n": (1,),
     "presence_penalty": (0, 0.0),
+    "repetition_penalty": (1, 1.0),
     "response_format": ({"type": "text"},),
     "suffix": ("",),
     "tool_calls": ([],),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
+    "top_logprobs": (0,),
 }
 
 
@@ -71,7 +76,7 @@ StopText = Annotated[Text, Field(min_length=1)]
 class _Known(BaseModel):
     """Rejects fields it would otherwise silently ignore."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -104,6 +109,7 @@ class Asked(_Known):
 
     model: str
     max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=0.0, ge=0, le=2)
     top_p: float = Field(default=1.0, ge=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
@@ -113,8 +119,9 @@ class Asked(_Known):
 
     @property
     def longest(self) -> int | None:
-        """How many tokens the answer may have; None if the request does not say."""
-        return self.max_tokens
+        """How many tokens the answer may have: the smaller of both limits; None: none is given."""
+        limits = [self.max_tokens, self.max_completion_tokens]
+        return min((limit for limit in limits if limit is not None), default=None)
 
 
 class CompletionRequest(Asked):
@@ -147,14 +154,7 @@ class ChatRequest(Asked):
     """`POST /v1/chat/completions`: a conversation, in the backbone's template."""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
     chat_template_kwargs: dict[str, Any] = {}
-
-    @property
-    def longest(self) -> int | None:
-        """The smaller of both limits."""
-        limits = [self.max_tokens, self.max_completion_tokens]
-        return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def each(self) -> list[ChatRequest]:

@@ -153,12 +153,19 @@ def test_what_asks_for_nothing_is_taken(client: OpenAI) -> None:
         n=1,
         logprobs=False,
         tools=[],
+        functions=[],
+        top_logprobs=0,
         response_format={"type": "text"},
         presence_penalty=0,
         stop=None,
         user="ada",
         metadata={"a": "b"},
+        prompt_cache_retention="24h",
+        extra_body={"repetition_penalty": 1.0},
     )
+    text = {"max_completion_tokens": 2, "top_logprobs": 0}
+    found = client.completions.create(model="base", prompt="x", extra_body=text)
+    assert found.usage.completion_tokens == 2
 
 
 @pytest.mark.parametrize(
@@ -184,11 +191,23 @@ def test_what_is_not_supported_is_refused_by_name(
     assert f"`{field}` is not supported" in error["message"]
 
 
+def test_a_conversation_with_a_tool_is_told_that_tools_are_not_supported(served: Served) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = [*SAY, {"role": "assistant", "tool_calls": [call]}]
+    error = raw(served, "/chat/completions", json.dumps({"model": "base", "messages": turns}))
+    assert error["param"] == "messages.1.tool_calls" and "not supported" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("temperature", -1),
         ("temperature", "hot"),
+        ("temperature", "1"),
+        ("temperature", True),
+        ("seed", True),
+        ("stream", "yes"),
+        ("max_tokens", "5"),
         ("temperature", float("nan")),
         ("top_p", 1.5),
         ("max_tokens", 0),
@@ -241,17 +260,29 @@ def test_what_is_no_json_object_is_refused(served: Served, body: bytes) -> None:
     assert "the body" in raw(served, "/chat/completions", body)["message"]
 
 
+@pytest.mark.parametrize(
+    "prompt", [b'"\xff"', b'"x", "seed": ' + b"9" * 5000, b"[" * 100_000 + b"]" * 100_000]
+)
+def test_a_body_that_cannot_be_read_as_json_is_refused(served: Served, prompt: bytes) -> None:
+    error = raw(served, "/completions", b'{"model": "base", "prompt": %b}' % prompt)
+    assert error["message"] == "the body cannot be read as JSON: send UTF-8 JSON"
+
+
 def test_a_body_that_is_not_said_to_be_json_is_refused(served: Served) -> None:
     body = json.dumps({"model": "base", "messages": SAY})
     error = raw(served, "/chat/completions", body, **{"Content-Type": "text/plain"})
     assert "application/json" in error["message"]
 
 
-def test_a_body_without_end_is_refused(served: Served) -> None:
-    body = json.dumps({"model": "base", "prompt": "a" * (9 << 20)})
+@pytest.mark.parametrize("told", [True, False])
+def test_a_body_without_end_is_refused(served: Served, told: bool) -> None:
+    """Whether the client tells its length or not."""
+    body = json.dumps({"model": "base", "prompt": "a" * (9 << 20)}).encode()
     headers = {"Content-Type": "application/json"}
-    answer = httpx.post(f"{served.url}/completions", content=body, headers=headers)
+    content = body if told else (body[i : i + 65536] for i in range(0, len(body), 65536))
+    answer = httpx.post(f"{served.url}/completions", content=content, headers=headers)
     assert answer.status_code == 413
+    assert answer.json()["error"]["message"] == "the body is larger than 8388608 bytes: send less"
 
 
 @pytest.mark.parametrize("path", ["/completions", "/chat/completions"])
