@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -9,6 +10,10 @@ import typer
 
 from niwfctl.cli.output import err
 from niwfctl.errors import UsageError
+
+# How many plans for products torch and its oneDNN keep on a CPU. A plan is for one shape, so by
+# default (1024) they grow by megabytes with every new length of prompts.
+PLANS = {"LRU_CACHE_CAPACITY": "32", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
 
 app = typer.Typer()
 
@@ -52,6 +57,7 @@ def serve(
         )
     if api_key is not None and not api_key.strip():
         raise UsageError("--api-key is empty: give a key, or omit it to let everyone in")
+    os.environ |= PLANS | os.environ  # before torch is imported, which reads them then
     from niwfctl.repository import Repository
     from niwfctl.serve import server
     from niwfctl.serve.engine import Engine

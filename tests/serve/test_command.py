@@ -19,6 +19,8 @@ from openai import OpenAI
 from serve.conftest import APPLES
 from typer.testing import Result
 
+from niwfctl.cli.serve import PLANS
+
 ROOT = Path(__file__).parents[2]
 MAIN = "from niwfctl.cli.main import main; main()"
 LONG = {"model": "apple", "prompt": APPLES, "max_tokens": 450}
@@ -128,6 +130,18 @@ def test_with_a_key_or_beyond_this_machine_it_answers_to_every_name(orchard: Pat
         assert status(url, "proxy.example")[0] == 401
     with started(orchard, "--host", "0.0.0.0") as (_, _, url):
         assert status(url, "workstation.example")[0] == 200
+
+
+def test_memory_does_not_grow_with_every_new_length_of_prompts(
+    orchard: Path, niwfctl: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch is told to keep few plans, unless the user has said how many."""
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "")
+    monkeypatch.delenv("LRU_CACHE_CAPACITY")
+    niwfctl("-C", orchard, "serve", *NOWHERE[0])
+    assert os.environ["LRU_CACHE_CAPACITY"] == PLANS["LRU_CACHE_CAPACITY"]
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
 
 
 def test_an_empty_key_is_refused(orchard: Path, niwfctl: Callable[..., Result]) -> None:
