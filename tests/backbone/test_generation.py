@@ -9,7 +9,7 @@ from calls import Names
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_model, tiny_tokenizer
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
 from niwfctl.backbone.generation import AnswerOptions, Request, answer
@@ -26,8 +26,11 @@ PROMPTS = ["Say apple.", "zzz qqq plum, and then some more of it", "?", "Say pea
 
 @pytest.fixture(scope="module")
 def adapter() -> FieldAdapter:
+    return with_field(tiny_model())
+
+
+def with_field(model: PreTrainedModel) -> FieldAdapter:
     """A float32 model with a field that depends on the prompt."""
-    model = tiny_model()
     sites = find_sites(model, 2)
     adapter = FieldAdapter(model, sites, CoordinateMap.fit(torch.randn(50, 64) * 0.1, 4))
     random = torch.Generator().manual_seed(7)
@@ -127,6 +130,20 @@ def test_a_row_that_goes_on_in_another_batch_is_answered_as_if_alone(
     alone = [row for one in asked for row in answered(adapter, [one])]
     assert [outcome(row) for row in turns] == [outcome(row) for row in alone]
     assert [row.tokens for row in turns] == [row.tokens for row in alone]
+
+
+@pytest.mark.parametrize(
+    "model", [("gemma3_text", {}), ("falcon_h1", {}), ("mistral", {"sliding_window": 16})]
+)
+def test_a_row_goes_on_whatever_a_model_keeps_of_earlier_tokens(
+    model: tuple[str, dict[str, int]],
+) -> None:
+    """Windows, and states that are not of single tokens."""
+    kind, sizes = model
+    adapter = with_field(tiny_model(kind, **sizes))
+    asked = [(prompt, AnswerOptions(24)) for prompt in PROMPTS[:3]]
+    alone = [row for one in asked for row in answered(adapter, [one])]
+    assert [row.tokens for row in taking_turns(adapter, asked, 5)] == [row.tokens for row in alone]
 
 
 def test_a_row_that_goes_on_keeps_the_coordinate_of_its_prompt_to_the_bit(
