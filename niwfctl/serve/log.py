@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 if TYPE_CHECKING:
     from niwfctl.serve.jobs import Job
 
+LONGEST_NAME = 200  # of a model, as clients may call anything
+
 
 class LogRequests:
     """Writes a line of JSON once a request was answered, refused, or given up by its client."""
@@ -38,12 +40,12 @@ class LogRequests:
             jobs = state.get("jobs", [])  # the routes' notes
             line = {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "model": state.get("model"),
+                "model": state.get("model", "")[:LONGEST_NAME] or None,
                 **_answers(jobs, begun),
                 "status": status,
                 "seconds": round(time.monotonic() - begun, 3),
             }
-            self._write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._write(json.dumps(line) + "\n")  # ASCII: clients' words cannot steer a terminal
 
 
 def _answers(jobs: Sequence[Job], begun: float) -> dict[str, object]:

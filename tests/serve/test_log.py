@@ -39,3 +39,14 @@ def test_every_request_for_an_answer_is_a_line_with_what_it_was_and_took(
     assert no_json["status"] == 400 and no_json["model"] is None and not no_json["complete"]
     assert gone["status"] == 200 and not gone["complete"] and gone["completion_tokens"] > 0
     assert APPLES not in "".join(lines) and whole["time"].endswith("+00:00")
+
+
+def test_what_clients_call_a_model_cannot_steer_a_terminal_or_fill_the_log(
+    orchard: Path, model: Model
+) -> None:
+    lines: list[str] = []
+    with serving(Repository.open(orchard), model, log=lines.append) as served:
+        for name in ("\x1b[2J\x9b2J\n", "x" * 100_000):
+            httpx.post(f"{served.url}/completions", json={"model": name, "prompt": "x"})
+        wait_until(lambda: len(lines) == 2)
+    assert all(line.isascii() and line[:-1].isprintable() and len(line) < 600 for line in lines)
