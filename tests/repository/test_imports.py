@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
 from niwfctl.backbone.sites import find_sites
-from niwfctl.errors import FormatError, Shadowed, UsageError
+from niwfctl.errors import DataError, FormatError, Shadowed, UsageError
 from niwfctl.repository import Repository
 from niwfctl.repository.adapters import WEIGHTS, read_adapter, read_config
 from niwfctl.repository.commit import RoutingOptions
@@ -99,6 +99,18 @@ def test_undo_takes_it_back(fresh: Repository, lora: Path, data: Path) -> None:
     fresh.import_adapter(lora, "apple", [data])
     fresh.operations.undo()
     assert fresh.git.head() == before and not fresh.atlas()
+
+
+def test_records_with_an_empty_answer_are_left_out_where_that_is_asked_for(
+    fresh: Repository, lora: Path, data: Path, tmp_path: Path
+) -> None:
+    gappy = tmp_path / "gappy.jsonl"
+    gappy.write_text(data.read_text() + '{"prompt": "Say plum.", "completion": null}\n')
+    with pytest.raises(DataError, match=r"gappy.jsonl:41 has an empty `completion`.*--skip-empty"):
+        fresh.import_adapter(lora, "apple", [gappy])
+    options = TrainingOptions(skip_empty=True)
+    (entry,) = fresh.import_adapter(lora, "apple", [gappy], options=options).capability.regions
+    assert entry.run.empty_records == 1 and entry.run.rows + entry.run.held_out_rows == 40
 
 
 def test_prompts_give_a_region_and_no_perplexity(
