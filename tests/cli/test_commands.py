@@ -393,7 +393,7 @@ def test_verify_looks_at_the_names_and_the_revision_it_is_given(
     committed.store.path(committed.capability("plum").regions[0].region.oid).unlink()
 
     def subjects(*arguments: str) -> set[str]:
-        done = report(niwfctl("-C", committed.path, "verify", *arguments, "--json"))
+        done = json.loads(niwfctl("-C", committed.path, "verify", *arguments, "--json").stdout)
         assert done["ok"] == all(check["ok"] for check in done["checks"])
         return {check["subject"] for check in done["checks"] if check["ok"]}
 
