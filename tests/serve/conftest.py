@@ -85,6 +85,17 @@ def held(served: Served) -> Iterator[None]:
 
 
 @contextmanager
+def slowed(served: Served) -> Iterator[None]:
+    """A block in which an answer takes seconds, however busy the rest of the machine is."""
+    embeddings = served.model.backbone.model.get_input_embeddings()
+    hook = embeddings.register_forward_pre_hook(lambda *_: time.sleep(0.03))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
 def serving(
     repository: Repository,
     model: Model,

@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import QUICK
 from openai import OpenAI
-from serve.conftest import APPLES, PLUMS, Served, held, serving, wait_until
+from serve.conftest import APPLES, PLUMS, Served, held, serving, slowed, wait_until
 from tiny import write_data
 from torch import Tensor
 
@@ -109,12 +109,13 @@ def test_who_comes_later_joins_a_long_answer_which_stays_what_it_is_alone(served
     short = {"model": "plum", "prompt": PLUMS, "max_tokens": 3}
     alone, expected = [create(**one) for one in longs], create(**short)
     with ThreadPoolExecutor(len(longs)) as pool:
-        known = served.engine.jobs
-        running = [pool.submit(create, **one) for one in longs]
-        wait_until(lambda: served.engine.jobs == known + len(longs))
-        for _ in range(3):
-            assert create(**short).choices == expected.choices
-        assert not any(one.done() for one in running)
+        with slowed(served):
+            known = served.engine.jobs
+            running = [pool.submit(create, **one) for one in longs]
+            wait_until(lambda: served.engine.jobs == known + len(longs))
+            for _ in range(3):
+                assert create(**short).choices == expected.choices
+            assert not all(one.done() for one in running)
         for one, before in zip(running, alone, strict=True):
             after = one.result()
             assert (after.model, after.choices, after.usage) == (
@@ -131,11 +132,12 @@ def test_a_stream_that_others_join_has_the_pieces_it_has_alone(served: Served) -
 
     alone = pieces()
     with ThreadPoolExecutor(1) as pool:
-        known = served.engine.jobs
-        running = pool.submit(pieces)
-        wait_until(lambda: served.engine.jobs > known and served.engine.last.row.count > 0)
-        served.client.completions.create(model="base", prompt="x", max_tokens=1)
-        assert not running.done()
+        with slowed(served):
+            known = served.engine.jobs
+            running = pool.submit(pieces)
+            wait_until(lambda: served.engine.jobs > known and served.engine.last.row.count > 0)
+            served.client.completions.create(model="base", prompt="x", max_tokens=1)
+            assert not running.done()
         assert running.result() == alone
 
 
