@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from niwfctl.backbone.decoding import DecodeBuffers, GroupBuffers, Workspaces
+from niwfctl.backbone.decoding import DecodeBuffers, Group, Workspaces
 from niwfctl.backbone.sites import SiteGroup, decoder_layers, linears, shared_inputs
 from niwfctl.field.basis import Basis, Site
 from niwfctl.field.coordinates import CoordinateMap, pool
@@ -177,7 +177,7 @@ class Pass:
     active: ActiveField | None = None
     gates: Tensor | None = None
     tiled: dict[tuple, Tensor] = field(default_factory=dict)
-    decoding: list[GroupBuffers] | None = None
+    decoding: list[Group] | None = None
 
     def gates_of(self, layer: int, sites: int, dtype: torch.dtype) -> Tensor:
         """Gates of one layer for a group of `sites` sites, [batch, 1, sites · Σ ranks]."""
@@ -295,9 +295,7 @@ class FieldAdapter:
         if now.active is not None:
             now.gates = now.active.row_gates(now.z)
 
-    def _buffers(
-        self, active: ActiveField, gates: Tensor, dtype: torch.dtype
-    ) -> list[GroupBuffers]:
+    def _buffers(self, active: ActiveField, gates: Tensor, dtype: torch.dtype) -> list[Group]:
         factors, buffers = active.factors.decoding, active.buffers
         if buffers is None or buffers.gates.shape != gates.shape:
             groups = [
@@ -331,7 +329,7 @@ class _SharedProduct:
             if now.active is None:
                 return frozen(states)
             if now.decoding is not None:
-                return frozen(states).add_(now.decoding[index].change(place, states))
+                return now.decoding[index].add(frozen(states), place, states)
             if self.input is not states:
                 self._read(now, states)
             part = self.parts[place]

@@ -10,6 +10,7 @@ from tiny import CONFIGS, tiny_model
 from torch import Tensor
 
 from niwfctl.backbone.adapter import ActiveField, FieldAdapter
+from niwfctl.backbone.decoding import FusedGroup
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.recompute import recompute_layers
 from niwfctl.backbone.scoring import Scorer
@@ -117,6 +118,24 @@ def test_token_by_token_gives_what_one_pass_over_all_tokens_gives(kind: str) -> 
     adapter, active, *_ = make_adapter(kind)
     adapter.active = active
     assert_token_by_token_is_one_pass(adapter, 3)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_what_decodes_on_a_gpu_gives_what_one_pass_over_all_tokens_gives(kind: str) -> None:
+    adapter, active, *_ = make_adapter(kind)
+    adapter.active = active
+    assert_token_by_token_is_one_pass(adapter, 3)
+    factors, buffers = active.factors.decoding, active.buffers
+    buffers.groups = [
+        FusedGroup(
+            down,
+            [factors.up[site.name] for site in group],
+            buffers.gates[LAYERS.index(group[0].layer)],
+        )
+        for group, down in zip(adapter.groups, factors.down, strict=True)
+    ]
+    assert_token_by_token_is_one_pass(adapter, 3)
+    assert active.buffers is buffers
 
 
 def test_each_batch_of_prompts_decodes_with_its_own_gates_whatever_came_before() -> None:
