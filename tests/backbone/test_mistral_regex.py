@@ -21,7 +21,7 @@ TEKKEN = 100_200  # tokens; smaller vocabularies are not Tekken's
 @pytest.fixture(scope="module")
 def nemo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backbone whose tokenizer joins the digits of 12, as the right pattern does not let it."""
-    folder = save_tiny(tmp_path_factory.mktemp("backbone") / "nemo")
+    folder = save_tiny(tmp_path_factory.mktemp("backbone") / "nemo", vocab_size=TEKKEN + 1000)
     path = folder / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(path))
     split = pre_tokenizers.Split(Regex(WRONG), "isolated")
