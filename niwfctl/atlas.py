@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from niwfctl.config import NAME, NAMES, restoring, validated
+from niwfctl.config import restoring, validated
 from niwfctl.errors import FormatError, UnknownName, UsageError
 from niwfctl.records import Platform
 from niwfctl.training.run import Reused, Run
@@ -31,6 +31,11 @@ RESERVED = (
 )
 _AT = re.compile(r"(?P<name>[^@]+)(?:@(?P<revision>.+))?")
 _RANGE = re.compile(r"(?P<first>.*?)(?P<dots>\.{2,3})(?P<last>.*)")
+_NAME = re.compile(r"(?!.*\.(lock)?\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAMES = (
+    "use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit and not "
+    "ending in '.' or '.lock'"
+)
 
 
 class ObjectRef(BaseModel):
@@ -223,8 +228,8 @@ class Capability(BaseModel):
                 entry, names another capability than its file, or its file cannot name one.
         """
         name = manifest_name(file)
-        if not NAME.fullmatch(name):  # names reserved since then stay readable
-            raise FormatError(f"{file!r} cannot name a capability: {NAMES}")
+        if not _NAME.fullmatch(name):  # names reserved since then stay readable
+            raise FormatError(f"{file!r} cannot name a capability: {_NAMES}")
         if len(text) > LARGEST:  # read as JSON, it takes many times as much memory
             raise FormatError(
                 f"{file} has {len(text):,} bytes, and a manifest may have {LARGEST:,} at most: "
@@ -313,9 +318,9 @@ def check_name(name: str) -> str:
         raise UsageError(
             f"{name!r} cannot name a capability: the name is reserved, so choose another"
         )
-    if not NAME.fullmatch(name):
+    if not _NAME.fullmatch(name):
         shown = name if len(name) <= 40 else name[:40] + "…"
-        raise UsageError(f"{shown!r} cannot name a capability: {NAMES}")
+        raise UsageError(f"{shown!r} cannot name a capability: {_NAMES}")
     return name
 
 

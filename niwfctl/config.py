@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -28,11 +26,6 @@ from niwfctl.records import Witness
 # versions read the file.
 FORMAT, PLAIN = 4, 3
 FILE = "niwf.toml"
-NAME = re.compile(r"(?!.*\.(lock)?\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a capability
-NAMES = (
-    "use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit and not "
-    "ending in '.' or '.lock'"
-)
 _Oid = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -121,15 +114,6 @@ class RoutingConfig(BaseModel):
     max_shadow: float = Field(default=0.25, ge=0, le=1, description="of a new region's own anchors")
 
 
-def _name(given: str) -> str:
-    if not NAME.fullmatch(given):
-        raise ValueError(f"{given!r} cannot name a capability: {NAMES}")
-    return given
-
-
-_Name = Annotated[str, AfterValidator(_name)]
-
-
 class Config(BaseModel):
     """The whole of niwf.toml."""
 
@@ -139,7 +123,7 @@ class Config(BaseModel):
     backbone: BackboneConfig
     field: FieldConfig
     routing: RoutingConfig = Field(default_factory=RoutingConfig)
-    gates: dict[_Name, Gate] = Field(default_factory=dict, description="by capability")
+    gates: dict[str, Gate] = Field(default_factory=dict, description="by capability")
 
     def dump(self) -> str:
         """The file's text."""

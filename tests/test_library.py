@@ -198,6 +198,22 @@ def test_a_model_that_another_thread_uses_says_so_and_is_free_afterwards(shared:
     assert shared.generate("a", max_new_tokens=6) == expected
 
 
+def test_an_error_of_the_block_is_not_replaced_by_that_of_another_thread(shared: Model) -> None:
+    reached, freed = threading.Event(), threading.Event()
+
+    def wait(piece: str) -> None:
+        reached.set()
+        freed.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(shared.generate, "a", max_new_tokens=2, stream=wait)
+        assert reached.wait(30)
+        with pytest.raises(ValueError, match="my own"), shared:
+            raise ValueError("my own")
+        freed.set()
+        running.result()
+
+
 def test_what_users_need_is_there_by_name_and_listed() -> None:
     listed = dir(niwfctl)
     for name in niwfctl.__all__:

@@ -209,7 +209,8 @@ def _errors_in(junit: Path | None) -> Iterator[None]:
 
 def _show_checks(checks: Sequence[Check]) -> None:
     for check in checks:
-        out.print(f"{_MARKS[check.state]} {check.subject:<16} {check.check:<11} ", end="")
+        subject = one_line(check.subject)  # a gate may have any name
+        out.print(f"{_MARKS[check.state]} {subject:<16} {check.check:<11} ", end="")
         out.print(one_line(check.detail), markup=False)
     counts = Counter(check.state for check in checks)
     of = f"of {len(checks)} checks"

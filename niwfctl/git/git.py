@@ -99,6 +99,11 @@ class Git(GitMoves):
             return False
         return branch not in lines_of(self._run.for_each_ref("--format=%(refname)", branch))
 
+    @property
+    def shallow(self) -> bool:
+        """Whether commits lack parents that they have elsewhere."""
+        return self.plain("rev-parse", "--is-shallow-repository") == "true"
+
     def head_stamp(self) -> tuple[object, ...]:
         """A value that changes whenever HEAD's commit does; cheap, since it starts no process."""
         parts: list[object] = []

@@ -43,7 +43,7 @@ def create(repository: Repository, file: Path, targets: Sequence[str] = ()) -> l
     """Implements `Repository.write_bundle`."""
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise UsageError(f"{file} cannot be written: give a file in an existing folder")
-    if repository.git.plain("rev-parse", "--is-shallow-repository") == "true":
+    if repository.git.shallow:
         raise UsageError(
             "this is a shallow clone, whose bundle could only be applied where the missing "
             "history exists: fetch it with `git fetch --unshallow`, then create the bundle"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +33,11 @@ _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 def called(capability: str | None) -> str:
     """What a person calls a capability, AUTO or None."""
     return {None: BASE_NAME, AUTO: AUTO_NAME}.get(capability, capability)
+
+
+def is_routed(capability: str | None) -> bool:
+    """Whether a name, AUTO or `AUTO@REV`, lets the owner of each prompt answer."""
+    return capability is not None and parse_target(capability)[0] == AUTO
 
 
 class Mixtures:
@@ -148,13 +153,13 @@ class Chosen:
         field: what acts in its adapter.
         label: what a person calls it.
         rows: the capability of each row, if each has its own.
-        routes: who owns what, if owners answer.
+        routes: who owns what, by the names that let owners answer.
     """
 
     field: ActiveField | Blend | None
     label: str
     rows: Rows | None = None
-    routes: Routes | None = None
+    routes: Mapping[str, Routes] = field(default_factory=dict)
 
     def each(self, adapter: FieldAdapter, resident: Resident, count: int) -> Each:
         """Gives a block for each batch of a call with `count` rows, where their own act.
@@ -166,17 +171,22 @@ class Chosen:
             return lambda places: nullcontext()
         if self.rows:
             self.rows.require(count)
-        names = self.rows.names if self.rows else [AUTO] * count
-        if self.routes:
-            self.routes.names = [None if name == AUTO else name for name in names]
+        names = self.rows.names if self.rows else [*self.routes] * count
+        answered = [None if name in self.routes else name for name in names]
+        for routes in self.routes.values():
+            routes.names = answered
+
+        def placed(routes: Routes, places: Sequence[int]) -> list[int | None]:
+            return [place if self.routes.get(names[place]) is routes else None for place in places]
 
         @contextmanager
         def block(places: Sequence[int]) -> Iterator[None]:
-            owned = [place if names[place] == AUTO else None for place in places]
             if self.rows:
                 adapter.active = resident.acting(self.rows.at(places))
             try:
-                with self.routes.batch(owned) if self.routes else nullcontext():
+                with ExitStack() as routing:
+                    for routes in self.routes.values():
+                        routing.enter_context(routes.batch(placed(routes, places)))
                     yield
             finally:
                 if self.rows:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, NoReturn, Self
 
-from niwfctl.atlas import BASE_NAME, parse_target
+from niwfctl.atlas import parse_target
 from niwfctl.backbone.adapter import FieldAdapter
 from niwfctl.backbone.batch import batched
 from niwfctl.backbone.generation import AnswerOptions, Request, answer, require_positive
@@ -20,7 +21,7 @@ from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.naming import under
 from niwfctl.records import Example, Message
 from niwfctl.repository.backbone import fitting, pinned_source
-from niwfctl.repository.chosen import AUTO, Chosen, Each, Mixtures, Rows, called
+from niwfctl.repository.chosen import AUTO, Chosen, Each, Mixtures, Rows, called, is_routed
 from niwfctl.repository.mixture import Mixture, Routes
 from niwfctl.repository.one_thread import one_thread
 from niwfctl.repository.places import Places
@@ -117,8 +118,10 @@ class Model(Places):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # an error of the block is not replaced by that of another thread being in the model
+        with suppress(UsageError) if kind else nullcontext():
+            self.close()
 
     def __repr__(self) -> str:
         about = "closed"
@@ -140,7 +143,7 @@ class Model(Places):
             ObjectError: an object is missing or corrupt.
         """
         field = self.resident.acting(self._mixture(capability))
-        self._choose(Chosen(field, called(capability)))
+        self._choose(Chosen(field, called(capability), routes=self._routes([capability])))
 
     def use_each(self, capabilities: Sequence[str | None]) -> None:
         """Makes a capability active for each row, AUTO or `AUTO@REV` for the owner of its prompt.
@@ -163,8 +166,7 @@ class Model(Places):
         rows = Rows(names, {name: self._mixture(name) for name in dict.fromkeys(names)})
         field = self.resident.acting(rows.at(range(len(names))))
         label = f"for each row its own ({reprlib.repr([called(name) for name in names])[1:-1]})"
-        routes = self.routes if AUTO in names else None
-        self._choose(Chosen(field, label, rows, routes))
+        self._choose(Chosen(field, label, rows, self._routes(names)))
 
     def _choose(self, chosen: Chosen) -> None:
         self.adapter.active, self._chosen = chosen.field, chosen
@@ -183,7 +185,8 @@ class Model(Places):
             UnknownName: there is no such revision.
         """
         mixture, self.routes = self._mixtures.routed(revision)
-        self._choose(Chosen(self.resident.acting(mixture), called(AUTO), routes=self.routes))
+        routes = {AUTO: self.routes}
+        self._choose(Chosen(self.resident.acting(mixture), called(AUTO), routes=routes))
         return self.routes
 
     def _mixture(self, capability: str | None) -> Mixture:
@@ -192,11 +195,15 @@ class Model(Places):
                 f"a capability cannot be of type {type(capability).__name__}: give its name, or "
                 "None for the base; to give each row its own, call `use_each`"
             )
-        name, revision = parse_target(capability or BASE_NAME)
-        if name != AUTO:
+        if not is_routed(capability):
             return self._mixtures.of(capability)
-        mixture, self.routes = self._mixtures.routed(revision)
+        mixture, self.routes = self._mixtures.routed(parse_target(capability)[1])
         return mixture
+
+    def _routes(self, names: Sequence[str | None]) -> dict[str, Routes]:
+        """Who owns what, by each of the names that lets owners answer."""
+        routed = filter(is_routed, dict.fromkeys(names))
+        return {name: self._mixtures.routed(parse_target(name)[1])[1] for name in routed}
 
     def generate(
         self,

@@ -158,7 +158,9 @@ def _backbone(
         return Check("backbone", "identity", False, str(error), hindered=hindered), None
     if problem := changed(repository, source, chosen):
         return Check("backbone", "identity", False, problem), sites
-    return Check("backbone", "identity", True, f"{pinned.model} is {source.identity}"), sites
+    lacks = "; this clone is shallow, so niwf.toml is not compared with where the field began"
+    detail = f"{pinned.model} is {source.identity}{lacks * repository.git.shallow}"
+    return Check("backbone", "identity", True, detail), sites
 
 
 def _coordinates(

@@ -397,15 +397,18 @@ def test_a_rollback_to_before_there_was_such_a_capability(
 
 
 @pytest.mark.parametrize("name", ["a\n::set-output name=x::y", "\x1b[2J", "x y", "../x", ""])
-def test_a_gate_that_cannot_be_a_capabilitys_is_refused_in_one_line(
-    refused: Refused, committed: Repository, tmp_path: Path, name: str
+def test_a_gate_that_cannot_be_a_capabilitys_fails_in_one_line(
+    niwfctl: Command, committed: Repository, tmp_path: Path, name: str
 ) -> None:
     with (committed.path / "niwf.toml").open("a") as file:
         file.write(f"\n[gates.{json.dumps(name)}]\ndata = 'x.jsonl'\n")
     committed.git.plain("commit", "-qam", "By hand")
     junit = tmp_path / "junit.xml"
-    refused(committed, ["check", "--junit", str(junit)], 11, "cannot name a capability")
-    assert ElementTree.parse(junit).getroot().get("errors") == "1"
+    done = niwfctl("-C", committed.path, "check", "--junit", str(junit))
+    assert done.exit_code == 1 and "\x1b" not in done.output
+    starts = ("ok", "FAILED", "note", "1 of")
+    assert all(line.startswith(starts) for line in done.stdout.splitlines())
+    assert ElementTree.parse(junit).getroot().get("failures") == "1"
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,16 @@ def test_a_witness_or_a_field_that_somebody_changed_is_found(committed: Reposito
     assert Repository.open(committed.path).verify().ok
 
 
+def test_a_shallow_clone_says_what_it_cannot_compare(committed: Repository, tmp_path: Path) -> None:
+    edit(committed, lambda text: text.replace("skip_system = true", "skip_system = false"))
+    source, copy = f"file://{committed.path}", tmp_path / "copy"
+    committed.git.plain("clone", "--quiet", "--depth", "1", source, str(copy))
+    checks = Repository.open(copy).verify().checks
+    (detail,) = (one.detail for one in checks if one.check == "identity")
+    assert "this clone is shallow" in detail
+    assert "shallow" not in committed.verify().checks[0].detail
+
+
 def test_one_backbone_whose_identity_is_computed_in_two_ways_verifies(
     committed: Repository, backbone: Path
 ) -> None:

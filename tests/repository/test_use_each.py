@@ -98,6 +98,19 @@ def test_rows_with_a_capability_of_their_own_are_named_by_it(
     assert model.routes.names == [owner if name == AUTO else name for name, owner in both]
 
 
+def test_rows_routed_by_several_revisions_are_named_by_their_owners_there(model: Model) -> None:
+    rows = longer(6)
+    names = [[AUTO, f"{AUTO}@HEAD~1", f"{AUTO}@HEAD", "apple"][row % 4] for row in range(6)]
+    model.use_each(names)
+    model.answers(rows, 1, 4)
+    coordinates = model.coordinates(rows)
+    revisions = [name.partition("@")[2] or "HEAD" for name in names]
+    assert model.routes.names == [
+        name if name == "apple" else model.owner(z, revision)
+        for name, z, revision in zip(names, coordinates, revisions, strict=True)
+    ]
+
+
 def test_of_a_single_row_any_method_answers(model: Model) -> None:
     expected = alone(model, ROWS[2], "pear")[1]
     model.use_each(["pear"])
