@@ -44,7 +44,7 @@ def test_after_sigterm_answers_go_on_and_new_requests_are_refused(
     orchard: Path, model: Model
 ) -> None:
     with serving(Repository.open(orchard), model, grace=60) as served:
-        with held(served), ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(1) as pool, held(served):
             known = served.engine.jobs
             waiting = pool.submit(served.client.completions.create, **LONG)
             wait_until(lambda: served.engine.jobs > known)
