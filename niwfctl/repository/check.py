@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,16 +118,22 @@ def committed_gates(repository: Repository) -> dict[str, Gate]:
 def gate_data(repository: Repository, name: str) -> Data:
     """The data that a capability's gate is measured on; warns where it differs from HEAD's.
 
-    It is read from the work tree, as Git LFS may keep it, or git may ignore it.
+    It is one file, so that `eased` sees whether it is the baseline's. It is read from the work
+    tree, as Git LFS may keep it, or git may ignore it.
 
     Raises:
-        DataError: it lies outside the repository, or cannot be used.
+        DataError: it lies outside the repository, is no file, or cannot be used.
     """
     source = repository.config.gates[name].data
     path = Path(source)
     try:
         if path.is_absolute() or ".." in path.parts:
             raise DataError(f"{source} lies outside the repository: move it in")
+        if not os.path.isfile(repository.path / path):  # only of one file git tells what it was
+            raise DataError(
+                f"{source} does not exist or is no file: name one data file in the repository, "
+                "not a folder or pattern, whose data could change unseen"
+            )
         data = Data.read([str(repository.path / path)])
     except DataError as error:
         raise DataError(f"the gate of {name!r} cannot be measured: {error}") from error

@@ -181,6 +181,18 @@ def test_data_outside_the_repository_is_refused(
     refused(committed, ["check"], 5, "'apple'", "outside the repository")
 
 
+@pytest.mark.parametrize("source", ["gates", "gates/*.jsonl", "."])
+@pytest.mark.parametrize("command", [["check"], ["check", "--against", "HEAD", "--strict"]])
+def test_a_folder_or_pattern_is_refused_as_a_gates_data_since_git_tells_changes_of_a_file(
+    refused: Refused, committed: Repository, source: str, command: list[str]
+) -> None:
+    (committed.path / "gates").mkdir()
+    write_data(committed.path / "gates/apple.jsonl", rows=6)
+    committed.git.plain("add", "gates")
+    with_gates(committed, f'[gates.apple]\ndata = "{source}"\nmax_perplexity = 1e6')
+    refused(committed, command, 5, "the gate of 'apple'", f"{source} does not exist or is no file")
+
+
 def test_data_that_are_missing_or_broken_are_named_with_their_gate(
     refused: Refused, committed: Repository
 ) -> None:
