@@ -9,6 +9,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from glob import escape, glob
 from pathlib import Path
@@ -137,8 +138,7 @@ def _parse(text: str, source: str, line: int) -> object:
 def _csv(source: str, delimiter: str) -> Records:
     csv.field_size_limit(_LONGEST_FIELD)
     first = next((line for _, line in lines(source) if line.strip()), "")
-    if delimiter not in first:  # spreadsheets write others in countries with decimal commas
-        delimiter = next((one for one in _DELIMITERS if one in first), delimiter)
+    delimiter = _delimiter(first, delimiter)
     rows = csv.reader(
         (line for _, line in lines(source)),
         delimiter=delimiter,
@@ -162,11 +162,31 @@ def _csv(source: str, delimiter: str) -> Records:
         ) from None
 
 
+def _delimiter(first: str, usual: str) -> str:
+    """What delimits a CSV file; spreadsheets take others in countries with decimal commas.
+
+    It is the first that finds a layout in the header, else the one that finds most columns.
+    """
+    headers = {one: _header(first, one) for one in (usual, *_DELIMITERS)}
+    found = (one for one, header in headers.items() if _has_layout(_plain(header)))
+    return next(found, max(headers, key=lambda one: len(headers[one])))
+
+
+def _header(first: str, delimiter: str) -> list[str]:
+    with suppress(csv.Error):
+        return next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+    return []
+
+
 def _named(header: list[str]) -> list[str]:
     """The columns of a CSV file, by the names they have here if only case and spaces differ."""
-    plain = [name.strip().lower() for name in header]
+    plain = _plain(header)
     distinct = len(set(plain)) == len(plain)
     return plain if distinct and _has_layout(plain) and not _has_layout(header) else header
+
+
+def _plain(header: list[str]) -> list[str]:
+    return [name.strip().lower() for name in header]
 
 
 def _has_layout(columns: list[str]) -> bool:

@@ -129,6 +129,28 @@ def test_a_csv_header_that_has_a_layout_is_taken_as_it_is_written(write: Write) 
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        b"prompt;completion;notes, if any\nWhy, now?;So.;\n",
+        b'id;prompt;completion;"tags, free"\n1;Why, now?;So.;"a, b"\n',
+        b'prompt\tcompletion\t"a, b; c"\nWhy, now?\tSo.\tc; d\n',
+        b'prompt,completion,"a; b; c; d"\n"Why, now?",So.,e; f\n',
+        b'prompt;completion;"notes,\nif any"\nWhy, now?;So.;\n',
+    ],
+)
+def test_a_csv_file_is_delimited_by_what_finds_its_columns(write: Write, content: bytes) -> None:
+    for name in ("a.csv", "a.tsv"):
+        (example,) = read_examples([write(name, content)])
+        assert (example.messages, example.answer) == (user("Why, now?"), "So.")
+
+
+def test_wrong_columns_are_told_one_by_one_whatever_delimits_them(write: Write) -> None:
+    path = write("a.csv", b"Frage;Antwort;Notiz, falls frei\nWarum, bitte?;So.;\n")
+    columns = "(`Frage`, `Antwort`, `Notiz, falls frei`)"
+    assert refusal(path).startswith(f"{path}:2 has the wrong columns {columns}")
+
+
+@pytest.mark.parametrize(
     ("rows", "place"),
     [
         (b"a,b\nc\n", ":3 is not CSV (1 fields where the header has 2)"),
