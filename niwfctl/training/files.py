@@ -20,6 +20,7 @@ from niwfctl.training.layouts import LAYOUTS
 
 _LONGEST_FIELD = 2**31 - 1  # of CSV, the most any system allows; overlong rows are found by tokens
 _DELIMITERS = ",;\t"
+_KEPT = "\ud800"  # set before indentation, which `csv` would skip; no file in UTF-8 can hold it
 _PACKED = ".gz"
 _POINTER = "version https://git-lfs"
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?")
@@ -139,21 +140,25 @@ def _csv(source: str, delimiter: str) -> Records:
     csv.field_size_limit(_LONGEST_FIELD)
     first = next((line for _, line in lines(source) if line.strip()), "")
     delimiter = _delimiter(first, delimiter)
+    unquoted = re.sub('"[^"]*"', "", first)
+    spaced = unquoted.count(f"{delimiter} ") == unquoted.count(delimiter)
+    indent = re.compile(rf'(^|{delimiter} )(?= +[^ "])')  # what `spaced` does not skip
     rows = csv.reader(
-        (line for _, line in lines(source)),
+        (indent.sub(rf"\1{_KEPT}", line) if spaced else line for _, line in lines(source)),
         delimiter=delimiter,
-        skipinitialspace=first.count(f"{delimiter} ") == first.count(delimiter),
+        skipinitialspace=spaced,
         strict=True,
     )
     header: list[str] = []
     origin = f"{source}:1"
     try:
         for row in rows:
+            row = [field.replace(_KEPT, "") for field in row]
             if row and header:
                 if len(row) != len(header):
                     raise csv.Error(f"{len(row)} fields where the header has {len(header)}")
                 yield origin, dict(zip(header, row, strict=True))
-            header = header or _named(row)
+            header = header or _named([name.lstrip(" ") for name in row] if spaced else row)
             origin = f"{source}:{rows.line_num + 1}"
     except csv.Error as error:
         raise DataError(

@@ -151,6 +151,38 @@ def test_wrong_columns_are_told_one_by_one_whatever_delimits_them(write: Write) 
 
 
 @pytest.mark.parametrize(
+    "header",
+    [
+        b"prompt, completion, system",
+        b"prompt,   completion,   system",
+        b'prompt, completion, "a,b"',
+    ],
+)
+def test_where_blanks_follow_the_delimiters_of_a_header_one_goes_and_indentation_stays(
+    write: Write, header: bytes
+) -> None:
+    rows = {
+        b"Why?, So., It": ("Why?", "So."),
+        b'"Why?", "So.", "It"': ("Why?", "So."),
+        b'"Why, so?",   "So, so,   x.",   It': ("Why, so?", "So, so,   x."),
+        b"    if a:,     return b, It": ("    if a:", "    return b"),
+        b"\tif a:, \treturn b, It": ("\tif a:", "\treturn b"),
+        b'"def f(a,   b):\n    return a,   b", "   f(a)", It': (
+            "def f(a,   b):\n    return a,   b",
+            "   f(a)",
+        ),
+    }
+    found = read_examples([write("a.csv", b"\n".join([header, *rows]))])
+    assert [(one.messages[-1].content, one.answer) for one in found] == list(rows.values())
+    assert {len(one.messages) for one in found} == {2 if header.endswith(b"system") else 1}
+
+
+def test_blanks_stay_where_the_header_has_none_after_a_delimiter(write: Write) -> None:
+    path = write("a.csv", b'prompt,completion,"a, b, c"\nWhy?,  So.,It\n')
+    assert read_examples([path])[0].answer == "  So."
+
+
+@pytest.mark.parametrize(
     ("rows", "place"),
     [
         (b"a,b\nc\n", ":3 is not CSV (1 fields where the header has 2)"),
