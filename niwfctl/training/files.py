@@ -32,8 +32,10 @@ Records = Iterator[tuple[str, object]]  # each with its origin
 def expanded(sources: Iterable[Source]) -> list[Source]:
     """The sources, with the data files, by name, of folders and patterns such as `data/*.jsonl`.
 
+    Hidden files are left out, and what no reader is for.
+
     Raises:
-        DataError: a folder holds no data file, or nothing matches a pattern.
+        DataError: a folder holds no data file, or none matches a pattern.
     """
     return [
         file
@@ -44,13 +46,14 @@ def expanded(sources: Iterable[Source]) -> list[Source]:
 
 def _files(source: str) -> list[str]:
     if os.path.isdir(source):
-        found = glob(os.path.join(escape(source), "*"))  # without hidden ones
-        if files := sorted(one for one in found if os.path.isfile(one) and reader_of(one)):
-            return files
-        raise DataError(f"the folder {source} holds no data file: expected some of {SUFFIXES}")
-    if os.path.exists(source) or not (found := sorted(glob(source, recursive=True))):
+        lack, found = f"the folder {source} holds", glob(os.path.join(escape(source), "*"))
+    elif os.path.exists(source) or not (found := glob(source, recursive=True)):
         return [source]
-    return found
+    else:
+        lack = f"the pattern {source} matches"
+    if files := sorted({one for one in found if os.path.isfile(one) and reader_of(one)}):
+        return files
+    raise DataError(f"{lack} no data file: expected some of {SUFFIXES}")
 
 
 def reader_of(source: str) -> Callable[[str], Records] | None:

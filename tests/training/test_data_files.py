@@ -333,6 +333,24 @@ def test_a_folder_or_a_pattern_is_its_data_files_by_name(write: Write, tmp_path:
     assert "does not exist" in refusal(str(tmp_path / "*.parquet"))
 
 
+def test_a_pattern_is_the_data_files_among_what_it_matches(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "sub" / "deep").mkdir(parents=True)
+    names = ["a.jsonl", "sub/b.jsonl", "sub/deep/c.jsonl"]
+    for name in (*names, "README.md", "sub/LICENSE"):
+        write(name, PAIR)
+    for pattern, wanted in (
+        ("*", names[:1]),
+        ("**", names),
+        ("**/**", names),
+        ("sub/*", names[1:2]),
+    ):
+        found = read_examples([str(tmp_path / pattern)])
+        assert [one.origin for one in found] == [f"{tmp_path / name}:1" for name in wanted]
+    for pattern in ("*.md", "s*"):
+        said = refusal(str(tmp_path / pattern))
+        assert said.startswith(f"the pattern {tmp_path / pattern} matches no data file: expected")
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.ndjson"])
 def test_a_packed_file_is_read_as_what_it_holds(write: Write, name: str) -> None:
     content = json.dumps(PAIR).encode()
