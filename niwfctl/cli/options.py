@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import Annotated
 
@@ -87,9 +87,14 @@ def in_utf8(what: str) -> Iterator[None]:
 def inside(directory: Path, source: str) -> str:
     """A path or pattern as seen from -C DIR; what is neither, such as a hub id, stays as it is."""
     path = directory / source
-    if not path.exists() and Path(source).exists():  # here, but DIR is meant
+    if path.exists():
+        return str(path)
+    pattern = str(Path(escape(str(directory))) / source)
+    if glob(pattern, recursive=True):
+        return pattern
+    if Path(source).exists() or glob(source, recursive=True):  # here, but DIR is meant
         return str(path.absolute())
-    return str(path) if path.exists() or glob(str(path), recursive=True) else source
+    return source
 
 
 def by_name(directory: Path, given: Sequence[str]) -> dict[str, list[str]]:

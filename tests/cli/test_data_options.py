@@ -1,5 +1,6 @@
 """Data given to commands: several files, folders and patterns."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,11 @@ import pytest
 from tiny import write_data
 from typer.testing import Result
 
+from niwfctl.cli.options import inside
+from niwfctl.errors import DataError
 from niwfctl.repository import Repository
+from niwfctl.training.data import read_examples
+from niwfctl.training.files import expanded
 
 Command = Callable[..., Result]
 Refused = Callable[..., None]
@@ -40,6 +45,30 @@ def test_a_pattern_is_seen_from_the_directory_that_is_given(
     folder.rename(fresh.path / "data")
     done = niwfctl("-C", fresh.path, "train", "fruit", "--data", "data/p*.jsonl", *STEPS)
     assert done.exit_code == 0 and "learned from 2 files" in done.stdout
+
+
+def test_a_directory_whose_name_has_the_signs_of_a_pattern_is_meant_as_it_is_written(
+    folder: Path,
+) -> None:
+    skills, other = folder.with_name("skills[1]"), folder.with_name("skills1")
+    shutil.copytree(folder, other / "data")
+    skills.mkdir()
+    folder.rename(skills / "data")
+    wanted = [str(skills / "data" / name) for name in ("pear.jsonl", "plum.jsonl")]
+    assert expanded([inside(skills, "data/p*.jsonl")]) == wanted
+    assert expanded([inside(skills, "data")]) == wanted
+    assert expanded([inside(skills, wanted[0])]) == wanted[:1]
+    assert expanded([inside(other, f"{folder.parent}/*[[]1]/**/*.jsonl")]) == wanted
+
+
+def test_a_pattern_is_not_seen_from_here_where_another_directory_is_given(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "skills").mkdir()
+    with pytest.raises(DataError, match=f"{tmp_path}/skills/data/p.*does not exist"):
+        read_examples([inside(Path("skills"), "data/p*.jsonl")])
+    assert inside(Path("skills"), "owner/name:train[:10]") == "owner/name:train[:10]"
 
 
 @pytest.mark.parametrize(
