@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, NoReturn
 
 from niwfstore import output_file
@@ -75,8 +76,12 @@ class Warnings(logging.Handler):
     """Shows warnings as Python does where nothing else is set up, but by `err`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Shows one."""
+        """Shows one, and the traceback of the error it tells of, if it does."""
         err.print(one_line(record.getMessage()), markup=False)
+        if record.exc_info:
+            trace = logging.Formatter().formatException(record.exc_info)
+            # An error's words, which may be others', begin no line that a pipeline could obey.
+            err.print(indent(trace, "| ", lambda line: True), markup=False)
 
 
 SIGNS = {"added": "+", "changed": "~", "removed": "-", "extended": "^"}  # of a change

@@ -54,6 +54,26 @@ finally:
     assert SHOWN in on_terminal("-c", script)
 
 
+def test_the_traceback_of_an_error_that_is_logged_is_shown_and_is_harmless() -> None:
+    script = f"""
+import logging, sys
+from niwfctl.cli.main import main
+sys.argv = ["niwfctl", "--version"]
+try:
+    main()
+finally:
+    try:
+        raise ValueError({HOSTILE!r} + "\\n::stop-commands::[x]")
+    except ValueError:
+        logging.getLogger("niwfctl.x").exception("a batch could not be answered")
+"""
+    said = on_terminal("-c", script)
+    _, first, *trace = said.splitlines()
+    assert first == "a batch could not be answered" and "\x1b" not in said
+    assert trace[0] == "| Traceback (most recent call last):" and trace[1].startswith("|   File ")
+    assert trace[-2:] == [f"| ValueError: {SHOWN}", "| ::stop-commands::[x]"]
+
+
 def test_an_answer_is_exact_in_a_pipe_and_harmless_on_a_terminal() -> None:
     said = on_terminal("-c", ANSWER)
     assert said.startswith("a�[2J�]0;title��31m�b") and "\x1b" not in said
