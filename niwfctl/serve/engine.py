@@ -72,13 +72,13 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, "niwfctl-model") as worker:
             self._working = asyncio.create_task(self._work(worker))
+            self._working.add_done_callback(_log_death)
             try:
                 yield
             finally:
                 self.close()
                 self._working.cancel()
-                with suppress(asyncio.CancelledError):
-                    await self._working
+                await asyncio.wait([self._working])
 
     def require_working(self) -> None:
         """Requires that requests are taken and answered.
@@ -345,6 +345,11 @@ class Engine:
 
     def _tell(self, job: Job, event: Piece | Exception) -> None:
         self._loop.call_soon_threadsafe(job.events.put_nowait, event)
+
+
+def _log_death(working: asyncio.Task[None]) -> None:
+    if not working.cancelled() and (error := working.exception()):
+        logger.error("no request can be answered any more", exc_info=error)
 
 
 def _too_long(asked: AnyRequest, why: str) -> ApiError:

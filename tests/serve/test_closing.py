@@ -30,6 +30,19 @@ def test_who_bears_no_key_may_ask_how_the_server_is(orchard: Path, model: Model)
         assert "restart it" in health(served).json()["error"]["message"]
 
 
+def test_the_log_says_why_what_answers_has_died(
+    orchard: Path, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(Repository.open(orchard), model) as served:
+        assert health(served).status_code == 200  # it runs
+        loop = served.engine._working.get_loop()
+        loop.call_soon_threadsafe(served.engine._queue.put_nowait, None)  # which is no job
+        wait_until(served.engine._working.done)
+        assert "its log says why" in health(served).json()["error"]["message"]
+        (told,) = (one for one in caplog.records if one.name == "niwfctl.serve.engine")
+    assert "no request can be answered" in told.message and told.exc_info[0] is AttributeError
+
+
 @contextmanager
 def terminated(served: Served) -> Iterator[Iterator]:
     """A block after SIGTERM came in the middle of an answer; it gets the rest of the stream."""
