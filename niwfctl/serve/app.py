@@ -20,7 +20,7 @@ from niwfctl.serve.admission import HEALTH, RequireHost, RequireKey, TakePlace, 
 from niwfctl.serve.errors import UNREADABLE, ApiError, as_api_error, of_fields
 from niwfctl.serve.log import LogRequests
 from niwfctl.serve.protocol import AnyRequest, ChatRequest, CompletionRequest
-from niwfctl.serve.replies import Json, model_card, reply_to, usage
+from niwfctl.serve.replies import Json, answerer, model_card, reply_to, usage
 
 if TYPE_CHECKING:
     from niwfctl.serve.engine import Engine
@@ -122,7 +122,7 @@ async def _answer(engine: Engine, asked: AnyRequest, request: Request) -> Respon
         if not asked.stream:
             found = [first, *[piece async for piece in pieces]]
             return JSONResponse(
-                reply_to(asked).whole(first.model, _whole(found, len(jobs)), _usage(jobs))
+                reply_to(asked).whole(answerer(jobs), _whole(found, len(jobs)), _usage(jobs))
             )
     events = _events(asked, jobs, first, pieces)
     return StreamingResponse(events, media_type="text/event-stream", headers=_UNBUFFERED)
@@ -168,7 +168,7 @@ async def _events(
             yield _event(as_api_error(error).body)
             return
     if asked.stream_options.include_usage:
-        yield _event(reply.last(first.model, _usage(jobs)))
+        yield _event(reply.last(answerer(jobs), _usage(jobs)))
     yield "data: [DONE]\n\n"
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from niwfctl.serve.replies import answerer
+
 if TYPE_CHECKING:
     from niwfctl.serve.jobs import Job
 
@@ -51,7 +53,7 @@ class LogRequests:
 def _answers(jobs: Sequence[Job], begun: float) -> dict[str, object]:
     starts = [job.begun for job in jobs if job.begun is not None]
     return {
-        "answered_by": next((job.answered_by for job in jobs if job.answered_by), None),
+        "answered_by": answerer(jobs),
         "prompt_tokens": sum(len(job.row.prompt) for job in jobs),
         "completion_tokens": sum(job.row.count for job in jobs),
         "complete": bool(jobs) and all(job.row.ended for job in jobs),

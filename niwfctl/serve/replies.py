@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from niwfctl.serve.protocol import AnyRequest, ChatRequest
+
+if TYPE_CHECKING:
+    from niwfctl.serve.jobs import Job
 
 Json = dict[str, Any]
 
@@ -74,6 +77,15 @@ class ChatReply(Reply):
 def reply_to(asked: AnyRequest) -> Reply:
     """An empty answer of the request's kind."""
     return ChatReply() if isinstance(asked, ChatRequest) else Reply()
+
+
+def answerer(jobs: Sequence[Job]) -> str | None:
+    """The model that answers a request; where its prompts have several owners, the one it named.
+
+    None as long as none is known.
+    """
+    found = {job.answered_by for job in jobs if job.answered_by}
+    return jobs[0].model if len(found) > 1 else next(iter(found), None)
 
 
 def usage(prompt: int, answer: int) -> Json:

@@ -2,19 +2,21 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import httpx2 as httpx
 import openai
 import pytest
 from openai import OpenAI
-from serve.conftest import APPLES, PLUMS, Served
+from serve.conftest import APPLES, PLUMS, Served, serving, wait_until
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
 from niwfctl.backbone.template import render
 from niwfctl.records import Message
+from niwfctl.repository import Repository
 from niwfctl.repository.model import Model
 
 SAY = [{"role": "user", "content": APPLES}]
@@ -243,6 +245,34 @@ def test_several_texts_are_each_gone_on_with_as_alone(client: OpenAI, stream: bo
         assert [choice.index for choice in together.choices] == [0, 1, 2]
         for kind in ("prompt_tokens", "completion_tokens", "total_tokens"):
             assert getattr(together.usage, kind) == sum(getattr(one.usage, kind) for one in alone)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_auto_names_no_owner_for_all_where_several_texts_have_different_ones(
+    orchard: Path, model: Model, stream: bool
+) -> None:
+    lines: list[str] = []
+    asked = [
+        render(model.backbone.tokenizer, [Message("user", words)]) for words in (APPLES, PLUMS)
+    ]
+    with serving(Repository.open(orchard), model, log=lines.append) as served:
+        create = partial(served.client.completions.create, model="auto", max_tokens=2)
+        owners = [create(prompt=text).model for text in asked]
+        assert owners == ["apple", "plum"]
+        more = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        for texts, expected in (asked, "auto"), (asked[1:] * 2, "plum"):
+            found = create(prompt=texts, **more)
+            *chunks, whole = found if stream else [found]
+            assert whole.usage.completion_tokens == 4 and whole.model == expected
+            for chunk in chunks:
+                assert chunk.model == owners[asked.index(texts[chunk.choices[0].index])]
+            wait_until(lambda expected=expected: _answered_by(lines) == expected)
+
+
+def _answered_by(lines: Sequence[str]) -> str:
+    """Who answered the last request of two texts of two tokens each."""
+    pairs = [line for line in map(json.loads, lines) if line["completion_tokens"] == 4]
+    return pairs[-1]["answered_by"] if pairs else ""
 
 
 @pytest.mark.parametrize("prompt", ["", ["a", ""], [1, 2], [[1, 2]], ["a", [1]], [], None, 5])
