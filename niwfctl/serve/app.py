@@ -64,7 +64,7 @@ def create_app(
         app.add_middleware(LogRequests, write=log)
     started = int(time.time())
 
-    @app.get(HEALTH)
+    @app.api_route(HEALTH, methods=["GET", "HEAD"])
     async def health() -> Json:
         engine.require_working()
         return {"status": "ok"}

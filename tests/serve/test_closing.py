@@ -43,6 +43,11 @@ def test_the_log_says_why_what_answers_has_died(
     assert "no request can be answered" in told.message and told.exc_info[0] is AttributeError
 
 
+def test_a_probe_may_ask_for_the_head_alone(served: Served) -> None:
+    answer = httpx.head(served.url.removesuffix("/v1") + "/health")
+    assert answer.status_code == 200 and answer.content == b""
+
+
 @contextmanager
 def terminated(served: Served) -> Iterator[Iterator]:
     """A block after SIGTERM came in the middle of an answer; it gets the rest of the stream."""
