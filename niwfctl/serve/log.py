@@ -51,11 +51,11 @@ class LogRequests:
 
 
 def _answers(jobs: Sequence[Job], begun: float) -> dict[str, object]:
-    starts = [job.begun for job in jobs if job.begun is not None]
+    read = [job for job in jobs if job.begun is not None]
     return {
         "answered_by": answerer(jobs),
-        "prompt_tokens": sum(len(job.row.prompt) for job in jobs),
-        "completion_tokens": sum(job.row.count for job in jobs),
+        "prompt_tokens": sum(len(job.row.prompt) for job in read),
+        "completion_tokens": sum(job.row.count for job in read),
         "complete": bool(jobs) and all(job.row.ended for job in jobs),
-        "seconds_queued": round(min(starts) - begun, 3) if starts else None,
+        "seconds_queued": round(min(job.begun for job in read) - begun, 3) if read else None,
     }

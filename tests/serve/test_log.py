@@ -41,6 +41,21 @@ def test_every_request_for_an_answer_is_a_line_with_what_it_was_and_took(
     assert APPLES not in "".join(lines) and whole["time"].endswith("+00:00")
 
 
+def test_no_tokens_are_told_of_a_prompt_that_was_not_answered_since_another_was_refused(
+    orchard: Path, model: Model
+) -> None:
+    lines: list[str] = []
+    with serving(Repository.open(orchard), model, log=lines.append) as served:
+        create = served.client.completions.create
+        with suppress(openai.BadRequestError):
+            create(model="base", prompt=["abc", "ab " * 1000])
+        wait_until(lambda: len(lines) == 1)
+    refused = json.loads(lines[0])
+    assert refused["status"] == 400 and not refused["complete"]
+    assert refused["prompt_tokens"] == refused["completion_tokens"] == 0
+    assert refused["seconds_queued"] is None
+
+
 def test_what_clients_call_a_model_cannot_steer_a_terminal_or_fill_the_log(
     orchard: Path, model: Model
 ) -> None:
