@@ -74,7 +74,7 @@ def evaluate(
 ) -> None:
     """Measure the base and capabilities on data: perplexity of the answers."""
     from niwfctl.repository import Repository
-    from niwfctl.repository.measure import Bench, Data, Rows, warn_of_learned_rows
+    from niwfctl.repository.measure import Bench, Data, RowFigures, warn_of_learned_rows
 
     if matrix and names:
         raise UsageError("--matrix measures every capability: give no names, only their data")
@@ -109,7 +109,7 @@ def evaluate(
     with measuring_progress() as report:
         bench = Bench(repository, report, recall=False)
         found = [
-            (one.target, rows := Rows(), bench.measure(one, read, rows=rows, **how))
+            (one.target, rows := RowFigures(), bench.measure(one, read, rows=rows, **how))
             for one in subjects
         ]
     if predictions:

@@ -16,7 +16,7 @@ from niwfctl.errors import UsageError
 
 if TYPE_CHECKING:
     from niwfctl.records import Example
-    from niwfctl.repository.measure import Rows
+    from niwfctl.repository.measure import RowFigures
     from niwfctl.repository.mixture import Bid
 
 
@@ -62,7 +62,7 @@ def contest_json(source: str, example: Example, bids: Sequence[Bid], expected: s
     }
 
 
-def predictions_json(about: Json, examples: Sequence[Example], rows: Rows) -> Iterator[Json]:
+def predictions_json(about: Json, examples: Sequence[Example], rows: RowFigures) -> Iterator[Json]:
     """What was measured of each row.
 
     Args:

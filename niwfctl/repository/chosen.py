@@ -111,7 +111,7 @@ class Mixtures:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowCapabilities:
     """A capability for each row.
 
     Attributes:
@@ -158,7 +158,7 @@ class Chosen:
 
     field: ActiveField | Blend | None
     label: str
-    rows: Rows | None = None
+    rows: RowCapabilities | None = None
     routes: Mapping[str, Routes] = field(default_factory=dict)
 
     def each(self, adapter: FieldAdapter, resident: Resident, count: int) -> Each:

@@ -131,7 +131,7 @@ class Measured:
 
 
 @dataclass
-class Rows:
+class RowFigures:
     """What was measured of each row, in their order.
 
     Attributes:
@@ -211,7 +211,7 @@ class Bench:
         exact_match: bool = False,
         longest_answer: int = LONGEST_ANSWER,
         batch_size: int = BATCH_SIZE,
-        rows: Rows | None = None,
+        rows: RowFigures | None = None,
     ) -> Measured:
         """Perplexity, and exact match if asked.
 
@@ -226,7 +226,7 @@ class Bench:
             DataError, UsageError: an example is longer than the backbone can read.
             ObjectError: an object is missing or corrupt.
         """
-        fresh, rows = rows is not None, rows or Rows()
+        fresh, rows = rows is not None, rows or RowFigures()
         question = _Question(subject, data, label or subject.target or BASE_NAME, fresh)
         score = partial(_score, batch_size, rows)
         match = partial(_match, batch_size, longest_answer, rows)
@@ -307,7 +307,7 @@ def _owned(model: Model, examples: Sequence[Example], done: Done) -> _Owned:
 
 
 def _score(
-    batch_size: int, rows: Rows, model: Model, examples: Sequence[Example], done: Done
+    batch_size: int, rows: RowFigures, model: Model, examples: Sequence[Example], done: Done
 ) -> _Scored:
     found = model.score(examples, batch_size, lambda rows, _: done(rows))
     rows.losses, rows.tokens = found.losses.tolist(), found.lengths.tolist()
@@ -317,7 +317,7 @@ def _score(
 def _match(
     batch_size: int,
     longest: int,
-    rows: Rows,
+    rows: RowFigures,
     model: Model,
     examples: Sequence[Example],
     done: Done,

@@ -21,7 +21,15 @@ from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.naming import under
 from niwfctl.records import Example, Message
 from niwfctl.repository.backbone import fitting, pinned_source
-from niwfctl.repository.chosen import AUTO, Chosen, Each, Mixtures, Rows, called, is_routed
+from niwfctl.repository.chosen import (
+    AUTO,
+    Chosen,
+    Each,
+    Mixtures,
+    RowCapabilities,
+    called,
+    is_routed,
+)
 from niwfctl.repository.mixture import Mixture, Routes
 from niwfctl.repository.one_thread import one_thread
 from niwfctl.repository.places import Places
@@ -163,7 +171,7 @@ class Model(Places):
                 "make one active for all rows, call `use`"
             )
         names = tuple(capabilities)
-        rows = Rows(names, {name: self._mixture(name) for name in dict.fromkeys(names)})
+        rows = RowCapabilities(names, {name: self._mixture(name) for name in dict.fromkeys(names)})
         field = self.resident.acting(rows.at(range(len(names))))
         label = f"for each row its own ({reprlib.repr([called(name) for name in names])[1:-1]})"
         self._choose(Chosen(field, label, rows, self._routes(names)))
