@@ -20,7 +20,7 @@ from niwfctl.config import first_problem
 from niwfctl.errors import FormatError, UsageError
 from niwfctl.field.basis import Basis, Site
 from niwfctl.field.compress import padded, relative_error, squared_norm
-from niwfctl.repository.patterns import matching, obstacle
+from niwfctl.repository.patterns import matching, pattern_problem
 from niwfctl.training.run import LARGEST_RANK
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -214,7 +214,7 @@ def _obstacle(config: AdapterConfig) -> str | None:
             "`path_initial_model_for_weight_conversion`)"
         )
     for pattern in (config.rank_pattern, config.alpha_pattern):
-        if problem := obstacle(pattern or {}):
+        if problem := pattern_problem(pattern or {}):
             return problem
     for entry, value in (config.model_extra or {}).items():
         if value and entry not in _WITHOUT_EFFECT:

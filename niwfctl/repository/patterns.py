@@ -28,7 +28,7 @@ def matching(pattern: Mapping[str, Number] | None, module: str, usual: Number) -
     return next((entry for key, entry in entries if _compiled(key).match(module)), usual)
 
 
-def obstacle(pattern: Mapping[str, float]) -> str | None:
+def pattern_problem(pattern: Mapping[str, float]) -> str | None:
     """Why a pattern is not taken, as a predicate of its file."""
     repeating = sum(any(sign in key for sign in _REPEATS) for key in pattern)
     if len(pattern) > _MOST_KEYS or repeating > _MOST_REPEATING:
