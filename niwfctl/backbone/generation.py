@@ -169,10 +169,6 @@ class Request:
             self.hand_on(piece)
 
 
-def _never() -> bool:
-    return False
-
-
 def _drawn(chances: Tensor, random: torch.Generator) -> Tensor:
     """An index drawn with chances [n], int64 [1]: the same that `torch.multinomial` draws.
 
@@ -187,7 +183,7 @@ def answer(
     backbone: Backbone,
     adapter: FieldAdapter,
     requests: Sequence[Request],
-    pause: Callable[[], bool] = _never,
+    pause: Callable[[], bool] = lambda: False,
 ) -> None:
     """Answers requests in one batch, each as if alone, with what is active in the adapter.
 

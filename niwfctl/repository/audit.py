@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from niwfctl.atlas import Atlas
 from niwfctl.field.cell import Cell
 from niwfctl.field.routing import Claim, shadowed, won
-from niwfctl.repository.routing import (
-    RoutedRegion,
-    base_tensors,
-    needed,
-    routed_regions,
-    won_of_base,
-)
-
-if TYPE_CHECKING:
-    from niwfctl.repository.repository import Repository
+from niwfctl.repository.routing import RoutedRegion, needed, won_of_base
 
 SLACK = 1e-3  # nats by which a platform that rounds differently may find another bias or margin
 NOTICEABLE = 0.02  # of a region's anchors
@@ -83,15 +72,17 @@ class Audit:
     most: tuple[str, float] | None
 
 
-def audited(repository: Repository, atlas: Atlas) -> Audit:
+def audited(base: dict[str, Tensor], regions: Sequence[RoutedRegion]) -> Audit:
     """Counts takeover again from cells and anchors.
 
-    Raises:
-        ObjectError: an object is missing or corrupt.
+    Args:
+        base: what `base_tensors` has of it.
+        regions: the routed ones of an atlas, in their order.
     """
-    base, found, earlier = base_tensors(repository), [], []
+    found: list[Excess] = []
+    earlier: list[RoutedRegion] = []
     lost: dict[int, Tensor] = {}
-    for routed in routed_regions(repository, atlas):
+    for routed in regions:
         terms = routed.entry.terms
         for index, other in enumerate(earlier):
             if other.entry.id not in terms.supersedes:
@@ -112,17 +103,16 @@ def audited(repository: Repository, atlas: Atlas) -> Audit:
     )
 
 
-def silenced(repository: Repository, atlas: Atlas) -> list[Silenced]:
+def silenced(base: dict[str, Tensor], regions: Sequence[RoutedRegion]) -> list[Silenced]:
     """The regions that the lock would hold back less today than their manifests do.
 
     That may be a figure that someone edited; but a removal also leaves one, since it changes no
     other capability.
 
-    Raises:
-        ObjectError: an object is missing or corrupt.
+    Args:
+        base, regions: as of `audited`.
     """
-    base, routed = base_tensors(repository), routed_regions(repository, atlas)
-    lost = ((one.name, _held_back(one, routed[:i], base)) for i, one in enumerate(routed))
+    lost = ((one.name, _held_back(one, regions[:i], base)) for i, one in enumerate(regions))
     return [Silenced(name, share) for name, share in lost if share]
 
 

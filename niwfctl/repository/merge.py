@@ -130,14 +130,15 @@ def _routed(
 ) -> tuple[Atlas, dict[str, Any]]:
     """The atlas with its routing settled, and the report's fields about that."""
     from niwfctl.repository.audit import audited
-    from niwfctl.repository.routing import newly_shadowed, settled
+    from niwfctl.repository.routing import base_tensors, newly_shadowed, routed_regions, settled
 
     atlas = settled(repository, union)
+    found = audited(base_tensors(repository), routed_regions(repository, union))
     before, after = _biases(union), _biases(atlas)
     biases = {of: (before[of], after[of]) for of in before if before[of] != after[of]}
     return atlas, {
         "biases": biases,
-        "takeovers": audited(repository, union).excesses,
+        "takeovers": found.excesses,
         "shadowed": newly_shadowed(sides, atlas, repository.config.routing.max_shadow),
     }
 

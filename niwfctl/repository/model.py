@@ -241,8 +241,7 @@ class Model(Places):
                 out of its range, or several capabilities are active after `use_each`.
             DataError: a turn has an unknown role, or the template refuses the conversation.
         """
-        longest = USUAL if max_new_tokens is None else max_new_tokens
-        options = AnswerOptions(longest, temperature, top_p, seed, _texts(stop))
+        options = _options(max_new_tokens, temperature, top_p, seed, stop)
         request = self.request(conversation(prompt), options, max_new_tokens is None)
         if stream:
             request.hand_on = stream
@@ -273,8 +272,7 @@ class Model(Places):
             DataError: as `generate`.
         """
         require_positive("batch_size", batch_size)
-        longest = USUAL if max_new_tokens is None else max_new_tokens
-        options = AnswerOptions(longest, temperature, top_p, seed, _texts(stop))
+        options = _options(max_new_tokens, temperature, top_p, seed, stop)
         shorten = max_new_tokens is None
         requests = [self.request(one.messages, options, shorten) for one in prompted(prompts)]
         each = self._each(len(requests))
@@ -351,5 +349,13 @@ class Model(Places):
         )
 
 
-def _texts(stop: str | Sequence[str]) -> tuple[str, ...]:
-    return (stop,) if isinstance(stop, str) else tuple(stop)
+def _options(
+    max_new_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    seed: int | None,
+    stop: str | Sequence[str],
+) -> AnswerOptions:
+    longest = USUAL if max_new_tokens is None else max_new_tokens
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    return AnswerOptions(longest, temperature, top_p, seed, stops)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from niwfctl.atlas import Atlas, check_name
 from niwfctl.errors import UsageError
 from niwfctl.layout import manifest_file
+from niwfctl.repository.trainings import uncommitted
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -72,8 +73,7 @@ def require_free(repository: Repository, name: str, atlas: Atlas | None = None) 
             f"{name!r} is already a capability, and what is committed never changes: choose "
             "another name"
         )
-    training = repository.trainings.get(name)
-    if training and not repository.committed(training):
+    if uncommitted(repository, name):
         raise UsageError(
             f"{name!r} has an uncommitted training, which could then not be committed: choose "
             f"another name, or commit it first with `niwfctl commit {name}`"

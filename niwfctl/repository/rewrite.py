@@ -17,6 +17,7 @@ from niwfctl.repository.checkout import activate, active
 from niwfctl.repository.names import require_file_name, require_free, warn_of_ref
 from niwfctl.repository.record import record
 from niwfctl.repository.same_field import require_same_field
+from niwfctl.repository.trainings import uncommitted
 from niwfctl.repository.underway import require_ready
 from niwfctl.typed import command_line
 
@@ -113,8 +114,7 @@ def rename(repository: Repository, old: str, new: str, message: str | None) -> s
         Busy: a training is in progress.
         StorageError: the disk is full or read-only.
     """
-    run = None if old in repository.atlas() else repository.trainings.get(old)
-    if run and not repository.committed(run):
+    if old not in repository.atlas() and (run := uncommitted(repository, old)):
         _rename_training(repository, run, new, message)
         return None
 

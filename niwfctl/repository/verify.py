@@ -36,6 +36,7 @@ from niwfctl.repository.model import Model
 from niwfctl.repository.objects import obtain
 from niwfctl.repository.pointers import pointer_problem, read_pointers
 from niwfctl.repository.regions import load_region, read_coordinates, read_region
+from niwfctl.repository.routing import base_tensors, routed_regions
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -230,14 +231,15 @@ def _strays(
 
 
 def _routing(repository: Repository, atlas: Atlas) -> Check:
-    found = audited(repository, atlas)
+    base, regions = base_tensors(repository), routed_regions(repository, atlas)
+    found = audited(base, regions)
     detail = "no region takes over more of an earlier one than it may"
     if found.most:
         name, share = found.most
         detail += f"; all later ones together win at most {share:.1%} of one, of {name}"
     if exempt := _exempt(repository, atlas):
         detail += f"; by their own terms, {exempt}"
-    if held_back := silenced(repository, atlas):
+    if held_back := silenced(base, regions):
         detail += f"; {'; '.join(map(str, held_back))} (`niwfctl merge HEAD` settles it)"
     if found.excesses:
         said = "; ".join(map(str, found.excesses))
