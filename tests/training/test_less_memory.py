@@ -3,14 +3,14 @@
 import gc
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import QUICK
 from tiny import save_tiny
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -202,11 +202,19 @@ def test_memory_that_will_not_suffice_is_told_with_the_size_of_the_largest_batch
     assert all(one.grad is None for one in trainer.parameters())
 
 
-def sizes_alive() -> dict[int, int]:
-    """Bytes of the tensors that no graph made, by the place of their memory."""
-    tensors = (one for one in gc.get_objects() if issubclass(type(one), Tensor))
-    leaves = (one.untyped_storage() for one in tensors if one.grad_fn is None)
-    return {storage.data_ptr(): storage.nbytes() for storage in leaves}
+def storages_alive(more: Iterable[Tensor | None] = ()) -> dict[int, UntypedStorage]:
+    """The memory of the tensors that no graph made, and of `more`, by its place.
+
+    Who keeps it keeps the memory too, so that no later tensor is found at the same place.
+    """
+    gc.collect()
+    tensors = [one for one in gc.get_objects() if issubclass(type(one), Tensor)]
+    leaves = [one for one in (*tensors, *more) if one is not None and one.grad_fn is None]
+    return {(held := one.untyped_storage()).data_ptr(): held for one in leaves}
+
+
+def bytes_since(before: dict[int, UntypedStorage], now: dict[int, UntypedStorage]) -> int:
+    return sum(held.nbytes() for place, held in now.items() if place not in before)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "paged_adamw_8bit"])
@@ -219,15 +227,13 @@ def test_a_rehearsal_takes_the_memory_of_gradients_and_moments_and_gives_it_back
     taken, loss = [], trainer.scorer.loss
 
     def noted(rows: list[Tokens]) -> tuple[Tensor, int]:
-        held = sizes_alive()
-        gradients = [one.grad for one in trainer.parameters() if one.grad is not None]
-        held |= {one.data_ptr(): one.nbytes for one in gradients}
-        taken.append(sum(size for place, size in held.items() if place not in before))
+        gradients = (parameter.grad for parameter in trainer.parameters())
+        taken.append(bytes_since(before, storages_alive(gradients)))
         return loss(rows)
 
-    trainer.scorer.loss, before = noted, sizes_alive()
+    trainer.scorer.loss, before = noted, storages_alive()
     rehearse(trainer)
-    left = sum(size for place, size in sizes_alive().items() if place not in before)
+    left = bytes_since(before, storages_alive())
     assert left < taken[0] / 100 and not trainer.optimizer.state  # the last batch's coordinates
     trainer.scorer.loss = loss
     trainer.step()
@@ -240,7 +246,7 @@ def test_a_rehearsal_takes_the_memory_of_gradients_and_moments_and_gives_it_back
     ]
     assert (sum(moments) == 8 * sum(numbers)) == (optimizer == "adamw")
     assert taken == [sum(moments) + (grad_accum > 1) * 4 * sum(numbers)]
-    trainer.scorer.loss, before = noted, sizes_alive()
+    trainer.scorer.loss, before = noted, storages_alive()
     rehearse(trainer)
     assert taken[1:] == [taken[0] - sum(moments)]  # they are there now
 
