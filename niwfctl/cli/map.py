@@ -65,7 +65,7 @@ def draw_map(
         emit_json(_map_json(drawn))
     elif html or picture:
         regions, prompts = len(drawn.areas), len(drawn.prompts) + sum(map(len, drawn.data.values()))
-        out.print(f"{html or picture}: {regions} regions, {prompts} prompts", markup=False)
+        out.print(f"{html or picture}: regions {regions}, prompts {prompts}", markup=False)
     else:
         _show(drawn)
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from niwfctl.cli.drawing.canvas import DOTS, Canvas
-from niwfctl.cli.drawing.captions import one_line
+from niwfctl.cli.drawing.captions import shortened
 from niwfctl.cli.drawing.labels import Box, place
 from niwfctl.cli.drawing.look import COLOURS, SHAPES
 
@@ -59,10 +59,10 @@ def test_forty_two_capabilities_look_different() -> None:
 def test_a_line_has_no_control_characters_and_is_no_longer_than_asked(
     text: str, longest: int
 ) -> None:
-    line = one_line(text, longest)
+    line = shortened(text, longest)
     assert len(line) <= longest and line.isprintable()
 
 
 def test_a_line_of_plain_words_stays_as_it_is() -> None:
-    assert one_line("two  words\n\x1b[31mred\u202e", 80) == "two words [31mred"
-    assert one_line("abcdef", 4) == "abc…"
+    assert shortened("two  words\n\x1b[31mred\u202e", 80) == "two words [31mred"
+    assert shortened("abcdef", 4) == "abc…"

@@ -91,7 +91,7 @@ def test_the_page_shows_all_of_it_and_asks_for_nothing(
 ) -> None:
     file = tmp_path / "map.html"
     done = niwfctl("-C", mapped.path, "map", "--html", file, "--prompt", "Say apple 3.")
-    assert done.exit_code == 0 and "3 regions, 1 prompts" in done.stdout
+    assert done.exit_code == 0 and "regions 3, prompts 1" in done.stdout
     text = file.read_text("utf-8")
     for area in chart(mapped).areas:
         assert f'id="{area.name}.{area.entry.id}"' in text

@@ -84,7 +84,7 @@ def composition(chart: Map, capability: Capability) -> str:
     return f"{capability.name} answers with whichever of {names} owns the prompt"
 
 
-def one_line(text: str, longest: int) -> str:
+def shortened(text: str, longest: int) -> str:
     """A text without line breaks and control characters, shortened."""
     line = " ".join("".join(one if one.isprintable() else " " for one in text).split())
     return line if len(line) <= longest else f"{line[: longest - 1]}…"

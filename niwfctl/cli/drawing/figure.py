@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from niwfctl.cli.drawing.captions import one_line, owner
+from niwfctl.cli.drawing.captions import owner, shortened
 from niwfctl.cli.drawing.layout import Frame, Lettering, by_owner, labels, thickness
 from niwfctl.cli.drawing.look import look_of, looks, sights
 
@@ -48,7 +48,7 @@ def figure(chart: Map, form: str) -> bytes:
 
 def _lines(chart: Map) -> list[str]:
     lines = [
-        f"{number} {owner(chart, point.owner)}: {one_line(text, LONGEST)}"
+        f"{number} {owner(chart, point.owner)}: {shortened(text, LONGEST)}"
         for number, (text, point) in enumerate(chart.prompts, 1)
     ]
     more = len(lines) - LISTED

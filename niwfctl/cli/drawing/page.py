@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from niwfctl.atlas import BASE_NAME
-from niwfctl.cli.drawing.captions import composition, facts, legend, one_line, owner, says, tally
+from niwfctl.cli.drawing.captions import composition, facts, legend, owner, says, shortened, tally
 from niwfctl.cli.drawing.layout import Frame, Lettering, by_owner, labels, thickness
 from niwfctl.cli.drawing.look import look_of, looks, sights
 
@@ -76,11 +76,11 @@ def page(chart: Map, title: str) -> str:
         rows=[(look[i], one.label, facts(chart, i)) for i, one in enumerate(chart.areas)],
         composed=[composition(chart, capability) for capability in chart.composed],
         prompts=[
-            (look_of(look, point.owner), owner(chart, point.owner), one_line(text, LONGEST))
+            (look_of(look, point.owner), owner(chart, point.owner), shortened(text, LONGEST))
             for text, point in chart.prompts
         ],
         files=[
-            (one_line(file, LONGEST), len(points), tally(chart, points))
+            (shortened(file, LONGEST), len(points), tally(chart, points))
             for file, points in chart.data.items()
         ],
         script=script,
@@ -120,7 +120,7 @@ def _crowds(chart: Map, frame: Frame) -> Iterator[Mark]:
     for file, placed in chart.data.items():
         for at, points in by_owner(placed).items():
             count = f"{len(points)} of {len(placed)} prompts"
-            text = f"{one_line(file, LONGEST)}\n{count}\nanswered by: {owner(chart, at)}"
+            text = f"{shortened(file, LONGEST)}\n{count}\nanswered by: {owner(chart, at)}"
             path = _path(points, frame, _cross(ANCHOR + 1))
             yield Mark("scatter", path, look_of(look, at).colour, text)
 
@@ -135,7 +135,7 @@ def _centres(chart: Map, frame: Frame) -> Iterator[Mark]:
 def _prompts(chart: Map, frame: Frame) -> Iterator[Mark]:
     for number, (text, point) in enumerate(chart.prompts, 1):
         answers = f"answered by: {owner(chart, point.owner)}"
-        said = f"prompt {number}\n{one_line(text, LONGEST)}\n{answers}"
+        said = f"prompt {number}\n{shortened(text, LONGEST)}\n{answers}"
         path = _path([point], frame, _cross(PROMPT))
         yield Mark("prompt", path, "currentColor", said, f"prompt-{number}", 3.0)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from niwfctl.cli.drawing.canvas import DOTS, Canvas
-from niwfctl.cli.drawing.captions import composition, facts, one_line, owner, tally
+from niwfctl.cli.drawing.captions import composition, facts, owner, shortened, tally
 from niwfctl.cli.drawing.layout import Frame, Lettering, labels
 from niwfctl.cli.drawing.look import Look, look_of, looks, sights
 
@@ -34,10 +34,10 @@ def draw(chart: Map, columns: int) -> Iterator[Text]:
     for capability in chart.composed:
         yield Text(f"  {composition(chart, capability)}")
     for number, (text, point) in enumerate(chart.prompts, 1):
-        line = f"{number} {owner(chart, point.owner)}: {one_line(text, LONGEST)}"
+        line = f"{number} {owner(chart, point.owner)}: {shortened(text, LONGEST)}"
         yield _marked(look_of(look, point.owner), line)
     for file, points in chart.data.items():
-        yield Text(f"  {one_line(file, len(file))}: {len(points)} prompts, {tally(chart, points)}")
+        yield Text(f"  {shortened(file, len(file))}: {len(points)} prompts, {tally(chart, points)}")
 
 
 def _marked(look: Look, line: str) -> Text:
