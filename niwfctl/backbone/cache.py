@@ -13,7 +13,7 @@ from pathlib import Path
 
 from niwfstore.atomic import fsync_dir
 
-from niwfctl.backbone.identity import earlier_identity, files_identity
+from niwfctl.backbone.identity import earlier_identities, files_identity
 from niwfctl.errors import BackboneError
 
 _SCRATCH = ".tmp-"
@@ -37,7 +37,9 @@ def is_whole(folder: Path) -> bool:
     """Whether a kept folder still is what was written."""
     try:
         written = (folder / IDENTITY).read_text()
-        return written in (how(folder, hashes()) for how in (files_identity, earlier_identity))
+        return written == files_identity(folder, hashes()) or written in earlier_identities(
+            folder, hashes()
+        )
     except (OSError, ValueError, BackboneError):
         return False
 

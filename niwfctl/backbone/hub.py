@@ -7,7 +7,7 @@ from pathlib import Path
 from niwfctl.backbone.identity import DEFINING
 from niwfctl.errors import BackboneError, reason
 
-_BESIDE = ("*.safetensors.index.json", "special_tokens_map.json")
+_INDEX = "*.safetensors.index.json"
 _TWICE = ("consolidated*", "original/*")  # the same weights for other libraries
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
@@ -30,7 +30,7 @@ def snapshot(model: str, revision: str | None, instead: str) -> tuple[Path, str]
         folder = snapshot_download(
             model,
             revision=revision,
-            allow_patterns=[*DEFINING, *_BESIDE],
+            allow_patterns=[*DEFINING, _INDEX],
             ignore_patterns=list(_TWICE),
         )
     except GatedRepoError as error:  # a kind of RepositoryNotFoundError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from niwfstore import write_atomic
 
 from niwfctl.errors import BackboneError
 
-_EARLIER = (
+_FIRST = (
     "*.safetensors",
     "*.gguf",
     "config.json",
@@ -22,7 +22,8 @@ _EARLIER = (
 )
 _ENDS = "generation_config.json"  # which tokens end an answer
 _SPLIT = ("vocab.json", "merges.txt")  # read if there is no tokenizer.json
-DEFINING = (*_EARLIER, _ENDS, *_SPLIT)
+_BESIDE = ("special_tokens_map.json", "added_tokens.json", "additional_chat_templates/*.jinja")
+DEFINING = (*_FIRST, _ENDS, *_SPLIT, *_BESIDE)
 _ADAPTER = "adapter_config.json"  # transformers loads it with the model if PEFT is installed
 _CHOICE = "transformers_weights"  # entry of config.json
 
@@ -38,13 +39,18 @@ def files_identity(path: Path, cache: Path | None) -> str:
     Raises:
         BackboneError: there are no weight files.
     """
+    return _identity(path, (*_second(path), *_BESIDE), cache)
+
+
+def earlier_identities(path: Path, cache: Path | None) -> Iterator[str]:
+    """The identities that older repositories pin: they cover fewer files than `files_identity`."""
+    for patterns in (_second(path), _FIRST):
+        yield _identity(path, patterns, cache)
+
+
+def _second(path: Path) -> Sequence[str]:
     split = () if (path / "tokenizer.json").exists() else _SPLIT
-    return _identity(path, (*_EARLIER, _ENDS, *split), cache)
-
-
-def earlier_identity(path: Path, cache: Path | None) -> str:
-    """The identity that older repositories pin: it covers fewer files than `files_identity`."""
-    return _identity(path, _EARLIER, cache)
+    return (*_FIRST, _ENDS, *split)
 
 
 def _identity(path: Path, patterns: Sequence[str], cache: Path | None) -> str:
@@ -56,7 +62,8 @@ def _identity(path: Path, patterns: Sequence[str], cache: Path | None) -> str:
         )
     total = hashlib.sha256()
     for file in files:
-        total.update(f"{file.name} {_file_hash(file, cache)}\n".encode())
+        name = file.name if file == path else file.relative_to(path).as_posix()
+        total.update(f"{name} {_file_hash(file, cache)}\n".encode())
     return f"sha256:{total.hexdigest()}"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from niwfctl.backbone.cache import hashes
-from niwfctl.backbone.identity import earlier_identity
+from niwfctl.backbone.identity import earlier_identities
 from niwfctl.backbone.load import Source, resolve
 from niwfctl.errors import MemoryFull, OtherBackbone, of_memory
 
@@ -44,7 +44,7 @@ def pinned_source(repository: Repository) -> Source:
 def identities(source: Source) -> Iterator[str | None]:
     """All ids that may pin a backbone: older repositories used another hash, or a hub's commit."""
     yield from (source.identity, source.hub)
-    yield earlier_identity(Path(source.folder), hashes())  # last, since it reads every file
+    yield from earlier_identities(Path(source.folder), hashes())  # last: it reads every file
 
 
 @contextmanager

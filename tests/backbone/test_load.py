@@ -26,6 +26,7 @@ from niwfctl.field.basis import Basis
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.generator import Generator
 from niwfctl.records import Message
+from niwfctl.repository.backbone import identities
 
 TOKENS = torch.arange(40).reshape(2, 20)
 
@@ -266,6 +267,21 @@ def test_the_identity_covers_a_vocabulary_in_two_files_where_that_is_the_tokeniz
     before = identity()
     (copy / "merges.txt").write_text("a b")
     assert identity() != before
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["special_tokens_map.json", "added_tokens.json", "additional_chat_templates/default.jinja"],
+)
+def test_the_identity_covers_what_else_a_tokenizer_reads_and_older_pins_still_hold(
+    copy: Path, file: str
+) -> None:
+    before = resolve(str(copy))
+    (copy / file).parent.mkdir(exist_ok=True)
+    (copy / file).write_text("{}")
+    after = resolve(str(copy))
+    assert after.identity != before.identity
+    assert before.identity in identities(after)
 
 
 def test_weights_that_the_identity_does_not_cover_are_never_loaded(copy: Path) -> None:

@@ -10,7 +10,7 @@ from histories import limit
 from tiny import write_data
 from typer.testing import Result
 
-from niwfctl.backbone.identity import earlier_identity
+from niwfctl.backbone.identity import earlier_identities
 from niwfctl.repository import Repository
 
 Command = Callable[..., Result]
@@ -114,7 +114,7 @@ def test_a_limit_of_routing_that_is_raised_is_noted(
 def test_another_backbone_than_the_baselines_is_told_whatever_history_says(
     niwfctl: Command, gated: Repository, backbone: Path
 ) -> None:
-    now, earlier = gated.config.backbone.identity, earlier_identity(backbone, None)
+    now, (*_, earlier) = gated.config.backbone.identity, earlier_identities(backbone, None)
     file = gated.path / "niwf.toml"
     file.write_text(file.read_text().replace(now, earlier))
     gated.git.plain("commit", "--quiet", "--all", "-m", "As earlier versions pinned it")

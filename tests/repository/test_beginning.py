@@ -7,7 +7,7 @@ import pytest
 from histories import cut, limit
 from tiny import save_tiny
 
-from niwfctl.backbone.identity import earlier_identity
+from niwfctl.backbone.identity import earlier_identities
 from niwfctl.repository import Repository
 
 
@@ -74,7 +74,7 @@ def test_a_shallow_clone_says_what_it_cannot_compare(committed: Repository, tmp_
 def test_one_backbone_whose_identity_is_computed_in_two_ways_verifies(
     committed: Repository, backbone: Path
 ) -> None:
-    now, earlier = committed.config.backbone.identity, earlier_identity(backbone, None)
+    now, (*_, earlier) = committed.config.backbone.identity, earlier_identities(backbone, None)
     edit(committed, lambda text: text.replace(now, earlier))
     assert Repository.open(committed.path).verify().ok
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import HUB_COMMIT
 
-from niwfctl.backbone.identity import earlier_identity
+from niwfctl.backbone.identity import earlier_identities
 from niwfctl.repository import Repository
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -72,7 +72,8 @@ def test_what_an_earlier_version_made_on_the_same_backbone_can_be_taken_in(
     fresh: Repository, committed: Repository, backbone: Path, tmp_path: Path
 ) -> None:
     config, pinned = committed.path / "niwf.toml", committed.config.backbone.identity
-    config.write_text(config.read_text().replace(pinned, earlier_identity(backbone, None)))
+    *_, earlier = earlier_identities(backbone, None)
+    config.write_text(config.read_text().replace(pinned, earlier))
     committed.git.plain("commit", "--quiet", "--all", "-m", "As before")
     assert Repository.open(committed.path).config.backbone.identity != pinned
     committed.write_bundle(tmp_path / "bundle")
