@@ -12,7 +12,7 @@ from niwfctl.config import FILE
 from niwfctl.errors import Conflict, UsageError, shares_text
 from niwfctl.layout import ATTRIBUTES_FILE, OURS, is_ours
 from niwfctl.repository.names import require_distinct, require_free
-from niwfctl.repository.record import changed_files, record
+from niwfctl.repository.record import changed_files, lacking, record
 from niwfctl.repository.same_field import require_same_field
 from niwfctl.repository.underway import require_ended
 from niwfctl.storage import storing
@@ -113,12 +113,12 @@ def _merge(repository: Repository, revision: str, resolution: Resolution, messag
 
 
 def _settle(repository: Repository, head: str) -> Merged:
-    """Restores the routing lock where plain `git merge` joined two branches."""
+    """Restores the routing lock, and lost pointers, where plain `git merge` joined branches."""
     from niwfctl.repository.routing import settled
 
     before = repository.atlas(head)
     after, routed = _routed(repository, before, (before,))
-    if after == before:
+    if after == before and not lacking(repository, head, after):
         return Merged(head, *_UP_TO_DATE)
     commit = record(repository, lambda atlas: settled(repository, atlas), "Settle the routing")
     after = repository.atlas(commit)

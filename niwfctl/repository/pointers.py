@@ -77,7 +77,7 @@ def pointer_problem(
     """
     path = object_file(ref.oid)
     if path not in files:
-        return f"{path} is missing from the commit"
+        return f"{path} is missing from the commit; `niwfctl merge HEAD` makes one that has it"
     found = pointers.get(files[path])
     if found is None:
         return f"{path} cannot be read"

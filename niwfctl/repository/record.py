@@ -9,7 +9,7 @@ from niwfstore import Pointer
 
 from niwfctl.atlas import Atlas, ObjectRef
 from niwfctl.errors import Busy, GitError
-from niwfctl.layout import manifest_file, object_file
+from niwfctl.layout import OBJECTS, manifest_file, object_file
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -42,7 +42,8 @@ def record(
     for attempt in range(1, ATTEMPTS + 1):
         head = git.head()
         before = repository.atlas(head)
-        files = changed_files(before, change(dict(before)))
+        after = change(dict(before))
+        files = changed_files(before, after) | lacking(repository, head, after)
         new = git.commit(files, message, [head])
         git.refuse_loss(new, files.keys() - written)
         git.await_locks()  # before anything is staged
@@ -71,6 +72,20 @@ def changed_files(before: Atlas, after: Atlas) -> dict[str, bytes | None]:
     for oid in sorted(new.keys() - old.keys()):
         files[object_file(oid)] = Pointer(oid, new[oid].size).text().encode()
     return files
+
+
+def lacking(repository: Repository, commit: str, atlas: Atlas) -> dict[str, bytes | None]:
+    """Content, by path, of the pointers to an atlas's objects that are not in a commit.
+
+    Plain `git merge` and `git revert` remove the pointer to a basis with the capability that it was
+    trained for, though another one uses it, too.
+    """
+    there = repository.git.files(commit, OBJECTS)
+    return {
+        object_file(ref.oid): Pointer(ref.oid, ref.size).text().encode()
+        for ref in _objects(atlas).values()
+        if object_file(ref.oid) not in there
+    }
 
 
 def _objects(atlas: Atlas) -> dict[str, ObjectRef]:

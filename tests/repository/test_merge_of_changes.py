@@ -1,6 +1,7 @@
 """Merging what both sides changed: extensions add up, and changes follow renames."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 from histories import on, place, settled
@@ -157,3 +158,34 @@ def test_a_change_follows_no_rename_whose_name_is_taken_or_that_may_be_two(
         on(extended, "trunk", ours)
         with pytest.raises(Conflict):
             extended.merge(theirs)
+
+
+@pytest.fixture
+def sharing(fresh: Repository, add: Callable[..., str]) -> Repository:
+    """On `main`, with `old`; `side` also has `twin`, of the same bases."""
+    on(fresh, "main", add(fresh, "old"))
+    on(fresh, "side", "main")
+    add(fresh, "twin")
+    on(fresh, "main", "main")
+    return fresh
+
+
+def test_merging_head_writes_the_pointers_again_that_plain_git_removed(sharing: Repository) -> None:
+    sharing.remove("old")
+    sharing.git.plain("merge", "--quiet", "side")
+    (failed,) = (one for one in sharing.verify(["twin"]).checks if not one.ok)
+    assert "missing from the commit; `niwfctl merge HEAD`" in failed.detail
+    assert sharing.merge("HEAD").kind == "settled"
+    assert sharing.merge("HEAD").kind == "up to date"
+    assert list(sharing.atlas()) == ["twin"] and sharing.verify().ok
+    settled(sharing)
+
+
+def test_a_rollback_brings_back_the_pointers_that_plain_git_reverted(sharing: Repository) -> None:
+    sharing.git.plain("merge", "--quiet", "side")
+    good = sharing.git.resolve("HEAD")
+    sharing.git.plain("revert", "--no-edit", "HEAD~1")
+    assert list(sharing.atlas()) == ["twin"] and not sharing.verify().ok
+    sharing.rollback(to=good)
+    assert list(sharing.atlas()) == ["old", "twin"] and sharing.verify().ok
+    assert sharing.git.plain("diff", "--stat", good) == ""
