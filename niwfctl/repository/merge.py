@@ -13,6 +13,7 @@ from niwfctl.errors import Conflict, UsageError, shares_text
 from niwfctl.layout import ATTRIBUTES_FILE, OURS, is_ours
 from niwfctl.repository.names import require_distinct, require_free
 from niwfctl.repository.record import changed_files, lacking, record
+from niwfctl.repository.rewrite import tell_gates
 from niwfctl.repository.same_field import require_same_field
 from niwfctl.repository.underway import require_ended
 from niwfctl.storage import storing
@@ -81,6 +82,7 @@ def merge(
         merged = _merge(repository, revision, resolution, message)
     for name, owners in merged.shadowed.items():
         _warn_of_shadow(name, owners, repository.config.routing.max_shadow)
+    tell_gates(repository, merged.removed)
     if merged.kind != "up to date":
         repository.git.tell_hook("post-merge", "0")
     return merged

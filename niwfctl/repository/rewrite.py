@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -74,7 +74,7 @@ def remove(repository: Repository, names: Sequence[str], message: str | None) ->
     commit = _recorded(repository, without, message, dict.fromkeys(names))
     if was in names:
         logger.warning("%s was active: now the bare backbone is", was)
-    _tell_gates(repository, names)
+    tell_gates(repository, names)
     return commit
 
 
@@ -127,7 +127,7 @@ def rename(repository: Repository, old: str, new: str, message: str | None) -> s
     message = f"Rename {old} to {new}" if message is None else message
     commit = _recorded(repository, renamed, message, {old: new})
     warn_of_ref(repository, new)
-    _tell_gates(repository, [old])
+    tell_gates(repository, [old])
     return commit
 
 
@@ -155,7 +155,7 @@ def _rename_training(repository: Repository, run: Run, new: str, message: str | 
     warn_of_ref(repository, new)
 
 
-def _tell_gates(repository: Repository, gone: Sequence[str]) -> None:
+def tell_gates(repository: Repository, gone: Iterable[str]) -> None:
     """Warns of gates without a capability; does not edit niwf.toml, which is the user's."""
     for name in gone:
         if name in repository.config.gates:
@@ -207,6 +207,8 @@ def rollback(
         raise UsageError(f"{name or 'everything'} is already as it was at {source[:12]}")
     message = f"Roll back {name or 'everything'} to {source[:12]}"
     commit = None if dry_run else _recorded(repository, brought_back, message)
+    if commit:
+        tell_gates(repository, sorted(before.keys() - after.keys()))
     return Rollback(commit, source, before, after)
 
 

@@ -252,8 +252,19 @@ def test_gates_that_lose_their_capability_are_told(
     two.git.plain("commit", "--quiet", "--all", "-m", "A gate")
     two.remove("y")
     assert not caplog.text
+    told, gated = "niwf.toml still sets [gates.x]", two.git.head()
     two.rename("x", "z")
-    assert "niwf.toml still sets [gates.x]" in caplog.text
+    assert told in caplog.text
+    caplog.clear()
+    on(two, "side", "HEAD~2")
+    two.merge("main")
+    assert told in caplog.text
+    caplog.clear()
+    on(two, "main", gated)
+    two.rollback(to="main~4", dry_run=True)
+    assert not caplog.text
+    two.rollback(to="main~4")
+    assert told in caplog.text
 
 
 def test_a_remote_is_renamed_and_moved(niwfctl: Command, two: Repository) -> None:
