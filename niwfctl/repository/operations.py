@@ -258,6 +258,8 @@ class Operations:
             raise UsageError(f"{last.command!r} cannot be undone: {self._moved(last, here)}")
         if last.before is None and last.after is not None:
             raise UsageError("the first commit cannot be undone: remove the repository instead")
+        if last.added and last.before != last.after:
+            self._require_objects(last)
         for name in last.removed:
             if not (self.folder_of(last) / name).is_dir():
                 raise UsageError(
@@ -270,6 +272,17 @@ class Operations:
                     f"{last.command!r} cannot be undone: there is a newer training of {name!r}; "
                     "commit it first"
                 )
+
+    def _require_objects(self, last: Operation) -> None:
+        """Requires what a commit that is done again made, for which its trainings are put away."""
+        then, now = (self._repository.atlas(commit) for commit in (last.before, last.after))
+        known = {ref.oid for capability in now.values() for ref in capability.objects}
+        made = {ref.oid for capability in then.values() for ref in capability.objects} - known
+        if any(oid not in self._repository.store for oid in made):
+            raise UsageError(
+                f"{last.command!r} cannot be undone: objects of that commit were removed since, as "
+                f"by `git lfs prune`; make them again with `niwfctl commit {' '.join(last.added)}`"
+            )
 
     def _moved(self, last: Operation, here: str) -> str:
         """Why the branch of an operation is not where it left it, and what to do, as a clause."""

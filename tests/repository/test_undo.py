@@ -272,3 +272,19 @@ def test_no_commit_is_made_with_an_empty_message(committed: Repository, message:
         with pytest.raises(UsageError, match="empty"):
             change()
     assert committed.git.head() == before and committed.git.changes() == []
+
+
+def test_a_commit_whose_objects_were_removed_since_is_not_done_again(
+    fresh: Repository, add: Add
+) -> None:
+    add(fresh, "new")
+    made = {ref.oid for ref in fresh.capability("new").objects}
+    fresh.operations.undo()
+    for oid in made:
+        fresh.store.remove(oid)
+    head = fresh.git.head()
+    with pytest.raises(UsageError, match=r"were removed since.*`niwfctl commit new`"):
+        fresh.operations.undo()
+    assert fresh.git.head() == head
+    fresh.commit(["new"], "Again")
+    assert {ref.oid for ref in fresh.capability("new").objects} == made and fresh.verify().ok
