@@ -23,6 +23,11 @@ class GitMerges(GitObjects):
         except git.GitCommandError:
             return []
 
+    def forked_from(self, upstream: str) -> str | None:
+        """Where HEAD's branch left an upstream, by what that ever was here; None if not known."""
+        options = ("--fork-point", upstream, "HEAD")
+        return self._git("merge-base", *options, with_exceptions=False).strip() or None
+
     def differing(self, one: str, other: str) -> list[str]:
         """Paths of the files that differ between two commits."""
         listed = self._git("diff-tree", "-r", "-z", "--name-only", "--no-renames", one, other)

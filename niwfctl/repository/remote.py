@@ -283,6 +283,7 @@ class Remotes(Holders):
 
         Raises:
             UnknownName: the remote has no such branch.
+            UsageError: the remote's branch no longer has commits that this one got from it.
             RemoteError, Conflict, UsageError: as `fetch` and `Repository.merge`.
         """
         there = branch or counterpart(self._git, remote, self._branch())
@@ -300,7 +301,20 @@ class Remotes(Holders):
                     f"this branch and {remote}/{there} have diverged, by {' and '.join(count)} "
                     "commits: merge them with `niwfctl pull` without --ff-only"
                 )
+            if "0" not in count:
+                self._require_whole(f"{remote}/{there}", place(remote, there))
             return self._repository.merge(f"{remote}/{there}")
+
+    def _require_whole(self, upstream: str, ref: str) -> None:
+        """Refuses a merge that would bring back what someone took out of a branch on purpose."""
+        forked = self._git.forked_from(ref)
+        if forked and self._git.merge_bases(forked, ref) != [forked]:
+            raise UsageError(
+                f"{upstream} was rewritten and no longer has {forked[:12]}, from which this branch "
+                f"comes: take it as it is now with `git reset --hard {upstream}`, or before that "
+                f"commits of your own with `git rebase --onto {upstream} {forked[:12]}`; "
+                f"`niwfctl merge {upstream}` would bring back what was taken out"
+            )
 
     def _prove(self, remote: str, oids: list[str]) -> None:
         store = self._repository.store

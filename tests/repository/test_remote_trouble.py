@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from faults import run_git as git
 from histories import revise
 from niwfstore import ObjectStore
 
-from niwfctl.errors import ObjectError, RemoteError, UnknownName
+from niwfctl.errors import ObjectError, RemoteError, UnknownName, UsageError
 from niwfctl.repository import Repository
 from niwfctl.repository.clone import clone
+
+Add = Callable[..., str]
 
 pytestmark = pytest.mark.skipif(not shutil.which("git-lfs"), reason="needs git-lfs")
 
@@ -352,3 +355,31 @@ def test_a_password_in_a_url_is_not_told(tmp_path: Path) -> None:
     with pytest.raises(RemoteError) as told:
         clone("https://me:SECRET@127.0.0.1:1/x.git", tmp_path / "copy")
     assert "https://127.0.0.1:1/x.git cannot be cloned" in str(told.value)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["no commits of its own", "one of its own"])
+def test_what_was_taken_out_of_a_remotes_branch_does_not_come_back_by_pulling(
+    shared: Repository, remote: Path, tmp_path: Path, add: Add, own: bool
+) -> None:
+    add(shared, "secret", 0.2)
+    shared.remotes.push("origin")
+    copy = clone(str(remote), tmp_path / "copy")
+    shared.git.plain("reset", "--quiet", "--hard", "HEAD~1")
+    add(shared, "public", 0.3)
+    shared.git.plain("push", "--quiet", "--force", "origin", "main")
+    if own:
+        add(copy, "mine", 0.4)
+    before = copy.git.head()
+    for _ in range(2):  # the second fetches nothing
+        with pytest.raises(UsageError, match=r"origin/main was rewritten.*git reset --hard"):
+            copy.remotes.pull("origin")
+        assert copy.git.head() == before
+    if own:
+        forked = copy.git.forked_from("origin/main")
+        copy.git.plain("rebase", "--quiet", "--onto", "origin/main", forked)
+        assert copy.remotes.pull("origin").kind == "up to date"
+        assert set(copy.atlas()) == {"apple", "public", "mine"}
+    else:
+        assert copy.merge("origin/main").kind == "merge"
+        assert set(copy.atlas()) == {"apple", "public", "secret"}
+        assert copy.remotes.pull("origin").kind == "up to date"
