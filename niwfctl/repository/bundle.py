@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from niwfstore import CorruptObject, MalformedTensors, StoreError, check_tensors, output_file
 from pydantic import BaseModel, Field
@@ -25,8 +25,8 @@ from niwfctl.storage import storing
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
-FORMAT = 1
-_REF = "refs/niwf/bundle"
+FORMAT = 2  # format 1 had no tags, and is still written where there are none
+_REF, _TAGS = "refs/niwf/bundle", "refs/tags/"
 _NOTE = "bundle.json"  # its first member
 _MEMBER = re.compile(r"bundle\.json|history|objects/[0-9a-f]{64}")
 
@@ -34,9 +34,24 @@ _MEMBER = re.compile(r"bundle\.json|history|objects/[0-9a-f]{64}")
 class _Note(BaseModel):
     """What a bundle states, in its first member."""
 
-    format: int = Field(default=FORMAT, ge=1)
+    format: int = Field(ge=1)
     commit: str = Field(pattern=r"^[0-9a-f]{40,64}$")
     names: list[str]
+    branch: str | None = None
+
+
+class Taken(NamedTuple):
+    """What a bundle brought, to which no ref refers yet.
+
+    Attributes:
+        commit: its id.
+        branch: name of the branch that it was made of; None if that was a commit.
+        tags: id by full name, of those in its history.
+    """
+
+    commit: str
+    branch: str | None
+    tags: Mapping[str, str]
 
 
 def create(repository: Repository, file: Path, targets: Sequence[str] = ()) -> list[str]:
@@ -48,13 +63,16 @@ def create(repository: Repository, file: Path, targets: Sequence[str] = ()) -> l
             "this is a shallow clone, whose bundle could only be applied where the missing "
             "history exists: fetch it with `git fetch --unshallow`, then create the bundle"
         )
-    commit = _chosen(repository, targets)
+    commit, alone = _chosen(repository, targets)
+    branch = None if alone else _branch(repository, targets)
+    tags = [] if alone else _tags_in(repository, commit)
     names = sorted(repository.atlas(commit))
     with storing(), repository.git.scratch() as scratch:
         history = scratch / "history"
-        _write_history(repository, commit, history)
+        _write_history(repository, commit, tags, history)
         note = scratch / _NOTE
-        note.write_text(_Note(commit=commit, names=names).model_dump_json())
+        stated = _Note(format=2 if tags else 1, commit=commit, names=names, branch=branch)
+        note.write_text(stated.model_dump_json(exclude_none=True))
         objects = dict.fromkeys(pointed(repository.git, commit).values())
         repository.remotes.gather(objects)
         with output_file(file) as whole, tarfile.open(fileobj=whole, mode="w|") as archive:
@@ -68,21 +86,30 @@ def create(repository: Repository, file: Path, targets: Sequence[str] = ()) -> l
 def apply(repository: Repository, file: Path) -> Merged:
     """Applies a bundle: checks that it is complete, stores its objects, then merges its history.
 
+    Its tags come with it; those of a name that is taken here stay what they are.
+
     Raises:
         FormatError: not a bundle, incomplete, or of a newer version; nothing is merged.
         ObjectError: an object in it is corrupt; nothing is merged.
         Conflict, UsageError: as `Repository.merge`.
     """
     with storing(), repository.writing():  # gc waits until history holds the objects
-        commit = take(repository, file)
-        return merge(repository, commit, Resolution(), f"Apply {file.name}")
+        taken = take(repository, file)
+        merged = merge(repository, taken.commit, Resolution(), f"Apply {file.name}")
+        add_tags(repository, taken.tags)
+        return merged
 
 
-def take(repository: Repository, file: Path) -> str:
+def add_tags(repository: Repository, tags: Mapping[str, str]) -> None:
+    """Adds tags, by their full names, apart from those there are."""
+    git = repository.git
+    there = set(git.plain("for-each-ref", "--format=%(refname)", _TAGS).split())
+    for name in tags.keys() - there:
+        git.plain("update-ref", name, tags[name])
+
+
+def take(repository: Repository, file: Path) -> Taken:
     """Checks that a bundle is complete and stores its history and objects; no ref moves.
-
-    Returns:
-        Id of its commit.
 
     Raises:
         FormatError: not a bundle, incomplete, or of a newer version.
@@ -113,19 +140,31 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member.replace(uid=0, gid=0, uname="", gname="", mtime=0, mode=0o644, deep=False)
 
 
-def _chosen(repository: Repository, targets: Sequence[str]) -> str:
-    """The commit to bundle."""
+def _chosen(repository: Repository, targets: Sequence[str]) -> tuple[str, bool]:
+    """The commit to bundle, and whether it was made for that, of some capabilities."""
     if not targets:
-        return repository.git.resolve("HEAD")
+        return repository.git.resolve("HEAD"), False
     if len(targets) == 1 and not repository.names_capability(targets[0]):
-        return commit_called(repository, targets[0])
+        return commit_called(repository, targets[0]), False
     chosen: Atlas = {}
     for target in targets:
         capability = repository.capability(target)
         if capability.name in chosen:
             raise UsageError(f"{target!r}: a bundle can hold only one capability of a name")
         chosen[capability.name] = capability
-    return _alone(repository, chosen)
+    return _alone(repository, chosen), True
+
+
+def _branch(repository: Repository, targets: Sequence[str]) -> str | None:
+    """The branch that is bundled, if it is one."""
+    name = targets[0] if targets else repository.git.branch()
+    return name if name in {ref.name for ref in repository.git.refs("heads")} else None
+
+
+def _tags_in(repository: Repository, commit: str) -> list[str]:
+    """Full names of the tags in a commit's history."""
+    options = (f"--merged={commit}", "--format=%(refname)", _TAGS)
+    return repository.git.plain("for-each-ref", *options).split()
 
 
 def _alone(repository: Repository, chosen: Atlas) -> str:
@@ -157,18 +196,18 @@ def _only_a_field(repository: Repository, began: str) -> bool:
     return empty and not parents and set(names) <= {FILE, ATTRIBUTES_FILE, OBJECTS}
 
 
-def _write_history(repository: Repository, commit: str, file: Path) -> None:
+def _write_history(repository: Repository, commit: str, tags: Sequence[str], file: Path) -> None:
     git = repository.git
     with repository.writing():  # all bundles use the same ref
         git.plain("update-ref", _REF, commit)
         try:
-            git.plain("bundle", "create", "--quiet", str(file), _REF)
+            git.plain("bundle", "create", "--quiet", str(file), _REF, *tags)
         finally:
             git.plain("update-ref", "-d", _REF)
 
 
-def _take(repository: Repository, file: Path, folder: Path) -> str:
-    """Unpacks a bundle and stores its history and objects; returns its commit."""
+def _take(repository: Repository, file: Path, folder: Path) -> Taken:
+    """Unpacks a bundle and stores its history and objects."""
     objects = folder / "objects"
     with tarfile.open(file, "r:") as archive:
         for member in archive.getmembers():
@@ -184,7 +223,9 @@ def _take(repository: Repository, file: Path, folder: Path) -> str:
         raise FormatError(f"{file} has format {note.format}: upgrade niwfctl")
     _check_objects(objects)
     try:
-        _take_history(repository, folder / "history", note.commit)
+        if note.branch:
+            repository.git.plain("check-ref-format", f"refs/heads/{note.branch}")
+        tags = _take_history(repository, folder / "history", note.commit)
         needed = _needed(repository, note.commit)
     except UsageError as error:
         raise ValueError(str(error)) from error
@@ -193,17 +234,23 @@ def _take(repository: Repository, file: Path, folder: Path) -> str:
             raise ValueError(f"object {oid} is neither in the bundle nor here")
     for path in sorted(objects.iterdir()):
         repository.store.put_file(path)
-    return note.commit
+    return Taken(note.commit, note.branch, tags)
 
 
-def _take_history(repository: Repository, history: Path, commit: str) -> None:
-    """Stores the git objects of a bundle; no ref refers to them yet."""
-    heads = repository.git.plain("bundle", "list-heads", str(history)).split()
-    if heads != [commit, _REF]:
+def _take_history(repository: Repository, history: Path, commit: str) -> dict[str, str]:
+    """Stores the git objects of a bundle; returns its tags. No ref refers to them yet."""
+    git = repository.git
+    heads = git.plain("bundle", "list-heads", str(history)).splitlines()
+    tags = {name: id for id, name in (head.split(" ", 1) for head in heads)}
+    if tags.pop(_REF, None) != commit or not all(name.startswith(_TAGS) for name in tags):
         raise ValueError("its history is not the one it states")
     checked = ("-c", "fetch.fsckObjects=true")
-    quietly = ("--quiet", "--no-write-fetch-head")
-    repository.git.plain(*checked, "fetch", *quietly, str(history), _REF)
+    quietly = ("--quiet", "--no-write-fetch-head", "--no-tags")
+    git.plain(*checked, "fetch", *quietly, str(history), _REF, *tags)
+    for name, id in tags.items():
+        if git.merge_bases(id, commit) != [git.resolve(id)]:
+            raise ValueError(f"its {name.removeprefix(_TAGS)!r} is no tag of its history")
+    return tags
 
 
 def _needed(repository: Repository, commit: str) -> set[str]:

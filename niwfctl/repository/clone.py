@@ -15,7 +15,7 @@ from niwfctl.errors import NotARepository, RemoteError, UsageError
 from niwfctl.git.git import Git
 from niwfctl.git.process import require_recent_git, transfer
 from niwfctl.paths import require_new
-from niwfctl.repository.bundle import is_bundle, take
+from niwfctl.repository.bundle import add_tags, is_bundle, take
 from niwfctl.repository.lfs import add_hook, require_lfs
 from niwfctl.repository.pointers import pointed
 from niwfctl.repository.tracking import branches_of, place
@@ -82,8 +82,11 @@ def _unbundled(file: Path, folder: Path) -> Repository:
 
     with storing(), _appearing(folder) as whole:
         git = Git.init(whole)
-        commit = take(Repository(git), file)
-        git.plain("reset", "--quiet", "--hard", commit)
+        taken = take(Repository(git), file)
+        if taken.branch:
+            git.plain("symbolic-ref", "HEAD", f"refs/heads/{taken.branch}")
+        git.plain("reset", "--quiet", "--hard", taken.commit)
+        add_tags(Repository(git), taken.tags)
         add_hook(git)
     return Repository.open(folder)
 

@@ -307,3 +307,65 @@ def test_a_bundle_says_nothing_of_who_made_it_and_when(bundle: Path) -> None:
     with tarfile.open(bundle) as archive:
         said = {(m.uid, m.gid, m.uname, m.gname, m.mtime, m.mode) for m in archive.getmembers()}
     assert said == {(0, 0, "", "", 0, 0o644)}
+
+
+def test_a_release_travels_by_its_name(
+    committed: Repository, add: Callable[..., str], tmp_path: Path
+) -> None:
+    git = committed.git
+    git.plain("branch", "--move", "trunk")
+    git.plain("tag", "--annotate", "v1", "-m", "The first release")
+    add(committed, "plum", 0.2)
+    git.plain("tag", "v2")
+    git.plain("checkout", "--quiet", "-b", "side", "v1")
+    git.plain("commit", "--quiet", "--allow-empty", "-m", "Aside")
+    git.plain("tag", "aside")
+    create(committed, tmp_path / "trunk.bundle", ["trunk"])
+    create(committed, tmp_path / "v1.bundle", ["v1"])
+    create(committed, tmp_path / "plum.bundle", ["plum@trunk"])
+    copy = Repository.clone(str(tmp_path / "trunk.bundle"), tmp_path / "trunk")
+    assert copy.git.branch() == "trunk"
+    tags = copy.git.plain("show-ref", "--tags", "--dereference").splitlines()
+    known = git.plain("show-ref", "--tags", "--dereference").splitlines()
+    assert tags == [line for line in known if "aside" not in line] != known
+    assert copy.verify(revision="v1").ok and copy.verify(revision="v2").ok
+    older = Repository.clone(str(tmp_path / "v1.bundle"), tmp_path / "v1")
+    assert [ref.name for ref in older.git.refs("tags")] == ["v1"]
+    older.git.plain("tag", "v2")  # another one of that name
+    own = older.git.resolve("v2")
+    assert older.apply_bundle(tmp_path / "trunk.bundle").added == ("plum",)
+    assert older.git.resolve("v2") == own
+    alone = Repository.clone(str(tmp_path / "plum.bundle"), tmp_path / "plum")
+    assert alone.git.refs("tags") == []
+
+
+@pytest.mark.parametrize("name", ["refs/heads/main", "refs/tags/v1"])
+def test_a_bundles_history_holds_only_the_commit_it_states_and_tags_below_it(
+    fresh: Repository, committed: Repository, bundle: Path, tmp_path: Path, name: str
+) -> None:
+    git = committed.git
+    git.plain("commit", "--quiet", "--allow-empty", "-m", "Not below it")
+    with tarfile.open(bundle) as archive:
+        commit = re.search(rb'"commit":"(\w+)"', archive.extractfile("bundle.json").read())[1]
+    git.plain("update-ref", "refs/niwf/bundle", commit.decode())
+    git.plain("update-ref", name, git.head())
+    git.plain("bundle", "create", "--quiet", str(tmp_path / "other"), "refs/niwf/bundle", name)
+    forged = (tmp_path / "other").read_bytes()
+    rewritten(bundle, lambda name, content: (name, forged if name == "history" else content))
+    before = fresh.git.plain("for-each-ref"), list(fresh.store)
+    with pytest.raises(FormatError, match=r"its history|of its history"):
+        apply(fresh, bundle)
+    assert (fresh.git.plain("for-each-ref"), list(fresh.store)) == before
+
+
+def test_a_bundle_of_a_branch_that_git_would_not_name_so_is_refused(
+    committed: Repository, tmp_path: Path
+) -> None:
+    create(committed, tmp_path / "all.bundle")
+    rewritten(
+        tmp_path / "all.bundle",
+        lambda name, content: (name, re.sub(rb'"branch":"\w+"', b'"branch":"a..b"', content)),
+    )
+    with pytest.raises(FormatError, match="bundle"):
+        Repository.clone(str(tmp_path / "all.bundle"), tmp_path / "all")
+    assert not (tmp_path / "all").exists()
