@@ -197,7 +197,8 @@ def answer(
     """
     for request in requests:
         request.rewind()
-    model, ends, tokenizer = backbone.model, _ends(backbone), backbone.tokenizer
+    model, tokenizer = backbone.model, backbone.tokenizer
+    ends = ending_tokens(tokenizer, model.generation_config)
     padding = tokenizer.pad_token_id
     rows = [request.prompt + request.tokens for request in requests]
     tokens, lengths = pad(rows, left=True), [len(row) for row in rows]
@@ -273,9 +274,12 @@ class _Watch(StoppingCriteria):
         return on(input_ids.device, over)[0]
 
 
-def _ends(backbone: Backbone) -> list[int]:
-    own = backbone.model.generation_config.eos_token_id
-    tokenizer = backbone.tokenizer
-    ends = {tokenizer.eos_token_id, turn_end(tokenizer)}
-    ends |= set(own if isinstance(own, list) else [own])
+def ending_tokens(tokenizer: PreTrainedTokenizerBase, own: GenerationConfig) -> list[int]:
+    """The tokens at which an answer ends, ascending.
+
+    Args:
+        own: the model's own settings, which may name some.
+    """
+    named = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    ends = {tokenizer.eos_token_id, turn_end(tokenizer), *named}
     return sorted(end for end in ends if end is not None)

@@ -15,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -171,6 +172,37 @@ def load_originals(
         model = _read(source.folder, dtype="auto", device_map="cpu")
     model = model.requires_grad_(False).eval()
     return Backbone(model, tokenizer, source.identity, fixed_regex=fixed)
+
+
+def load_tokenizer(
+    source: Source, template_args: Mapping[str, Argument] | None = None, fix_regex: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer alone, as `load` gives it.
+
+    Args:
+        template_args, fix_regex: as for `load`.
+
+    Raises:
+        BackboneError: as `load`.
+    """
+    with _loading(source):
+        tokenizer, _ = _tokenizer(source.folder, fix_regex)
+        pin(tokenizer, template_args or {})
+    return tokenizer
+
+
+def generation_settings(source: Source) -> GenerationConfig:
+    """A backbone's own settings of generation, as its model has them once it is loaded.
+
+    Raises:
+        BackboneError: transformers cannot read them.
+    """
+    with _loading(source):
+        try:
+            return GenerationConfig.from_pretrained(source.folder)
+        except OSError:  # there is no such file, so what config.json says of it counts
+            config, _ = PretrainedConfig.get_config_dict(source.folder)
+            return GenerationConfig.from_model_config(config)
 
 
 def _tokenizer(folder: str, fix_regex: bool | None) -> tuple[PreTrainedTokenizerBase, bool]:

@@ -12,12 +12,21 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from niwfctl import __version__
 from niwfctl.atlas import Capability, RegionEntry, parse_target
 from niwfctl.backbone.adapter import ActiveField
 from niwfctl.backbone.embedded import EMBEDDED, UPSTREAM
-from niwfctl.backbone.load import Backbone, Source, load_originals, read_config
+from niwfctl.backbone.generation import ending_tokens
+from niwfctl.backbone.load import (
+    Backbone,
+    Source,
+    generation_settings,
+    load_originals,
+    load_tokenizer,
+    read_config,
+)
 from niwfctl.backbone.quantized import stored_form
 from niwfctl.errors import UsageError
 from niwfctl.field.frozen import FrozenSum
@@ -97,9 +106,10 @@ def export(
     if form not in FORMATS:
         raise UsageError(f"--format {form!r} is unknown: choose {', '.join(FORMATS)}")
     capability = usable(repository, name)
-    layout = _layout(repository) if form == "gguf-lora" else None
-    originals = _originals(repository) if form == "merged" else None
-    (require_new_file if layout else require_new)(target)
+    (require_new_file if form == "gguf-lora" else require_new)(target)
+    source = pinned_source(repository)
+    layout = _layout(source) if form == "gguf-lora" else None
+    originals = _originals(repository, source) if form == "merged" else None
     measured = Data.read(data) if data else None
     if measured:
         warn_of_learned_rows({name: capability}, measured)
@@ -110,7 +120,8 @@ def export(
     freezing = _freezing(model, name, change, measured) if measured else None
     factors = None if form == "merged" else factors_of(change)
     where = "mean" if prompt is None else "prompt"
-    provenance = json.dumps(_provenance(repository, name, where, terms), indent=1)
+    ends = ending_tokens(_tokenizer(repository, source), generation_settings(source))
+    provenance = json.dumps(_provenance(repository, name, where, terms, ends), indent=1)
     with storing(), _appearing(target.parent if layout else target) as folder:
         if form == "gguf-lora":
             write_gguf_lora(folder / target.name, factors, layout, capability.name, provenance)
@@ -118,7 +129,7 @@ def export(
             pinned = repository.config.backbone
             write_peft(folder, factors, pinned.decoder or "model", _known_as(pinned.model))
         else:
-            write_merged(folder, _to_change(repository, model, originals), change)
+            write_merged(folder, _to_change(repository, model, originals), change, ends)
         if form != "gguf-lora":
             (folder / SIDECAR).write_text(provenance + "\n", "utf-8")
         size = sum(file.stat().st_size for file in folder.iterdir())
@@ -163,18 +174,21 @@ def _known_as(backbone: str) -> str:
     return UPSTREAM if backbone == EMBEDDED else backbone
 
 
-def _layout(repository: Repository) -> Layout:
-    source = pinned_source(repository)
+def _tokenizer(repository: Repository, source: Source) -> PreTrainedTokenizerBase:
+    pinned = repository.config.backbone
+    return load_tokenizer(source, pinned.template_args, bool(pinned.fix_mistral_regex))
+
+
+def _layout(source: Source) -> Layout:
     return Layout.of(read_config(source.folder))
 
 
-def _originals(repository: Repository) -> Source | None:
+def _originals(repository: Repository, source: Source) -> Source | None:
     """The backbone's files, if they hold in full what the repository holds in 4 bits.
 
     Raises:
         UsageError: they are quantized themselves, so that nothing can be merged.
     """
-    source = pinned_source(repository)
     form = stored_form(read_config(source.folder))
     if form != "none":
         raise UsageError(
@@ -207,7 +221,7 @@ def _freezing(model: Model, name: str, change: FrozenSum, data: Data) -> Freezin
 
 
 def _provenance(
-    repository: Repository, name: str, where: str, terms: Sequence[_Term]
+    repository: Repository, name: str, where: str, terms: Sequence[_Term], ends: Sequence[int]
 ) -> dict[str, object]:
     pinned = repository.config.backbone
     capability, revision = parse_target(name)
@@ -224,6 +238,7 @@ def _provenance(
             }
             for term in terms
         ],
+        "stop_token_ids": ends,
         "backbone": pinned.model_dump(exclude={"witness"}),
         "niwfctl": __version__,
     }

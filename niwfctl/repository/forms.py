@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from niwfstore import write_atomic
@@ -71,11 +72,12 @@ def write_peft(folder: Path, factors: Factors, decoder: str, backbone: str) -> N
     write_atomic(folder / CONFIG, json.dumps(config, indent=2).encode())
 
 
-def write_merged(folder: Path, backbone: Backbone, change: FrozenSum) -> None:
+def write_merged(folder: Path, backbone: Backbone, change: FrozenSum, ends: Sequence[int]) -> None:
     """The backbone with the change added to its weights, in its own dtype; consumes `backbone`.
 
     Args:
         backbone: not quantized, and without a field in it.
+        ends: the tokens at which an answer ends.
 
     Raises:
         StorageError: the disk is full or read-only.
@@ -87,6 +89,7 @@ def write_merged(folder: Path, backbone: Backbone, change: FrozenSum) -> None:
         linear = layers[layer].get_submodule(module)
         delta = (up @ down).to(linear.weight.device)
         linear.weight.data = (linear.weight.float() + delta).to(linear.weight.dtype)
+    backbone.model.generation_config.eos_token_id = list(ends) or None
     try:
         with quiet():
             backbone.model.save_pretrained(folder)

@@ -1,0 +1,46 @@
+"""What other tools need of an export besides the change of weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import QUICK
+from thinking import AT_WILL, thinking_tokenizer
+from tiny import tiny_model
+from transformers import AutoModelForCausalLM
+
+from niwfctl.backbone.generation import ending_tokens
+from niwfctl.repository import Repository
+from niwfctl.repository.commit import RoutingOptions
+
+MANUAL = RoutingOptions(manual=True)
+
+
+def on_apples(folder: Path, backbone: Path, data: Path) -> Repository:
+    """A repository with the committed capability `apple`."""
+    repository = Repository.init(folder, model=str(backbone), dim=8)
+    repository.train("apple", [data], QUICK)
+    repository.commit(["apple"], "Apples", MANUAL)
+    return repository
+
+
+@pytest.mark.parametrize("settings", [True, False])
+def test_a_merged_model_stops_where_run_does_and_a_lora_says_where_that_is(
+    tmp_path: Path, data: Path, settings: bool
+) -> None:
+    backbone, tokenizer = tmp_path / "backbone", thinking_tokenizer(AT_WILL)
+    tiny_model("qwen3", vocab_size=270).save_pretrained(backbone)
+    tokenizer.save_pretrained(backbone)  # of a base model: its texts end with </s>
+    if not settings:
+        (backbone / "generation_config.json").unlink()
+    repository = on_apples(tmp_path / "skills", backbone, data)
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    with repository.load("apple") as model:
+        own = model.backbone.model.generation_config
+        assert ending_tokens(model.backbone.tokenizer, own) == ends
+    for form in ("merged", "peft"):
+        repository.export("apple", tmp_path / form, form)
+        sidecar = json.loads((tmp_path / form / "niwf.json").read_text())
+        assert sidecar["stop_token_ids"] == ends
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert merged.generation_config.eos_token_id == ends
