@@ -38,10 +38,17 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     Raises:
         BackboneError: there are several, and none is called default.
     """
-    own = own_template(tokenizer)
-    if own is None:
-        return DEFAULT_TEMPLATE
-    return _SAME_DAY + own if "strftime_now" in own else own
+    template = plain_template(tokenizer)
+    return _SAME_DAY + template if "strftime_now" in template else template
+
+
+def plain_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The same for other tools, in which a template may write the date of its use.
+
+    Raises:
+        BackboneError: as in `chat_template`.
+    """
+    return own_template(tokenizer) or DEFAULT_TEMPLATE
 
 
 def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -24,6 +24,7 @@ from niwfctl.repository.patterns import matching, pattern_problem
 from niwfctl.training.run import LARGEST_RANK
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+TEMPLATE = "chat_template.jinja"  # which trainers save beside them
 ROOT = "base_model.model."  # of all keys of the weights
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
 _NUMBER = re.compile("[0-9]{1,9}")  # of a layer

@@ -28,6 +28,7 @@ from niwfctl.backbone.load import (
     read_config,
 )
 from niwfctl.backbone.quantized import stored_form
+from niwfctl.backbone.template import plain_template
 from niwfctl.errors import UsageError
 from niwfctl.field.frozen import FrozenSum
 from niwfctl.field.region import Region
@@ -120,14 +121,16 @@ def export(
     freezing = _freezing(model, name, change, measured) if measured else None
     factors = None if form == "merged" else factors_of(change)
     where = "mean" if prompt is None else "prompt"
-    ends = ending_tokens(_tokenizer(repository, source), generation_settings(source))
+    tokenizer = _tokenizer(repository, source)
+    ends = ending_tokens(tokenizer, generation_settings(source))
     provenance = json.dumps(_provenance(repository, name, where, terms, ends), indent=1)
     with storing(), _appearing(target.parent if layout else target) as folder:
         if form == "gguf-lora":
             write_gguf_lora(folder / target.name, factors, layout, capability.name, provenance)
         elif form == "peft":
             pinned = repository.config.backbone
-            write_peft(folder, factors, pinned.decoder or "model", _known_as(pinned.model))
+            decoder, template = pinned.decoder or "model", plain_template(tokenizer)
+            write_peft(folder, factors, decoder, _known_as(pinned.model), template)
         else:
             write_merged(folder, _to_change(repository, model, originals), change, ends)
         if form != "gguf-lora":

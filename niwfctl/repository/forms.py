@@ -15,11 +15,12 @@ from torch import Tensor
 from niwfctl.backbone.load import Backbone
 from niwfctl.backbone.quiet import quiet
 from niwfctl.backbone.sites import decoder_layers
+from niwfctl.backbone.template import DEFAULT_TEMPLATE
 from niwfctl.errors import StorageError
 from niwfctl.field.basis import Site
 from niwfctl.field.compress import padded
 from niwfctl.field.frozen import FrozenSum
-from niwfctl.repository.adapters import CONFIG, ROOT, WEIGHTS
+from niwfctl.repository.adapters import CONFIG, ROOT, TEMPLATE, WEIGHTS
 
 # Ranks that PEFT, vLLM and llama.cpp all accept; with alpha = rank, each scales by 1.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -41,7 +42,7 @@ def rank_of(factors: Factors) -> int:
     return len(next(iter(factors.values()))[0])
 
 
-def write_peft(folder: Path, factors: Factors, decoder: str, backbone: str) -> None:
+def write_peft(folder: Path, factors: Factors, decoder: str, backbone: str, template: str) -> None:
     """A LoRA directory.
 
     Every linear is named by its full path, since layers below the tap are not adapted; the scale
@@ -50,6 +51,7 @@ def write_peft(folder: Path, factors: Factors, decoder: str, backbone: str) -> N
     Args:
         decoder: path of the backbone's decoder.
         backbone: name of what it was trained on.
+        template: of the chats it was trained on.
     """
     rank = rank_of(factors)
     tensors = {
@@ -69,6 +71,7 @@ def write_peft(folder: Path, factors: Factors, decoder: str, backbone: str) -> N
         "target_modules": [f"{decoder}.{name}" for name in factors],
     }
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_atomic(folder / TEMPLATE, template.encode())
     write_atomic(folder / CONFIG, json.dumps(config, indent=2).encode())
 
 
@@ -89,11 +92,13 @@ def write_merged(folder: Path, backbone: Backbone, change: FrozenSum, ends: Sequ
         linear = layers[layer].get_submodule(module)
         delta = (up @ down).to(linear.weight.device)
         linear.weight.data = (linear.weight.float() + delta).to(linear.weight.dtype)
+    tokenizer = backbone.tokenizer
+    tokenizer.chat_template = tokenizer.chat_template or DEFAULT_TEMPLATE
     backbone.model.generation_config.eos_token_id = list(ends) or None
     try:
         with quiet():
             backbone.model.save_pretrained(folder)
-            backbone.tokenizer.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
         for file in folder.glob("*.safetensors"):  # which only their owner could read otherwise
             shutil.copymode(folder / "config.json", file)
     except SafetensorError as error:  # safetensors raises this for any disk error

@@ -22,10 +22,17 @@ from niwfctl.backbone.probe import witnessed
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.backbone.sites import decoder_path
+from niwfctl.backbone.template import plain_template
 from niwfctl.errors import FormatError, UsageError
 from niwfctl.field.generator import Generator
 from niwfctl.field.region import Region
-from niwfctl.repository.adapters import Adapter, AdapterConfig, read_adapter, read_config
+from niwfctl.repository.adapters import (
+    TEMPLATE,
+    Adapter,
+    AdapterConfig,
+    read_adapter,
+    read_config,
+)
 from niwfctl.repository.commit import RoutingOptions, commit_regions, seal
 from niwfctl.repository.measure import Data
 from niwfctl.repository.model import Model
@@ -206,16 +213,15 @@ def _template_differs(folder: Path, model: Model) -> bool:
 
     Trainers give the arguments that are fixed here by other means.
     """
-    own = model.backbone.tokenizer.chat_template
-    fixed = head(model.repository.config.backbone.template_args)
-    bare = own.removeprefix(fixed) if isinstance(own, str) else own
+    own = plain_template(model.backbone.tokenizer)
+    bare = own.removeprefix(head(model.repository.config.backbone.template_args))
     return _saved_template(folder) not in (None, own, bare)
 
 
 def _saved_template(folder: Path) -> object:
     """The chat template that trainers save beside an adapter, if there is a readable one."""
     with suppress(OSError, ValueError):
-        return (folder / "chat_template.jinja").read_text("utf-8")
+        return (folder / TEMPLATE).read_text("utf-8")
     with suppress(OSError, ValueError, AttributeError):
         config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
         return config.get("chat_template")

@@ -7,7 +7,7 @@ import pytest
 from conftest import QUICK
 from thinking import AT_WILL, thinking_tokenizer
 from tiny import tiny_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from niwfctl.backbone.generation import ending_tokens
 from niwfctl.repository import Repository
@@ -16,9 +16,9 @@ from niwfctl.repository.commit import RoutingOptions
 MANUAL = RoutingOptions(manual=True)
 
 
-def on_apples(folder: Path, backbone: Path, data: Path) -> Repository:
+def on_apples(folder: Path, backbone: Path, data: Path, **options: object) -> Repository:
     """A repository with the committed capability `apple`."""
-    repository = Repository.init(folder, model=str(backbone), dim=8)
+    repository = Repository.init(folder, model=str(backbone), dim=8, **options)
     repository.train("apple", [data], QUICK)
     repository.commit(["apple"], "Apples", MANUAL)
     return repository
@@ -44,3 +44,29 @@ def test_a_merged_model_stops_where_run_does_and_a_lora_says_where_that_is(
         assert sidecar["stop_token_ids"] == ends
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert merged.generation_config.eos_token_id == ends
+
+
+@pytest.mark.parametrize("arguments", [{}, {"enable_thinking": False}])
+def test_the_template_of_an_export_is_that_of_the_training(
+    committed: Repository, tmp_path: Path, data: Path, arguments: dict[str, bool]
+) -> None:
+    repository = committed  # on a backbone without a template
+    if arguments:
+        backbone = tmp_path / "backbone"
+        tiny_model("qwen3", vocab_size=270).save_pretrained(backbone)
+        thinking_tokenizer(AT_WILL).save_pretrained(backbone)
+        repository = on_apples(tmp_path / "skills", backbone, data, template_args=arguments)
+    repository.export("apple", tmp_path / "merged", "merged")
+    repository.export("apple", tmp_path / "lora")
+    merged = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    beside_lora = AutoTokenizer.from_pretrained(repository.config.backbone.model)
+    beside_lora.chat_template = (tmp_path / "lora" / "chat_template.jinja").read_text("utf-8")
+    expected = repository.load("apple").prompt("2+2?")[0]
+    for tokenizer in (merged, beside_lora):
+        found = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "2+2?"}], add_generation_prompt=True, return_dict=False
+        )
+        assert found == expected
+    assert not repository.import_adapter(
+        tmp_path / "lora", "back", data, routing=MANUAL
+    ).template_differs
