@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Zamba2Config,
 )
 
 SIZES = {
@@ -75,6 +76,14 @@ def falcon(**sizes: int) -> PretrainedConfig:
     return FalconH1Config(**(sizes | own), mamba_chunk_size=16, lm_head_multiplier=0.25)
 
 
+def zamba(**sizes: int) -> PretrainedConfig:
+    """Zamba 2, every other layer of which has the same weights for its attention."""
+    kinds = ["mamba", "hybrid"] * 2
+    own = {"layers_block_type": kinds, "layer_types": kinds, "num_mem_blocks": 1}
+    own |= {"n_mamba_heads": 4, "mamba_d_state": 16, "adapter_rank": 4, "pad_token_id": 0}
+    return Zamba2Config(**(sizes | own), mamba_ngroups=1, chunk_size=16)
+
+
 CONFIGS: dict[str, Callable[..., PretrainedConfig]] = {
     "llama": LlamaConfig,
     "mistral": MistralConfig,
@@ -87,6 +96,7 @@ CONFIGS: dict[str, Callable[..., PretrainedConfig]] = {
     "granite": granite,
     "cohere": cohere,
     "falcon_h1": falcon,
+    "zamba2": zamba,
 }
 
 NF4 = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from niwfctl.backbone.load import Backbone
 from niwfctl.backbone.quiet import quiet
 from niwfctl.backbone.sites import decoder_layers
 from niwfctl.backbone.template import DEFAULT_TEMPLATE
-from niwfctl.errors import StorageError
+from niwfctl.errors import BackboneError, StorageError
 from niwfctl.field.basis import Site
 from niwfctl.field.compress import padded
 from niwfctl.field.frozen import FrozenSum
@@ -83,13 +84,21 @@ def write_merged(folder: Path, backbone: Backbone, change: FrozenSum, ends: Sequ
         ends: the tokens at which an answer ends.
 
     Raises:
+        BackboneError: weights that it changes are those of other linears, too.
         StorageError: the disk is full or read-only.
     """
     layers = decoder_layers(backbone.model)
+    every = backbone.model.named_parameters(remove_duplicate=False)
+    users = Counter(weight.data_ptr() for _, weight in every)
     for name in change.names:
         down, up = change.at(name)
         layer, module = Site.parse(name)
         linear = layers[layer].get_submodule(module)
+        if users[linear.weight.data_ptr()] > 1:
+            raise BackboneError(
+                f"the weights of {name} are used in several places of this backbone, of which a "
+                "merge would change all: export `--format peft` instead"
+            )
         delta = (up @ down).to(linear.weight.device)
         linear.weight.data = (linear.weight.float() + delta).to(linear.weight.dtype)
     tokenizer = backbone.tokenizer

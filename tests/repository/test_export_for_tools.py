@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from conftest import QUICK
 from thinking import AT_WILL, thinking_tokenizer
-from tiny import tiny_model
+from tiny import save_tiny, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from niwfctl.backbone.generation import ending_tokens
+from niwfctl.errors import BackboneError
 from niwfctl.repository import Repository
 from niwfctl.repository.commit import RoutingOptions
 
@@ -70,3 +71,14 @@ def test_the_template_of_an_export_is_that_of_the_training(
     assert not repository.import_adapter(
         tmp_path / "lora", "back", data, routing=MANUAL
     ).template_differs
+
+
+def test_nothing_is_merged_into_weights_that_several_layers_share(
+    tmp_path: Path, data: Path
+) -> None:
+    backbone = save_tiny(tmp_path / "backbone", "zamba2")
+    repository = on_apples(tmp_path / "skills", backbone, data, tap_layer=2)
+    with pytest.raises(BackboneError, match=r"layers\.3\..* several places.*--format peft"):
+        repository.export("apple", tmp_path / "merged", "merged")
+    assert not (tmp_path / "merged").exists()
+    repository.export("apple", tmp_path / "lora")
