@@ -37,6 +37,7 @@ from niwfctl.repository.backbone import fitting, pinned_source
 from niwfctl.repository.forms import (
     factors_of,
     rank_of,
+    require_peft,
     write_merged,
     write_peft,
 )
@@ -118,8 +119,10 @@ def export(
     model = Model(repository) if prompt is not None or measured or merges else None
     terms = _terms(repository, capability, None if prompt is None else model.coordinate(prompt))
     change = _sum(terms)
-    freezing = _freezing(model, name, change, measured) if measured else None
     factors = None if form == "merged" else factors_of(change)
+    if form == "peft":
+        require_peft(factors, read_config(source.folder).model_type)
+    freezing = _freezing(model, name, change, measured) if measured else None
     where = "mean" if prompt is None else "prompt"
     tokenizer = _tokenizer(repository, source)
     ends = ending_tokens(tokenizer, generation_settings(source))

@@ -26,21 +26,50 @@ from niwfctl.repository.adapters import CONFIG, ROOT, TEMPLATE, WEIGHTS
 # Ranks that PEFT, vLLM and llama.cpp all accept; with alpha = rank, each scales by 1.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
+# What PEFT refuses, in `_check_lora_target_modules_mamba`: this, and convolutions, in such models.
+_REFUSED_LINEAR = "out_proj"
+_REFUSING_TYPES = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
+
 Factors = dict[str, tuple[Tensor, Tensor]]
 """(A [rank, in], B [out, rank]) by site, float32, of one rank at all sites; ΔW = B A."""
 
 
 def factors_of(change: FrozenSum) -> Factors:
-    """The factors of a change of weights, padded with zeros to one rank that every tool accepts."""
+    """The factors of a change of weights, padded with zeros to one rank that every tool accepts.
+
+    Sites that it leaves as they are have none, unless it changes nothing at all.
+    """
     found = {name: change.at(name) for name in change.names}
+    found = {name: pair for name, pair in found.items() if _changes(*pair)} or found
     true_rank = max(len(down) for down, _ in found.values())
     rank = next((known for known in RANKS if known >= true_rank), true_rank)
     return {name: padded(down, up, rank) for name, (down, up) in found.items()}
 
 
+def _changes(down: Tensor, up: Tensor) -> bool:
+    return bool(down.any() and up.any())
+
+
 def rank_of(factors: Factors) -> int:
     """The rank that all sites share."""
     return len(next(iter(factors.values()))[0])
+
+
+def require_peft(factors: Factors, model_type: str) -> None:
+    """Requires that PEFT takes these factors.
+
+    Args:
+        model_type: of the backbone, by transformers' name.
+
+    Raises:
+        BackboneError: it refuses one of the linears in models of this type.
+    """
+    refused = [name for name in factors if name.rsplit(".", 1)[-1] == _REFUSED_LINEAR]
+    if refused and model_type in _REFUSING_TYPES:
+        raise BackboneError(
+            f"PEFT takes no LoRA of {refused[0]}, since it refuses {_REFUSED_LINEAR} in models of "
+            f"type {model_type}: export `--format merged` instead"
+        )
 
 
 def write_peft(folder: Path, factors: Factors, decoder: str, backbone: str, template: str) -> None:
@@ -92,6 +121,8 @@ def write_merged(folder: Path, backbone: Backbone, change: FrozenSum, ends: Sequ
     users = Counter(weight.data_ptr() for _, weight in every)
     for name in change.names:
         down, up = change.at(name)
+        if not _changes(down, up):
+            continue
         layer, module = Site.parse(name)
         linear = layers[layer].get_submodule(module)
         if users[linear.weight.data_ptr()] > 1:

@@ -3,8 +3,13 @@
 import json
 from pathlib import Path
 
+import gguf
 import pytest
+import torch
 from conftest import QUICK
+from loras import ABOVE_TAP, TOKENS
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from thinking import AT_WILL, thinking_tokenizer
 from tiny import save_tiny, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -12,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from niwfctl.backbone.generation import ending_tokens
 from niwfctl.errors import BackboneError
 from niwfctl.repository import Repository
+from niwfctl.repository.adapters import WEIGHTS
 from niwfctl.repository.commit import RoutingOptions
 
 MANUAL = RoutingOptions(manual=True)
@@ -82,3 +88,56 @@ def test_nothing_is_merged_into_weights_that_several_layers_share(
         repository.export("apple", tmp_path / "merged", "merged")
     assert not (tmp_path / "merged").exists()
     repository.export("apple", tmp_path / "lora")
+
+
+@pytest.fixture(scope="module")
+def on_falcon(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository on Falcon-H1, in whose models PEFT takes no LoRA of `out_proj`."""
+    folder = tmp_path_factory.mktemp("falcon")
+    backbone = save_tiny(folder / "backbone", "falcon_h1")
+    return Repository.init(folder / "skills", model=str(backbone), dim=8, tap_layer=1).path
+
+
+def test_what_peft_would_not_load_is_refused_as_a_lora(
+    on_falcon: Path, tmp_path: Path, data: Path
+) -> None:
+    repository = Repository.open(on_falcon)
+    repository.train("apple", [data], QUICK)
+    repository.commit(["apple"], "Apples", MANUAL)
+    with pytest.raises(BackboneError, match=r"layers\.1\.mamba\.out_proj.*--format merged"):
+        repository.export("apple", tmp_path / "lora")
+    repository.export("apple", tmp_path / "merged", "merged")
+
+
+def test_a_lora_of_some_linears_is_exported_as_one_of_these_linears(
+    on_falcon: Path, tmp_path: Path, data: Path
+) -> None:
+    repository, targets = Repository.open(on_falcon), ["q_proj", "v_proj"]
+    backbone = repository.config.backbone.model
+    shape = LoraConfig(r=4, target_modules=targets, layers_to_transform=ABOVE_TAP)
+    made = get_peft_model(AutoModelForCausalLM.from_pretrained(backbone), shape)
+    for name, weight in made.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    made.save_pretrained(tmp_path / "lora")
+    repository.import_adapter(tmp_path / "lora", "some", [data], routing=MANUAL)
+    repository.export("some", tmp_path / "again")
+    keys = [load_file(tmp_path / one / WEIGHTS).keys() for one in ("lora", "again")]
+    assert keys[0] == keys[1]
+    base = AutoModelForCausalLM.from_pretrained(backbone)
+    again = PeftModel.from_pretrained(base, tmp_path / "again").eval()
+    with torch.no_grad():
+        expected, found = made.eval()(TOKENS).logits, again(TOKENS).logits
+    assert (found - expected).abs().max() <= 0.01 * expected.std()
+    wrapped = {name for name, one in again.named_modules() if hasattr(one, "lora_A")}
+    assert len(wrapped) == len(targets) * len(ABOVE_TAP)
+
+
+def test_a_gguf_lora_has_no_factors_of_zeros(
+    fresh: Repository, lora: Path, tmp_path: Path, data: Path
+) -> None:
+    fresh.import_adapter(lora, "some", [data])
+    fresh.export("some", tmp_path / "some.gguf", "gguf-lora")
+    names = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "some.gguf").tensors}
+    assert {name.split(".")[2] for name in names} == {"attn_q", "attn_v", "ffn_down"}
+    assert len(names) == len(load_file(lora / WEIGHTS))
