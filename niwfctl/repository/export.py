@@ -131,9 +131,9 @@ def export(
         if form == "gguf-lora":
             write_gguf_lora(folder / target.name, factors, layout, capability.name, provenance)
         elif form == "peft":
-            pinned = repository.config.backbone
-            decoder, template = pinned.decoder or "model", plain_template(tokenizer)
-            write_peft(folder, factors, decoder, _known_as(pinned.model), template)
+            pinned, template = repository.config.backbone, plain_template(tokenizer)
+            known = _known_as(pinned.model, source)
+            write_peft(folder, factors, pinned.decoder or "model", known, template)
         else:
             write_merged(folder, _to_change(repository, model, originals), change, ends)
         if form != "gguf-lora":
@@ -175,9 +175,12 @@ def _sum(terms: Sequence[_Term]) -> FrozenSum:
     return FrozenSum([(term.weight, term.region, term.z) for term in terms])
 
 
-def _known_as(backbone: str) -> str:
-    """The backbone's name in other tools."""
-    return UPSTREAM if backbone == EMBEDDED else backbone
+def _known_as(backbone: str, source: Source) -> str:
+    """The backbone's name in other tools; of one that was pinned elsewhere, its place here."""
+    if backbone == EMBEDDED:
+        return UPSTREAM
+    gone = Path(backbone).is_absolute() and not Path(backbone).exists()
+    return str(Path(source.folder).resolve()) if gone else backbone
 
 
 def _tokenizer(repository: Repository, source: Source) -> PreTrainedTokenizerBase:

@@ -33,6 +33,7 @@ from niwfctl.repository.adapters import (
     read_adapter,
     read_config,
 )
+from niwfctl.repository.backbone import pinned_source
 from niwfctl.repository.commit import RoutingOptions, commit_regions, seal
 from niwfctl.repository.measure import Data
 from niwfctl.repository.model import Model
@@ -117,7 +118,7 @@ def import_adapter(
         entry = seal(repository, run, region, probe)
         done = commit_regions(repository, [entry], message, routing or RoutingOptions())
     repository.git.tell_hook("post-commit")
-    differs = _differs(config.base_model_name_or_path, repository.config.backbone.model)
+    differs = _differs(config.base_model_name_or_path, repository)
     return Imported(
         done.commit, done.capabilities[0], run.adapter, differs, _template_differs(folder, model)
     )
@@ -200,11 +201,12 @@ def _public(named: str | None) -> str | None:
     return Path(named).name if named and Path(named).is_absolute() else named
 
 
-def _differs(named: str | None, pinned: str) -> bool:
+def _differs(named: str | None, repository: Repository) -> bool:
     """Whether an adapter names another backbone; a folder or owner before the name is ignored."""
     if named is None:
         return False
-    known = [pinned, UPSTREAM] if pinned == EMBEDDED else [pinned]
+    pinned = repository.config.backbone.model
+    known = [pinned, pinned_source(repository).folder, *([UPSTREAM] if pinned == EMBEDDED else [])]
     return Path(named).name.lower() not in {Path(one).name.lower() for one in known}
 
 

@@ -1,6 +1,7 @@
 """What other tools need of an export besides the change of weights."""
 
 import json
+import shutil
 from pathlib import Path
 
 import gguf
@@ -8,7 +9,7 @@ import pytest
 import torch
 from conftest import QUICK
 from loras import ABOVE_TAP, TOKENS
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from thinking import AT_WILL, thinking_tokenizer
 from tiny import save_tiny, tiny_model
@@ -141,3 +142,23 @@ def test_a_gguf_lora_has_no_factors_of_zeros(
     names = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "some.gguf").tensors}
     assert {name.split(".")[2] for name in names} == {"attn_q", "attn_v", "ffn_down"}
     assert len(names) == len(load_file(lora / WEIGHTS))
+
+
+def test_a_lora_names_the_backbone_in_use_where_the_pinned_one_is_not(
+    committed: Repository,
+    backbone: Path,
+    tmp_path: Path,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, here = committed.path / "niwf.toml", tmp_path / "here"
+    config.write_text(config.read_text().replace(str(backbone), "/nowhere/mistral"))
+    committed.git.plain("commit", "--quiet", "--all", "-m", "As cloned from another machine")
+    monkeypatch.setenv("NIWFCTL_BACKBONE", str(shutil.copytree(backbone, here)))
+    repository = Repository.open(committed.path)
+    repository.export("apple", tmp_path / "lora")
+    named = PeftConfig.from_pretrained(tmp_path / "lora").base_model_name_or_path
+    assert named == str(here)
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(named), tmp_path / "lora")
+    done = repository.import_adapter(tmp_path / "lora", "back", [data], routing=MANUAL)
+    assert not done.base_differs
