@@ -21,6 +21,7 @@ from niwfctl.errors import FormatError, UsageError
 from niwfctl.field.basis import Basis, Site
 from niwfctl.field.compress import padded, relative_error, squared_norm
 from niwfctl.repository.patterns import matching, pattern_problem
+from niwfctl.repository.targets import require_named
 from niwfctl.training.run import LARGEST_RANK
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -43,10 +44,7 @@ _WITHOUT_EFFECT = {
     "corda_config",
     "ensure_weight_tying",
     "eva_config",
-    "exclude_modules",
     "inference_mode",
-    "layers_pattern",
-    "layers_to_transform",
     "loftq_config",
     "lora_dropout",
     "lora_ga_config",
@@ -54,7 +52,6 @@ _WITHOUT_EFFECT = {
     "peft_version",
     "qalora_group_size",
     "revision",
-    "target_modules",
     "task_type",
 }
 
@@ -71,6 +68,10 @@ class AdapterConfig(BaseModel):
     use_rslora: bool = False
     rank_pattern: dict[str, int] | None = None
     alpha_pattern: dict[str, float] | None = None
+    target_modules: str | frozenset[str] | None = None
+    exclude_modules: str | frozenset[str] | None = None
+    layers_to_transform: int | frozenset[int] | None = None
+    layers_pattern: str | tuple[str, ...] | None = None
     bias: str = "none"
     init_lora_weights: bool | str | None = True
 
@@ -178,6 +179,7 @@ def read_adapter(
             f"{folder} changes only layers below the tap layer: nothing would be left"
         )
     _require_adapted(folder, pairs, decoder, by_module)
+    require_named(folder, config, every)
     for module, pair in pairs.items():
         _require_shapes(folder, config, module, by_module[module], pair)
     rank = max(len(down) for down, _ in pairs.values())
@@ -214,7 +216,14 @@ def _obstacle(config: AdapterConfig) -> str | None:
             "own weights: convert it to a plain LoRA when you save it (PEFT's "
             "`path_initial_model_for_weight_conversion`)"
         )
-    for pattern in (config.rank_pattern, config.alpha_pattern):
+    if config.target_modules is None:
+        return (
+            "names no target_modules, for which PEFT takes modules of its own choice: list in it "
+            "those that the weights change"
+        )
+    lists = config.layers_pattern or ()
+    named = dict.fromkeys([lists] if isinstance(lists, str) else lists, 1)
+    for pattern in (config.rank_pattern, config.alpha_pattern, named):
         if problem := pattern_problem(pattern or {}):
             return problem
     for entry, value in (config.model_extra or {}).items():

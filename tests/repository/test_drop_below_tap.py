@@ -25,7 +25,7 @@ def whole(copy: Callable[..., Path], lora: Path) -> Path:
             factor = 2 if "lora_B" in key else 1
             tensors[key.replace(".layers.1.", ".layers.0.")] = tensors[key] * factor
 
-    return copy(extend)
+    return copy(extend, layers_to_transform=[0, *ABOVE_TAP])
 
 
 def test_a_lora_on_all_layers_is_imported_without_its_lowest_ones_if_that_is_asked(
