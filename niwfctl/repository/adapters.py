@@ -27,7 +27,12 @@ from niwfctl.training.run import LARGEST_RANK
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 TEMPLATE = "chat_template.jinja"  # which trainers save beside them
 ROOT = "base_model.model."  # of all keys of the weights
-_FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
+# Some tools keep the name that an adapter has in memory.
+_FACTOR = re.compile(
+    r"base_model\.model\.(?P<module>.+)\.lora_(?P<which>[AB])(?:\.default)?\.weight"
+)
+# The language model of one that also sees: its path now, and before transformers 4.52.
+_LANGUAGE, _LANGUAGE_BEFORE = "model.language_model.", "language_model.model."
 _NUMBER = re.compile("[0-9]{1,9}")  # of a layer
 _KEEP_THE_BASE = (
     True,
@@ -170,7 +175,7 @@ def read_adapter(
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise FormatError(f"{folder / WEIGHTS} is not readable safetensors: {error}") from error
-    pairs = _pairs(folder, tensors)
+    pairs = _pairs(folder, tensors, decoder)
     by_module = {f"{decoder}.{site.name}": site for site in sites}
     below, every = _below_tap(pairs, decoder, by_module) if drop_below_tap else {}, pairs
     pairs = {module: pair for module, pair in pairs.items() if module not in below}
@@ -242,7 +247,9 @@ def _content(file: Path) -> bytes:
         raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
-def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+def _pairs(
+    folder: Path, tensors: Mapping[str, Tensor], decoder: str
+) -> dict[str, tuple[Tensor, Tensor]]:
     """(A, B) by path of the module in the model, the lowest layer first."""
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in sorted(tensors.items()):
@@ -251,7 +258,12 @@ def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tenso
             raise FormatError(
                 f"{folder} holds {key}, not a LoRA factor of a linear: it cannot be imported"
             )
-        found.setdefault(match["module"], {})[match["which"]] = tensor
+        module, which = match["module"], match["which"]
+        if f"{decoder}." == _LANGUAGE and module.startswith(_LANGUAGE_BEFORE):
+            module = _LANGUAGE + module.removeprefix(_LANGUAGE_BEFORE)
+        if which in (pair := found.setdefault(module, {})):
+            raise FormatError(f"{folder} has {which} of {module} under two names: it is damaged")
+        pair[which] = tensor
     if not found:
         raise FormatError(f"{folder} holds no LoRA factors: there is nothing to import")
     for module, pair in sorted(found.items()):
