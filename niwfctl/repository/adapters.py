@@ -294,7 +294,9 @@ def _require_adapted(
             f"import it into a repository made with `niwfctl init --tap-layer {below[0]}`"
             if below[0] > 0
             else "no repository can change layer 0, since the coordinate is read below all "
-            f"changes: train it with layers_to_transform from {tap}"
+            f"changes: train it with layers_to_transform from {tap} (or, where target_modules is "
+            "one string, with which PEFT does not take that, with "
+            rf"exclude_modules=r'.*\.layers\.({'|'.join(map(str, range(tap)))})\..*')"
         )
         raise FormatError(
             f"{folder} adapts {_listed(below)}, and capabilities here change layers {tap} (the "

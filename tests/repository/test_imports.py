@@ -1,6 +1,7 @@
 """LoRAs that PEFT made, as capabilities."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
-from niwfctl.backbone.sites import find_sites
+from niwfctl.backbone.sites import decoder_path, find_sites
 from niwfctl.errors import DataError, FormatError, Shadowed, UsageError
 from niwfctl.repository import Repository
 from niwfctl.repository.adapters import WEIGHTS, read_adapter, read_config
@@ -141,15 +142,17 @@ def test_it_is_routed_as_any_other(committed: Repository, lora: Path, data: Path
     assert entry.routing is None
 
 
-def saved(tmp: pytest.TempPathFactory, config: LoraConfig) -> tuple[PeftModel, Path]:
+def saved(
+    tmp: pytest.TempPathFactory, config: LoraConfig, kind: str = "mistral"
+) -> tuple[PeftModel, Path]:
     """A LoRA with random factors, as PEFT loads what it saved."""
-    model = get_peft_model(tiny_model(), config)
+    model = get_peft_model(tiny_model(kind), config)
     for key, parameter in model.named_parameters():
         if "lora_B" in key:
             torch.nn.init.normal_(parameter, std=0.1)
     folder = tmp.mktemp("random")
     model.save_pretrained(folder)
-    return PeftModel.from_pretrained(tiny_model(), folder), folder
+    return PeftModel.from_pretrained(tiny_model(kind), folder), folder
 
 
 def patterns(most: int) -> st.SearchStrategy[dict[str, int]]:
@@ -360,6 +363,21 @@ def test_layers_below_the_tap_are_refused_with_the_tap_that_takes_them(
     sites = find_sites(AutoModelForCausalLM.from_pretrained(backbone), 3)
     with pytest.raises(FormatError, match=r"adapts layers 1 to 2, .* --tap-layer 1"):
         read_adapter(lora, read_config(lora), "model", sites)
+
+
+@pytest.mark.parametrize(("kind", "tap"), [("mistral", 1), ("gpt_neox", 2)])
+def test_the_advice_for_a_lora_on_all_layers_makes_one_that_can_be_imported(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, tap: int
+) -> None:
+    sites, decoder = find_sites(tiny_model(kind), tap), decoder_path(tiny_model(kind))
+    _, folder = saved(tmp_path_factory, LoraConfig(target_modules="all-linear"), kind)
+    with pytest.raises(FormatError, match=r"layer 0, .* exclude_modules=r'") as refused:
+        read_adapter(folder, read_config(folder), decoder, sites)
+    advice = re.search("exclude_modules=r'(.*?)'", str(refused.value))[1]
+    config = LoraConfig(target_modules="all-linear", exclude_modules=advice)
+    _, folder = saved(tmp_path_factory, config, kind)
+    basis = read_adapter(folder, read_config(folder), decoder, sites).basis
+    assert all(basis.up[site.name].any() for site in sites)
 
 
 @pytest.mark.parametrize(
