@@ -33,6 +33,8 @@ _FACTOR = re.compile(
 )
 # The language model of one that also sees: its path now, and before transformers 4.52.
 _LANGUAGE, _LANGUAGE_BEFORE = "model.language_model.", "language_model.model."
+# What is saved of a layer beside its linears: an embedding's factors, and its own weights.
+_BESIDE = re.compile(r"base_model\.model\.(?P<module>.+)\.(?:lora_embedding_[AB]|base_layer\..*)")
 _NUMBER = re.compile("[0-9]{1,9}")  # of a layer
 _KEEP_THE_BASE = (
     True,
@@ -254,6 +256,11 @@ def _pairs(
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in sorted(tensors.items()):
         match = _FACTOR.fullmatch(key)
+        if match is None and (beside := _BESIDE.fullmatch(key)):
+            raise FormatError(
+                f"{folder} adapts {beside['module']}, and capabilities here change the linears of "
+                "layers only: train it without that in target_modules"
+            )
         if match is None:
             raise FormatError(
                 f"{folder} holds {key}, not a LoRA factor of a linear: it cannot be imported"

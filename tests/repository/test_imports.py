@@ -357,6 +357,17 @@ def test_what_cannot_be_imported_is_refused_by_name(
     assert not fresh.atlas()
 
 
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+def test_a_lora_of_embeddings_or_of_the_output_layer_is_refused_as_one(
+    tmp_path_factory: pytest.TempPathFactory, module: str
+) -> None:
+    config = LoraConfig(target_modules=rf".*[123].*q_proj|(?:.*\.)?{module}")
+    _, folder = saved(tmp_path_factory, config)
+    words = rf"adapts (model\.)?{module}, .* without that in target_modules"
+    with pytest.raises(FormatError, match=words):
+        read_adapter(folder, read_config(folder), "model", find_sites(tiny_model(), 1))
+
+
 def test_layers_below_the_tap_are_refused_with_the_tap_that_takes_them(
     backbone: Path, lora: Path
 ) -> None:
