@@ -24,6 +24,7 @@ _ENDS = "generation_config.json"  # which tokens end an answer
 _SPLIT = ("vocab.json", "merges.txt")  # read if there is no tokenizer.json
 _BESIDE = ("special_tokens_map.json", "added_tokens.json", "additional_chat_templates/*.jinja")
 DEFINING = (*_FIRST, _ENDS, *_SPLIT, *_BESIDE)
+_PICKLES = "pytorch_model*.bin"
 _ADAPTER = "adapter_config.json"  # transformers loads it with the model if PEFT is installed
 _CHOICE = "transformers_weights"  # entry of config.json
 
@@ -55,7 +56,15 @@ def _second(path: Path) -> Sequence[str]:
 
 def _identity(path: Path, patterns: Sequence[str], cache: Path | None) -> str:
     files = [path] if path.is_file() else sorted(f for p in patterns for f in path.glob(p))
-    if not any(file.suffix in (".safetensors", ".gguf") for file in files):
+    whole = any(file.suffix in (".safetensors", ".gguf") for file in files)
+    if not whole and (pickle := next(path.glob(_PICKLES), None)):
+        raise BackboneError(
+            f"{pickle} is a pickle, which could run any code, so it is never opened: if you trust "
+            'it, save the model as safetensors beside it with `python -c "from transformers import '
+            f"AutoModelForCausalLM as M; M.from_pretrained({str(path)!r}, dtype='auto')"
+            f'.save_pretrained({str(path)!r})"`'
+        )
+    if not whole:
         raise BackboneError(
             f"{path} holds no model weights: expected *.safetensors beside a config.json, or a "
             "GGUF file"

@@ -12,6 +12,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from conftest import HUB_COMMIT
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, logging
 
@@ -150,6 +151,21 @@ def test_a_backbone_that_brings_code_of_its_own_is_refused_and_the_code_not_run(
         load(resolve(str(copy)))
     sentence(error)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_with_pickled_weights_says_what_makes_safetensors_of_them(
+    copy: Path, backbone: Path
+) -> None:
+    (copy / "model.safetensors").unlink()
+    torch.save(load_file(backbone / "model.safetensors"), copy / "pytorch_model.bin")
+    with pytest.raises(BackboneError, match=r"pytorch_model\.bin is a pickle") as error:
+        resolve(str(copy))
+    sentence(error)
+    command = str(error.value).split('`python -c "')[1].removesuffix('"`')
+    exec(command, {})
+    found = load(resolve(str(copy))).model.state_dict()
+    expected = load(resolve(str(backbone))).model.state_dict()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 def test_a_folder_without_weights_says_what_belongs_there(copy: Path) -> None:
