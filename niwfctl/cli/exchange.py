@@ -81,7 +81,10 @@ def export(
 def import_adapter(
     ctx: typer.Context,
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A LoRA as PEFT saves it, in safetensors.")
+        str,
+        typer.Argument(
+            metavar="DIR", help="A LoRA as PEFT saves it, in safetensors, or its Hugging Face id."
+        ),
     ],
     name: Annotated[str, typer.Option(help="Name of the capability.")],
     data: Annotated[
@@ -119,7 +122,7 @@ def import_adapter(
     message = f"Import {name}" if message is None else message
     with training_progress(name) as report:
         done = repository.import_adapter(
-            ctx.obj / folder,
+            inside(ctx.obj, folder),
             name,
             [inside(ctx.obj, source) for source in data or []],
             prompts=[ctx.obj / source for source in prompts or []],

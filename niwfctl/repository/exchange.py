@@ -88,7 +88,8 @@ class Exchange:
         """Commits a LoRA that PEFT saved, as a capability whose gates are 1 everywhere.
 
         Args:
-            folder: with adapter_config.json and adapter_model.safetensors.
+            folder: with adapter_config.json and adapter_model.safetensors, or a Hugging Face id,
+                whose files are downloaded unless they are in the cache.
             name: of the new capability.
             data: determines its region and its perplexity, as in `train`.
             prompts: instead of data, text files with one prompt a line; no perplexity is measured.

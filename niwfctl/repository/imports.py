@@ -18,6 +18,7 @@ from niwfctl.backbone.adapter import ActiveField
 from niwfctl.backbone.arguments import head
 from niwfctl.backbone.batch import batched
 from niwfctl.backbone.embedded import EMBEDDED, UPSTREAM
+from niwfctl.backbone.hub import snapshot
 from niwfctl.backbone.probe import witnessed
 from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.scoring import Scorer
@@ -27,7 +28,9 @@ from niwfctl.errors import FormatError, UsageError
 from niwfctl.field.generator import Generator
 from niwfctl.field.region import Region
 from niwfctl.repository.adapters import (
+    CONFIG,
     TEMPLATE,
+    WEIGHTS,
     Adapter,
     AdapterConfig,
     read_adapter,
@@ -45,6 +48,8 @@ from niwfctl.storage import storing
 from niwfctl.training.data import data_hash, read_prompts
 from niwfctl.training.loop import Progress
 from niwfctl.training.run import ImportedAdapter, TrainingOptions
+
+_TOKENIZER = "tokenizer_config.json"
 
 if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
@@ -87,6 +92,7 @@ def import_adapter(
     if not message.strip():
         raise UsageError("an empty commit message: say what is imported with -m")
     require_ready(repository)
+    folder = _downloaded(folder)
     config = read_config(folder)
     if data and prompts:
         raise UsageError("--data and --prompts exclude each other: give one of them")
@@ -122,6 +128,15 @@ def import_adapter(
     return Imported(
         done.commit, done.capabilities[0], run.adapter, differs, _template_differs(folder, model)
     )
+
+
+def _downloaded(folder: Path) -> Path:
+    """A folder as it is, or where a hub id's files are."""
+    if folder.exists() or folder.is_absolute() or len(folder.parts) != 2:
+        return folder
+    instead = f"expected a directory with {CONFIG} and {WEIGHTS}, or a Hugging Face id"
+    files = (CONFIG, WEIGHTS, TEMPLATE, _TOKENIZER)
+    return snapshot(folder.as_posix(), None, instead, "adapter", files)[0]
 
 
 def _of_adapter(adapter: Adapter, options: TrainingOptions) -> TrainingOptions:
@@ -225,6 +240,6 @@ def _saved_template(folder: Path) -> object:
     with suppress(OSError, ValueError):
         return (folder / TEMPLATE).read_text("utf-8")
     with suppress(OSError, ValueError, AttributeError):
-        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        config = json.loads((folder / _TOKENIZER).read_text("utf-8"))
         return config.get("chat_template")
     return None
