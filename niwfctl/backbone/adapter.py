@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, wraps
-from typing import Protocol
+from typing import NoReturn, Protocol
 from weakref import WeakValueDictionary
 
 import torch
@@ -23,6 +23,7 @@ from torch.nn.functional import linear
 
 from niwfctl.backbone.decoding import DecodeBuffers, Group, Workspaces
 from niwfctl.backbone.sites import SiteGroup, decoder_layers, linears, shared_inputs
+from niwfctl.errors import UsageError
 from niwfctl.field.basis import Basis, Site
 from niwfctl.field.coordinates import CoordinateMap, pool
 from niwfctl.field.frozen import FrozenSum
@@ -218,6 +219,17 @@ class FieldAdapter:
         for shared, group in zip(self._shared, self.groups, strict=True):
             for place, module in enumerate(linears(model, group)):
                 self.wrap(module, partial(shared.adding, place))
+
+    def __reduce__(self) -> NoReturn:
+        """Refuses `copy.deepcopy` and `torch.save` of the model too, whose hook refers to this.
+
+        Raises:
+            UsageError: always; the copy's linears would compute with the original's weights.
+        """
+        raise UsageError(
+            "a model with a field inside it can be neither copied nor pickled: close it with "
+            "`Model.close()` first, or load another with transformers' `from_pretrained`"
+        )
 
     @property
     def z(self) -> Tensor | None:

@@ -1,6 +1,9 @@
 """Behaviour of the field inside tiny random models of each architecture."""
 
+import copy
 import gc
+import io
+import pickle
 import weakref
 
 import pytest
@@ -15,7 +18,7 @@ from niwfctl.backbone.prompts import Tokens
 from niwfctl.backbone.recompute import recompute_layers
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.backbone.sites import find_sites
-from niwfctl.errors import BackboneError
+from niwfctl.errors import BackboneError, UsageError
 from niwfctl.field.basis import Basis
 from niwfctl.field.coordinates import CoordinateMap
 from niwfctl.field.generator import Generator
@@ -234,3 +237,25 @@ def test_a_pass_that_raises_leaves_no_activations() -> None:
         logits(adapter, torch.randint(0, 97, (2, 9)))
     gc.collect()  # the traceback held frames
     assert read[0]() is None
+
+
+@pytest.mark.parametrize("acting", [False, True])
+def test_a_model_with_a_field_inside_refuses_to_be_copied_or_pickled_until_it_is_taken_out(
+    acting: bool,
+) -> None:
+    adapter, active, *_ = make_adapter("mistral")
+    adapter.active = active if acting else None
+    for attempt in (
+        copy.deepcopy,
+        pickle.dumps,
+        lambda model: torch.save(model, io.BytesIO()),
+        lambda model: copy.deepcopy(model.get_decoder().layers),
+    ):
+        with pytest.raises(UsageError, match="neither copied nor pickled: close it with"):
+            attempt(adapter.model)
+    adapter.detach()
+    twin = copy.deepcopy(adapter.model)
+    for weight in twin.parameters():
+        weight.data.zero_()
+    assert not twin(torch.tensor([[1, 2]])).logits.any()
+    assert adapter.model(torch.tensor([[1, 2]])).logits.any()
