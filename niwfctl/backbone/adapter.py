@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from niwfctl.backbone.batch import fitted, on, require_prompts
 from niwfctl.backbone.decoding import DecodeBuffers, Group, Workspaces
 from niwfctl.backbone.sites import SiteGroup, decoder_layers, linears, shared_inputs
 from niwfctl.errors import UsageError
@@ -241,11 +242,19 @@ class FieldAdapter:
         """A block whose first forward pass reads the coordinates; later passes reuse its gates.
 
         Args:
-            mask: bool [batch, tokens] of that first pass, True at the prompt's own tokens.
+            mask: bool [batch, tokens] of that first pass, True at the prompt's own tokens; on the
+                CPU, nothing waits for a GPU. A row counts for all copies that beam search makes of
+                it, and tokens beyond the mask, such as candidates, are not the prompt's.
             known: coordinates [dim], by row, that were read before: the mask of these rows does not
                 matter.
+
+        Raises:
+            UsageError: it is no such tensor, or has no True in some row; in the first pass, if that
+                has other rows, or fewer tokens.
         """
-        self._pass = Pass(prompt=mask, known=known or {})
+        known = known or {}
+        require_prompts(mask, known)
+        self._pass = Pass(prompt=on(self.model.device, mask.bool())[0], known=known)
         try:
             yield
         finally:  # a pass that raised left its activations in the groups
@@ -289,7 +298,12 @@ class FieldAdapter:
         now = self._pass
         if now.prompt is None:
             if self.active is not None:
-                raise RuntimeError("a field is active, but no prompt was given: use `prompts()`")
+                raise UsageError(
+                    "a capability is active, but nothing says which tokens are the prompt's: call "
+                    "the model within `with model.adapter.prompts(mask)`, as docs/library.md shows "
+                    'under "With transformers\' own methods", or choose the base with '
+                    "`model.use(None)`"
+                )
             return
         states = args[0] if args else kwargs["hidden_states"]
         if now.z is None:
@@ -300,9 +314,10 @@ class FieldAdapter:
 
     def _enter(self, now: Pass, states: Tensor) -> None:
         with torch.no_grad():
-            now.z = self.coordinates(pool(states, now.prompt))
+            now.z = self.coordinates(pool(states, fitted(now.prompt, states)))
+            each = now.z.unflatten(0, (len(now.prompt), -1))  # the copies of each row
             for row, z in now.known.items():
-                now.z[row] = z
+                each[row] = z
         now.active = self.active.at(now.z) if self.active is not None else None
         if now.active is not None:
             now.gates = now.active.row_gates(now.z)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Container, Iterator, Sequence, Sized
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, constant_pad_nd
+
+from niwfctl.errors import UsageError
 
 Row = TypeVar("Row")
 
@@ -61,3 +63,63 @@ def prompt_mask(
         position = position - (width - end)
     begin = torch.minimum(torch.as_tensor(skip).reshape(-1, 1), end - 1)
     return (position >= begin) & (position < end)
+
+
+def require_prompts(mask: Tensor, known: Container[int] = ()) -> None:
+    """Requires a mask of prompts, [rows, tokens], that has a True in every row.
+
+    Args:
+        known: the rows that need none.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or not len(mask):
+        shape = f" of shape {list(mask.shape)}" if isinstance(mask, Tensor) else ""
+        raise UsageError(
+            f"a mask of prompts cannot be a {type(mask).__name__}{shape}: give a bool tensor "
+            "[rows, tokens], with True at each prompt's own tokens"
+        )
+    for row, some in enumerate(mask.any(1).tolist()):
+        if not some and row not in known:
+            raise UsageError(
+                f"row {row} of the mask of prompts has no True: mark that prompt's own tokens, on "
+                "which its coordinate depends"
+            )
+
+
+def fitted(mask: Tensor, states: Tensor) -> Tensor:
+    """A mask [rows, tokens] for the states of a pass.
+
+    Transformers follows each row with its copies for beams, and prompts with candidates for their
+    next tokens.
+
+    Args:
+        states: [rows · copies, tokens + candidates, hidden].
+
+    Returns:
+        bool [rows · copies, tokens + candidates], False at the candidates.
+
+    Raises:
+        UsageError: the states are of other shapes, or no copies.
+    """
+    (rows, width), (count, tokens) = mask.shape, states.shape[:2]
+    if count % rows or tokens < width:
+        raise UsageError(
+            f"the mask of prompts is of shape {[rows, width]}, but the first pass of shape "
+            f"{[count, tokens]}: give it a row for each, with as many tokens"
+        )
+    if count > rows and not _are_copies(states.unflatten(0, (rows, -1))):
+        raise UsageError(
+            f"the mask of prompts has {rows} rows, but the first pass {count} different ones: give "
+            "it a row for each"
+        )
+    mask = mask.repeat_interleave(count // rows, dim=0) if count > rows else mask
+    return constant_pad_nd(mask, (0, tokens - width)) if tokens > width else mask
+
+
+def _are_copies(states: Tensor) -> bool:
+    """Whether states [rows, copies, tokens, hidden] of copies differ by no more than rounding."""
+    first = states[:, :1].float()
+    apart = (states.float() - first).norm(dim=-1)
+    return not bool((apart > 0.1 * first.norm(dim=-1)).any())

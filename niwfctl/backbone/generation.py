@@ -212,7 +212,7 @@ def answer(
     )
     sampled = any(request.options.samples for request in requests)
     known = {row: one.z for row, one in enumerate(requests) if one.z is not None}
-    reading = adapter.prompts(counted.to(model.device), known)
+    reading = adapter.prompts(counted, known)
     with reading, _nothing_but(options, model), quiet():
         model.generate(
             tokens.to(model.device),

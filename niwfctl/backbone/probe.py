@@ -76,7 +76,7 @@ def probe(adapter: FieldAdapter, seed: int = SEED) -> Probe:
     """Computes the probes with the active field."""
     model = adapter.model
     tokens = probe_tokens(model.config.get_text_config().vocab_size, seed).to(model.device)
-    with adapter.prompts(torch.ones_like(tokens, dtype=torch.bool)):
+    with adapter.prompts(torch.ones(tokens.shape, dtype=torch.bool)):
         logits = model(tokens, use_cache=False).logits.float().cpu().contiguous()
     digest = hashlib.sha256(memoryview(logits.numpy()).cast("B")).hexdigest()
     step = -(-logits.shape[-1] // SAMPLED)

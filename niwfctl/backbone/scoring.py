@@ -84,8 +84,8 @@ class Scorer:
         mask = prompt_mask(lengths, tokens.shape[1], skips)
         row_of, position = _answer_positions(rows)
         targets = tokens[row_of, position]
-        inputs = (tokens, mask, targets, row_of, position - 1)
-        tokens, mask, targets, rows_there, before = on(self._model.device, *inputs)
+        inputs = (tokens, targets, row_of, position - 1)
+        tokens, targets, rows_there, before = on(self._model.device, *inputs)
         with self.adapter.prompts(mask):
             states = self._model.get_decoder()(tokens, use_cache=False).last_hidden_state
         return states[rows_there, before], targets, row_of

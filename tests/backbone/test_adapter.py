@@ -9,6 +9,7 @@ import weakref
 import pytest
 import torch
 from calls import Names
+from fields import LAYERS, changed_model, make_adapter
 from tiny import CONFIGS, tiny_model
 from torch import Tensor
 
@@ -19,26 +20,7 @@ from niwfctl.backbone.recompute import recompute_layers
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.backbone.sites import find_sites
 from niwfctl.errors import BackboneError, UsageError
-from niwfctl.field.basis import Basis
 from niwfctl.field.coordinates import CoordinateMap
-from niwfctl.field.generator import Generator
-
-TAP = 2
-LAYERS = (2, 3)
-
-
-def make_adapter(kind: str) -> tuple[FieldAdapter, ActiveField, list[Basis], Generator]:
-    model = tiny_model(kind)
-    sites = find_sites(model, TAP)
-    adapter = FieldAdapter(model, sites, CoordinateMap.fit(torch.randn(50, 64) * 0.1, 4))
-    random = torch.Generator().manual_seed(7)
-    bases = [Basis.initial(sites, rank, random) for rank in (2, 3)]
-    for basis in bases:
-        for up in basis.up.values():
-            up.normal_(std=0.3, generator=random)
-    generator = Generator(4, len(LAYERS), 2).requires_grad_(False)
-    torch.nn.init.normal_(generator.outer.weight)
-    return adapter, ActiveField.of(adapter.groups, bases, generator, 0.5), bases, generator
 
 
 def logits(adapter: FieldAdapter, tokens: Tensor, mask: Tensor | None = None, **rest) -> Tensor:
@@ -65,13 +47,7 @@ def test_one_pass_equals_a_model_whose_weights_were_changed(kind: str) -> None:
     adapter, active, bases, generator = make_adapter(kind)
     adapter.active = active
     adapted = logits(adapter, tokens)
-    gates = generator(adapter.z)[0]
-    changed = tiny_model(kind)
-    for site in adapter.sites:
-        linear = changed.get_decoder().layers[site.layer].get_submodule(site.module)
-        for index, basis in enumerate(bases):
-            gate = gates[LAYERS.index(site.layer), index]
-            linear.weight.data += 0.5 * gate * basis.up[site.name] @ basis.down[site.name]
+    changed = changed_model(kind, adapter, bases, generator(adapter.z)[0])
     with torch.no_grad():
         torch.testing.assert_close(adapted, changed(tokens).logits, atol=1e-4, rtol=1e-4)
 
