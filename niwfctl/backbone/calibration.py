@@ -90,7 +90,7 @@ def calibrate(
     ]
     _require_embedded(backbone, rows)
     skip = common_prefix(rows)
-    states = torch.empty(len(rows), backbone.width)
+    states = torch.empty(len(rows), backbone.width, dtype=torch.float32)
     done = 0
     for places in by_length(rows, BATCH):
         batch = [rows[place] for place in places]

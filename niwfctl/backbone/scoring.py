@@ -74,7 +74,7 @@ class Scorer:
         """Negative log-likelihood of each row's answer, in nats, float64 [rows] on the CPU."""
         states, targets, row_of = self._predicting(rows)
         nats = self._nats(states, targets, "none").cpu().double()
-        return torch.zeros(len(rows)).double().index_add_(0, row_of, nats)
+        return torch.zeros(len(rows), dtype=torch.float64).index_add_(0, row_of, nats)
 
     def _predicting(self, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
         """The states [n, width] that predict the answers' tokens, these, and the row of each."""
@@ -109,8 +109,10 @@ class Scorer:
         """
         if not any(row.answer for row in rows):
             raise DataError("there is nothing to score: give at least one example with an answer")
-        losses, lengths = torch.zeros(len(rows)).double(), [len(row.answer) for row in rows]
-        coordinates = torch.empty(len(rows), self.adapter.coordinates.dim)
+        lengths = [len(row.answer) for row in rows]
+        losses = torch.zeros(len(rows), dtype=torch.float64)
+        shape = (len(rows), self.adapter.coordinates.dim)
+        coordinates = torch.empty(shape, dtype=torch.float32)
         for places in by_length(rows, batch_size):
             with during(places):
                 losses[places] = self._losses([rows[place] for place in places])

@@ -69,9 +69,10 @@ class Basis:
         down, up = {}, {}
         for site in sites:
             bound = 1 / math.sqrt(site.in_features)
-            uniform = torch.rand(rank, site.in_features, generator=generator)
+            shape = (rank, site.in_features)
+            uniform = torch.rand(shape, generator=generator, dtype=torch.float32)
             down[site.name] = (uniform * 2 - 1) * bound
-            up[site.name] = torch.zeros(site.out_features, rank)
+            up[site.name] = torch.zeros(site.out_features, rank, dtype=torch.float32)
         return cls(down, up)
 
     def shapes(self) -> dict[str, tuple[int, int]]:

@@ -38,8 +38,8 @@ class Generator(nn.Module):
         """
         super().__init__()
         self.layers, self.bases = layers, bases
-        self.inner = nn.Linear(dim, hidden)
-        self.outer = nn.Linear(hidden, layers * bases)
+        self.inner = nn.Linear(dim, hidden, dtype=torch.float32)
+        self.outer = nn.Linear(hidden, layers * bases, dtype=torch.float32)
         self.register_buffer("gain", gain)  # if None, it is not in the state dict
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)

@@ -197,8 +197,8 @@ def read_adapter(
     true: dict[str, tuple[Tensor, Tensor]] = {}
     for module, site in by_module.items():
         down, up = pairs.get(module) or (
-            torch.zeros(rank, site.in_features),
-            torch.zeros(site.out_features, rank),
+            torch.zeros(rank, site.in_features, dtype=torch.float32),
+            torch.zeros(site.out_features, rank, dtype=torch.float32),
         )
         own = config.scale(module)
         true[site.name] = padded(down, up if own == scale else up.float() * (own / scale), rank)

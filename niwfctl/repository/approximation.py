@@ -86,7 +86,7 @@ def _by_peft(
     terms: Sequence[tuple[float, Region]], recipe: Recipe, rank: int
 ) -> tuple[Pairs, float]:
     merge = _peft_method(recipe.method)
-    weights = torch.tensor([weight for weight, _ in terms])
+    weights = torch.tensor([weight for weight, _ in terms], dtype=torch.float32)
     each = [FrozenSum.at_means([(1.0, region)]) for _, region in terms]
     pairs, lost, norm = {}, 0.0, 0.0
     with torch.random.fork_rng(devices=[]):
@@ -95,6 +95,7 @@ def _by_peft(
             found = [change.at(name) for change in each]
             whole = [up @ down for down, up in found]
             matrix = merge(whole, weights, DENSITY if recipe.density is None else recipe.density)
+            matrix = matrix.float()  # counts in it are of torch's default dtype
             down, up = pairs[name] = _stored(*truncated(matrix, rank, recipe.seed))
             lost += float((matrix - up.float() @ down.float()).double().square().sum())
             norm += float(matrix.double().square().sum())

@@ -127,7 +127,7 @@ class RowCapabilities:
         names = [self.names[place] for place in places]
         return weighted(
             [
-                (torch.tensor([[float(one == name)] for one in names]), self.mixtures[name])
+                (torch.tensor([[one == name] for one in names]).float(), self.mixtures[name])
                 for name in dict.fromkeys(names)
             ]
         )

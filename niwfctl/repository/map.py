@@ -119,7 +119,7 @@ def chart(
 
     spoken = [Example((Message("user", one),), "", "--prompt") for one in prompts]
     groups = [spoken, *(data or {}).values()]
-    z = torch.empty(0, plane.origin.shape[0])
+    z = torch.empty(0, plane.origin.shape[0], dtype=torch.float32)
     if any(groups):
         examples = [example for group in groups for example in group]
         z = repository.load().coordinates(examples, batch_size, progress)

@@ -70,7 +70,7 @@ def weighted(terms: Sequence[tuple[float | Tensor, Mixture]]) -> Mixture:
     columns = {objects: index for index, objects in enumerate(entries)}
 
     def shares(z: Tensor) -> Tensor:
-        total = torch.zeros(len(z), len(columns))
+        total = torch.zeros(len(z), len(columns), dtype=torch.float32)
         for weight, mixture in terms:
             places = [columns[entry.objects] for entry in mixture.entries]
             places = torch.tensor(places, dtype=torch.long)
@@ -80,7 +80,7 @@ def weighted(terms: Sequence[tuple[float | Tensor, Mixture]]) -> Mixture:
     return Mixture(tuple(entries.values()), shares)
 
 
-BARE = Mixture((), lambda z: torch.zeros(len(z), 0))
+BARE = Mixture((), lambda z: torch.zeros(len(z), 0, dtype=torch.float32))
 """The bare backbone."""
 
 
@@ -160,7 +160,7 @@ def _of_regions(repository: Repository, entries: tuple[RegionEntry, ...]) -> Mix
 
 
 def _all_of_it(z: Tensor) -> Tensor:
-    return torch.ones(len(z), 1)
+    return torch.ones(len(z), 1, dtype=torch.float32)
 
 
 def _one_of(index: Tensor, count: int) -> Tensor:

@@ -114,7 +114,8 @@ class Places(Reader):
         read = [self.prompt(one.messages) for one in examples]
         rows = [tokens for tokens, _ in read]
         self._require_readable(examples, rows)
-        found, done = torch.empty(len(rows), self.adapter.coordinates.dim), 0
+        shape, done = (len(rows), self.adapter.coordinates.dim), 0
+        found = torch.empty(shape, dtype=torch.float32)
         for places in by_length(rows, batch_size):
             batch = [read[place] for place in places]
             found[places] = self.read([row for row, _ in batch], [skip for _, skip in batch])

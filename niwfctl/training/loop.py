@@ -103,7 +103,8 @@ class Trainer:
         self.scorer = Scorer(adapter, skip)
         self.reused = list(reused)
         self.bases, self.generator = _initial(adapter, run)
-        self.coordinates = torch.full((len(training), adapter.coordinates.dim), math.nan)
+        shape = (len(training), adapter.coordinates.dim)
+        self.coordinates = torch.full(shape, math.nan, dtype=torch.float32)
         self.losses = torch.full((run.steps,), math.nan, dtype=torch.float64)
         self.rate = self.norm = math.nan
         self._orders: dict[int, list[int]] = {}  # row orders of the epochs in the last step
@@ -377,7 +378,7 @@ def _gain(run: Run) -> Tensor | None:
     """Factors that give each reused basis, at gates of 1, the scale it was sealed under."""
     own = run.options.alpha / run.options.rank
     gain = [one.scale / own for one in run.reused] + [1.0] * run.options.bases
-    return torch.tensor(gain) if any(one != 1.0 for one in gain) else None
+    return torch.tensor(gain, dtype=torch.float32) if any(one != 1.0 for one in gain) else None
 
 
 def _validation(glance: Glance) -> float:

@@ -56,7 +56,8 @@ def _8_bit_moments_of(parameter: Tensor) -> list[Tensor]:
     count, device = parameter.numel(), parameter.device
     if count < SMALLEST_IN_8_BITS:
         return _moments_of(parameter)
-    scales = [torch.empty(math.ceil(count / BLOCK), device=device) for _ in range(2)]
+    blocks = math.ceil(count / BLOCK)
+    scales = [torch.empty(blocks, dtype=torch.float32, device=device) for _ in range(2)]
     if parameter.is_cuda and count >= SMALLEST_PAGED:
         return scales
     return scales + [torch.empty(count, dtype=torch.uint8, device=device) for _ in range(2)]

@@ -66,7 +66,10 @@ def _promises(
     adapter = scorer.adapter
     bases = [basis for region in regions.values() for basis in region.bases]
     closed = torch.zeros(
-        len(adapter.layers), len(bases), device=adapter.model.device, requires_grad=True
+        (len(adapter.layers), len(bases)),
+        dtype=torch.float32,
+        device=adapter.model.device,
+        requires_grad=True,
     )
 
     def gates(z: Tensor) -> Tensor:
