@@ -54,9 +54,9 @@ class Generator(nn.Module):
     @classmethod
     def constant(cls, dim: int, layers: int, bases: int) -> Generator:
         """The smallest generator whose gates are exactly 1 at every z."""
-        generator = cls(dim, layers, bases, hidden=1)
-        nn.init.zeros_(generator.inner.weight)
-        nn.init.zeros_(generator.inner.bias)
+        generator = cls._unset(dim, layers, bases, hidden=1)
+        for parameter in generator.parameters():
+            nn.init.zeros_(parameter)
         return generator
 
     @classmethod
@@ -74,6 +74,14 @@ class Generator(nn.Module):
         # may claim any other size.
         if 0 in (hidden, dim, gates) or any(tensors[k].shape != v for k, v in shapes.items()):
             raise ValueError("the tensors have shapes that are not those of a generator")
-        generator = cls(dim, layers, bases, hidden, tensors.get("gain"))
+        generator = cls._unset(dim, layers, bases, hidden, tensors.get("gain"))
         generator.load_state_dict(dict(tensors))
         return generator
+
+    @classmethod
+    def _unset(
+        cls, dim: int, layers: int, bases: int, hidden: int, gain: Tensor | None = None
+    ) -> Generator:
+        """One whose numbers are still to be set; what a program draws at random stays the same."""
+        with torch.random.fork_rng(devices=[]):  # the meta device would load for half a second
+            return cls(dim, layers, bases, hidden, gain)

@@ -149,3 +149,14 @@ def test_a_generators_shapes_are_compared_before_anything_is_allocated() -> None
     claims = {key: torch.empty(shape) for key, shape in (shapes | {"outer.bias": (0,)}).items()}
     with pytest.raises(ValueError, match="shapes that are not those of a generator"):
         Generator.from_tensors(claims, layers=1)  # not that 4 PB cannot be allocated
+
+
+def test_a_sealed_region_that_is_loaded_draws_nothing_that_a_program_would() -> None:
+    region = make_region(seed=1)
+    before = torch.get_rng_state()
+    again = Region.from_tensors(region.tensors(), region.bases, region.scale, region.layers)
+    constant = Generator.constant(4, 2, 1)
+    assert torch.equal(torch.get_rng_state(), before)
+    z = torch.randn(5, 4)
+    assert torch.equal(again.gates(z), region.gates(z))
+    assert torch.equal(constant(z), torch.ones(5, 2, 1))
