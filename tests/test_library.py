@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUICK
+from pydantic import TypeAdapter, ValidationError
 
 import niwfctl
 from niwfctl.errors import DataError, UnknownName, UsageError
@@ -25,6 +26,7 @@ from niwfctl.repository.measure import Data
 from niwfctl.repository.model import Model
 from niwfctl.several import IN_MEMORY
 from niwfctl.training.data import read_examples
+from niwfctl.training.run import TrainingOptions
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,21 @@ def test_answers_sample_and_stop_as_generate_does(committed: Repository) -> None
         (UsageError, "the prompt is empty", lambda m: m.coordinate(" ")),
         (DataError, "reads at most 512: shorten it", lambda m: m.coordinate("x " * 3000)),
         (UsageError, "--max-takeover 5: give a share", lambda m: RoutingOptions(max_takeover=5)),
+        (
+            UsageError,
+            "no training option 'learning_rate': choose from steps, .*, lr, ",
+            lambda m: TrainingOptions(learning_rate=1e-4),
+        ),
+        (
+            UsageError,
+            "option lr cannot be -1: input should be greater than 0",
+            lambda m: TrainingOptions(lr=-1),
+        ),
+        (
+            UsageError,
+            "option mode cannot be 'old': input should be 'new', 'extend' or 'revise'",
+            lambda m: TrainingOptions(mode="old"),
+        ),
         (UsageError, "--rank -1: give a whole", lambda m: checked(Recipe(None, "svd", -1), 2)),
         (
             UsageError,
@@ -231,6 +248,14 @@ def test_options_name_their_fields_before_any_was_made() -> None:
     )
     assert "lr: " in done.stdout and "val_split: " in done.stdout
     assert niwfctl.TrainingOptions(reuse="auto").reuse == ("auto",)
+
+
+def test_options_of_a_record_that_are_wrong_are_the_records_fault() -> None:
+    wrong = {"learning_rate": 1e-4}
+    for read in (TrainingOptions.model_validate, TypeAdapter(TrainingOptions).validate_python):
+        with pytest.raises(ValidationError):
+            read(wrong)
+    assert TrainingOptions.model_validate({"lr": 0.1}) == TrainingOptions(lr=0.1)
 
 
 def test_importing_it_imports_nothing_heavy() -> None:

@@ -379,7 +379,7 @@ def _options(**given: object) -> TrainingOptions:
     from pydantic import ValidationError
 
     try:
-        return TrainingOptions(**given)
+        return TrainingOptions.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         option = str(first["loc"][0]).replace("_", "-")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from niwfstore import MalformedTensors, read_metadata
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -87,6 +88,20 @@ class TrainingOptions(BaseModel):
     )
     general: bool = Field(default=False, description="also answer what the base's own cell holds")
 
+    if not TYPE_CHECKING:  # which take the arguments from the fields
+
+        def __init__(self, /, **given: object) -> None:
+            """
+            Raises:
+                UsageError: there is no such option, or it cannot have such a value.
+            """
+            try:
+                super().__init__(**given)
+            except ValidationError as error:
+                raise UsageError(_refusal(error)) from error
+
+        __init__.__pydantic_base_init__ = True  # stored records are read without it
+
     @field_validator("reuse", mode="before")
     @classmethod
     def _several(cls, given: object) -> object:
@@ -116,6 +131,17 @@ class TrainingOptions(BaseModel):
     def rows_a_step(self) -> int:
         """Rows in an optimizer step, over all processes."""
         return self.batch_size * self.grad_accum
+
+
+def _refusal(error: ValidationError) -> str:
+    """The first thing that is wrong with options, as a sentence."""
+    first = error.errors()[0]
+    name = first["loc"][0]
+    if first["type"] == "extra_forbidden":
+        options = ", ".join(TrainingOptions.model_fields)
+        return f"there is no training option {name!r}: choose from {options}"
+    value = reprlib.repr(first["input"])
+    return f"the training option {name} cannot be {value}: {first['msg'].lower()}"
 
 
 def default_rate(width: int) -> float:
