@@ -207,13 +207,13 @@ def answer(
     options = GenerationConfig(
         max_new_tokens=max(one.options.max_new_tokens - one.count for one in requests),
         do_sample=False,
-        eos_token_id=ends,
+        eos_token_id=ends or None,
         pad_token_id=tokenizer.eos_token_id if padding is None else padding,
     )
     sampled = any(request.options.samples for request in requests)
     known = {row: one.z for row, one in enumerate(requests) if one.z is not None}
     reading = adapter.prompts(counted, known)
-    with reading, _nothing_but(options, model), quiet():
+    with reading, nothing_but(options, model), quiet():
         model.generate(
             tokens.to(model.device),
             attention_mask=prompt_mask(lengths, width, 0, left=True).long().to(model.device),
@@ -224,7 +224,7 @@ def answer(
 
 
 @contextmanager
-def _nothing_but(options: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
+def nothing_but(options: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
     """A block in which the model's own settings, such as a repetition penalty, do not apply.
 
     With some of them a request's answer would depend on the other requests of the batch.

@@ -6,8 +6,9 @@ import pytest
 import tiny
 import torch
 from conftest import QUICK
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, DogeConfig
 
+from niwfctl.backbone.generation import AnswerOptions
 from niwfctl.backbone.scoring import Scorer
 from niwfctl.errors import BackboneError
 from niwfctl.records import Example, Message
@@ -60,6 +61,33 @@ def test_a_model_whose_layers_read_several_states_a_token_is_refused(
     with pytest.raises(BackboneError, match="is not supported: its layers do not read one state"):
         Repository.init(tmp_path / "new", model=str(backbone), dim=8)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_model_that_cannot_go_on_token_by_token_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tiny.CONFIGS, "doge", DogeConfig)
+    backbone = tiny.save_tiny(tmp_path / "backbone", "doge")
+    with pytest.raises(BackboneError, match="DogeForCausalLM is not supported: it cannot answer"):
+        Repository.init(tmp_path / "new", model=str(backbone), dim=8)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_without_an_end_of_text_answers_to_the_longest_length(
+    tmp_path: Path,
+) -> None:
+    backbone = tiny.save_tiny(tmp_path / "backbone", eos_token_id=None, bos_token_id=None)
+    tokenizer = tiny.tiny_tokenizer()
+    tokenizer.eos_token = tokenizer.bos_token = None
+    tokenizer.chat_template = "{% for turn in messages %}{{ turn.content }}{% endfor %}"
+    tokenizer.save_pretrained(backbone)
+    repository = Repository.init(tmp_path / "new", model=str(backbone), dim=8)
+    model = repository.load(None)
+    requests = [
+        model.request([Message("user", text)], AnswerOptions(3 + len(text))) for text in ("a", "bc")
+    ]
+    model.answer(requests)
+    assert [(one.count, one.ended) for one in requests] == [(4, "length"), (5, "length")]
 
 
 def test_a_model_that_does_not_know_all_tokens_of_its_tokenizer_is_refused(tmp_path: Path) -> None:
