@@ -117,6 +117,7 @@ def test_a_lora_of_some_linears_is_exported_as_one_of_these_linears(
     backbone = repository.config.backbone.model
     shape = LoraConfig(r=4, target_modules=targets, layers_to_transform=ABOVE_TAP)
     made = get_peft_model(AutoModelForCausalLM.from_pretrained(backbone), shape)
+    torch.manual_seed(0)
     for name, weight in made.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(weight, std=0.1)
@@ -125,11 +126,11 @@ def test_a_lora_of_some_linears_is_exported_as_one_of_these_linears(
     repository.export("some", tmp_path / "again")
     keys = [load_file(tmp_path / one / WEIGHTS).keys() for one in ("lora", "again")]
     assert keys[0] == keys[1]
-    base = AutoModelForCausalLM.from_pretrained(backbone)
-    again = PeftModel.from_pretrained(base, tmp_path / "again").eval()
+    base = AutoModelForCausalLM.from_pretrained(backbone).eval()
     with torch.no_grad():
-        expected, found = made.eval()(TOKENS).logits, again(TOKENS).logits
-    assert (found - expected).abs().max() <= 0.01 * expected.std()
+        bare, expected = base(TOKENS).logits, made.eval()(TOKENS).logits
+        found = PeftModel.from_pretrained(base, tmp_path / "again").eval()(TOKENS).logits
+    assert (found - expected).norm() <= 0.03 * (expected - bare).norm()  # its factors are in bf16
     wrapped = {name for name, one in again.named_modules() if hasattr(one, "lora_A")}
     assert len(wrapped) == len(targets) * len(ABOVE_TAP)
 
