@@ -53,7 +53,7 @@ def diff(
     from niwfctl.repository.checkout import commit_called
 
     repository = Repository.open(ctx.obj)
-    targets = [target for target in (a, b) if target]
+    targets = [target for target in (a, b) if target is not None]
     named = [target for target in targets if repository.names_capability(target)]
     for target in targets:
         if target not in named and not parse_range(target):

@@ -80,7 +80,7 @@ def evaluate(
         raise UsageError("--matrix measures every capability: give no names, only their data")
     if matrix and predictions:
         raise UsageError("--predictions is about one commit: leave --matrix out")
-    if not matrix and (revisions or plot or again):
+    if not matrix and (revisions is not None or plot or again):
         raise UsageError("--rev, --plot and --again belong to --matrix: add it")
     if not matrix and not data:
         raise UsageError("there is nothing to measure on: give --data FILE")
@@ -89,11 +89,9 @@ def evaluate(
         require_file(ctx.obj / plot)
     repository = Repository.open(ctx.obj)
     if matrix:
-        sources = by_name(ctx.obj, data or [])
+        sources, line = by_name(ctx.obj, data or []), "HEAD" if revisions is None else revisions
         with measuring_progress() as report:
-            table = repository.matrix(
-                sources, revisions or "HEAD", auto=auto, again=again, report=report, **how
-            )
+            table = repository.matrix(sources, line, auto=auto, again=again, report=report, **how)
         if plot:
             plot_matrix(table, ctx.obj / plot)
         emit_json(matrix_json(table)) if as_json else show_matrix(table)

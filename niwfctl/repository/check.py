@@ -58,13 +58,14 @@ def check(
         UnknownName: there is no such revision, or a shallow clone lacks HEAD's parent.
         UsageError: `strict`, but nothing to compare with.
     """
-    if strict and not against:
+    if strict and against is None:
         raise UsageError(
             "--strict compares the gates with another revision's: say which with --against REV"
         )
     atlas, gates = repository.atlas(), committed_gates(repository)
     limited = any(gate.max_regression is not None for gate in gates.values())
-    before = _baseline(repository, against) if against or limited else Baseline("")
+    given = against is not None
+    before = _baseline(repository, against) if given or limited else Baseline("")
     data = {name: gate_data(repository, name) for name in gates if name in atlas}
     report("verifying", 0, 0)
     checks = _verified(repository)
@@ -78,7 +79,7 @@ def check(
             checks.append(Check(name, "gate", False, "not measured: see above", hindered=hindered))
         else:
             checks += _Gated(bench, name, gate, data[name], atlas, before).checks()
-    return [*checks, *eased(repository, before, strict)] if against else checks
+    return [*checks, *eased(repository, before, strict)] if given else checks
 
 
 def _verified(repository: Repository) -> list[Check]:
@@ -103,7 +104,7 @@ def compared_with(repository: Repository, against: str | None) -> str | None:
     Raises:
         UnknownName: there is no such revision.
     """
-    if not against or _NULL.fullmatch(against):
+    if against is None or _NULL.fullmatch(against):
         return None
     return repository.git.resolve(against)
 
@@ -148,9 +149,9 @@ def gate_data(repository: Repository, name: str) -> Data:
 
 
 def _baseline(repository: Repository, against: str | None) -> Baseline:
-    if against and _NULL.fullmatch(against):
+    if against is not None and _NULL.fullmatch(against):
         return Baseline("the branch began")
-    if against:
+    if against is not None:
         commit = repository.git.resolve(against)
         return Baseline(against, commit, repository.atlas(commit))
     if parent := parent_of_head(repository, ", or give --against with a commit that is here"):

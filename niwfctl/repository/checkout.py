@@ -38,7 +38,7 @@ def checkout(repository: Repository, target: str | None, branch: str | None) -> 
         left_last(repository)  # refuses if there is none; by a name, it might be a capability
         target = "@{-1}"
     if branch is not None:
-        return _new_branch(repository, branch, target or "HEAD")
+        return _new_branch(repository, branch, "HEAD" if target is None else target)
     if target is None:
         activate(repository, None)
         return "the bare backbone is active"

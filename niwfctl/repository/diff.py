@@ -103,13 +103,14 @@ def sides(repository: Repository, a: str | None, b: str | None) -> tuple[Atlas, 
         UnknownName: there is no such revision.
         UsageError: the histories of `A...B` have nothing in common.
     """
+    last = "HEAD" if b is None else b
     if a is None:
-        return _before_head(repository), repository.atlas(b or "HEAD")
+        return _before_head(repository), repository.atlas(last)
     if b is None and (found := parse_range(a)):
-        a, dots, b = found
+        a, dots, last = found
         if dots == "...":
-            a = _left(repository, a, b)
-    return repository.atlas(a), repository.atlas(b or "HEAD")
+            a = _left(repository, a, last)
+    return repository.atlas(a), repository.atlas(last)
 
 
 def _before_head(repository: Repository) -> Atlas:

@@ -188,11 +188,13 @@ def rollback(
         raise UsageError(
             "say what to bring back: name a capability, or give --to REV for everything"
         )
-    source = repository.git.resolve(revision) if revision else _earlier(repository, name)
+    given = revision is not None
+    source = repository.git.resolve(revision) if given else _earlier(repository, name)
+    called = revision if given else source[:12]
     then = repository.atlas(source)
-    require_same_field(repository, source, revision or source[:12])
+    require_same_field(repository, source, called)
     if name is not None and name not in then:
-        raise UnknownName(f"there was no capability {name!r} at {revision or source[:12]}")
+        raise UnknownName(f"there was no capability {name!r} at {called}")
 
     def brought_back(atlas: Atlas) -> Atlas:
         return dict(then) if name is None else _settled(repository, atlas | {name: then[name]})

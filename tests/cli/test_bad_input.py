@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import QUICK
+from histories import revise
 from tiny import write_data
 from typer.testing import Result
 
@@ -76,6 +77,33 @@ def test_an_unknown_capability_or_revision(
     refused: Refused, committed: Repository, data: Path, arguments: list[str], name: str
 ) -> None:
     refused(committed, [part.format(data=data) for part in arguments], 4, name)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "--against", ""],
+        ["check", "--strict", "--against", ""],
+        ["rollback", "--to", ""],
+        ["rollback", "apple", "--to", ""],
+        ["checkout", "-b", "side", ""],
+        ["branch", "side", ""],
+        ["tag", "v1", ""],
+        ["diff", ""],
+        ["diff", "HEAD", ""],
+        ["log", ""],
+        ["show", ""],
+        ["merge", ""],
+        ["verify", "--rev", ""],
+        ["eval", "--matrix", "--data", "apple={data}", "--rev", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_revision_is_refused_and_not_taken_for_the_default(
+    refused: Refused, committed: Repository, data: Path, arguments: list[str]
+) -> None:
+    revise(committed, "apple", 1)
+    refused(committed, [part.format(data=data) for part in arguments], 4, "is called ''")
 
 
 @pytest.mark.parametrize("span", ["HEAD..HEAD", "HEAD~1..HEAD", "HEAD~1...HEAD", "HEAD.."])

@@ -172,4 +172,3 @@ def test_being_strict_needs_something_to_compare_with(
     refused: Callable[..., None], gated: Repository
 ) -> None:
     refused(gated, ["check", "--strict"], 2, "--against REV")
-    refused(gated, ["check", "--strict", "--against", ""], 2, "--against REV")
