@@ -76,8 +76,15 @@ def eased(repository: Repository, before: Baseline, strict: bool) -> Iterator[Ch
             if limit not in now or _LOOSER[limit](now[limit], was):
                 detail = f"{limit} loosened {since}: {was:g} → {_said(now.get(limit))}"
                 yield note(name, detail, limit=now.get(limit), baseline=was)
-        if name in atlas and not _same_data(repository, before.commit, gate, gates[name]):
+        if name in atlas and _other_data(repository, before.commit, gate, gates[name]):
             yield note(name, f"measured on other data than {before.called}'s")
+    for name, gate in sorted(gates.items()):
+        if name in atlas and not _held(repository, "HEAD", gate.data):
+            yield note(
+                name,
+                f"git does not hold {gate.data} as a plain file, so a change of it cannot be "
+                "told: commit it",
+            )
     for name in sorted(atlas.keys() - before.atlas.keys()):
         if not limits(gates.get(name)):
             lack = "its gate sets no limit" if name in gates else "no gate"
@@ -102,12 +109,20 @@ def _config(repository: Repository, commit: str | None) -> Config | None:
     return Config.parse(content) if content is not None else None
 
 
-def _same_data(repository: Repository, commit: str, was: Gate, now: Gate) -> bool:
-    """Whether a gate is measured on the file that it was measured on, as far as git has it."""
-    if was.data != now.data:
-        return False
-    one, other = (repository.git.plain("ls-tree", at, "--", now.data) for at in (commit, "HEAD"))
-    return one == other
+def _other_data(repository: Repository, commit: str, was: Gate, now: Gate) -> bool:
+    """Whether a gate is measured on other data than it was, as far as git holds them."""
+    return was.data != now.data or (
+        _held(repository, commit, now.data) != _held(repository, "HEAD", now.data)
+    )
+
+
+def _held(repository: Repository, commit: str, path: str) -> str | None:
+    """The entry of a plain file in a commit.
+
+    None if git does not hold it there: it is ignored, in a submodule, or a link or behind one.
+    """
+    entry = repository.git.plain("ls-tree", commit, "--", path)
+    return entry if entry.startswith("100") else None
 
 
 def _said(limit: float | None) -> str:

@@ -1,11 +1,13 @@
 """A change that removes or loosens a gate, or adds a capability without one, is told."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from faults import run_git
 from histories import limit
 from tiny import write_data
 from typer.testing import Result
@@ -126,6 +128,37 @@ def test_other_rows_in_the_same_file_are_noted(niwfctl: Command, gated: Reposito
     write_data(gated.path / "apple.jsonl", rows=2)
     set_gates(gated, GATE + "\n")
     assert notes(niwfctl, gated) == ["apple: measured on other data than before's"]
+
+
+@pytest.mark.parametrize("way", ["ignored", "a link", "behind a link", "in a submodule"])
+def test_data_that_git_does_not_hold_are_noted_since_they_may_change_unseen(
+    niwfctl: Command, gated: Repository, tmp_path: Path, way: str
+) -> None:
+    path, outside = gated.path, tmp_path / "outside"
+    outside.mkdir()
+    write_data(outside / "rows.jsonl", rows=3)
+    (path / ".gitignore").write_text("ignored/\n")
+    if way == "a link":
+        (path / "rows.jsonl").symlink_to(outside / "rows.jsonl")
+    elif way == "in a submodule":
+        run_git(outside, "init", "--quiet")
+        run_git(outside, "add", "rows.jsonl")
+        run_git(outside, "commit", "--quiet", "-m", "Rows")
+        run_git(path, *("-c", "protocol.file.allow=always"), "submodule", "add", outside, "data")
+    elif way == "behind a link":
+        (path / "data").symlink_to(outside)
+    else:
+        shutil.copytree(outside, path / "ignored")
+    folder = {"ignored": "ignored/", "a link": ""}.get(way, "data/")
+    gated.git.plain("add", ".")
+    set_gates(gated, GATE.replace("apple.jsonl", f"{folder}rows.jsonl"))
+    gated.git.plain("tag", "--force", "before")
+    write_data(path / folder / "rows.jsonl", rows=2)
+    if way == "in a submodule":
+        run_git(path / "data", "commit", "--quiet", "--all", "-m", "Fewer")
+    gated.git.plain("commit", "--quiet", "--all", "--allow-empty", "-m", "Other rows")
+    (said,) = notes(niwfctl, gated)
+    assert said.startswith(f"apple: git does not hold {folder}rows.jsonl")
 
 
 def test_a_new_capability_needs_a_gate_that_sets_a_limit(
