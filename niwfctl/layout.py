@@ -8,7 +8,9 @@ OBJECTS, MANIFESTS = "objects", "capabilities"  # folders of the work tree
 OURS = (f"{MANIFESTS}/", f"{OBJECTS}/")  # determined by a commit's atlas
 ATTRIBUTES_FILE = ".gitattributes"
 LFS_CONFIG = ".lfsconfig"  # which git-lfs obeys, whoever committed it
-ATTRIBUTES = f"{OBJECTS}/*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+ATTRIBUTES = (  # of new repositories; git alone must not merge two capabilities as text
+    f"{OBJECTS}/*.safetensors filter=lfs diff=lfs merge=lfs -text\n{MANIFESTS}/*.json -merge\n"
+)
 PRIVATE = "niwf"  # folder of the git folder that all work trees share
 QUARANTINE = "quarantine"  # in that one, where corrupt objects go
 _OURS = re.compile(rf"{OBJECTS}/[0-9a-f]{{64}}\.safetensors|{MANIFESTS}/[^/]+\.json")

@@ -85,6 +85,8 @@ def eased(repository: Repository, before: Baseline, strict: bool) -> Iterator[Ch
                 f"git does not hold {gate.data} as a plain file, so a change of it cannot be "
                 "told: commit it",
             )
+    for name, detail in _moved(before, atlas):
+        yield Check(name, "regions", not strict, detail, note=True)
     for name in sorted(atlas.keys() - before.atlas.keys()):
         if not limits(gates.get(name)):
             lack = "its gate sets no limit" if name in gates else "no gate"
@@ -102,6 +104,28 @@ def _of_field(
         if is_now > was:
             detail = f"{limit} raised {since}: {was:g} → {is_now:g}"
             yield "atlas", "routing", detail, {"limit": is_now, "baseline": was}
+
+
+def _moved(before: Baseline, atlas: Atlas) -> Iterator[tuple[str, str]]:
+    """(capability, detail) of regions that the baseline has under other names only.
+
+    Where one side trained a new capability and removed its source, plain git may take that for a
+    rename, and bring what the other side added to the source into the new one.
+    """
+    held = _names(before.atlas)
+    for id, names in sorted(_names(atlas).items()):
+        for name in sorted(names - held[id] if id in held else ()):
+            whose = " and ".join(sorted(held[id]))
+            yield name, f"its region {id} was {whose}'s at {before.called}"
+
+
+def _names(atlas: Atlas) -> dict[str, set[str]]:
+    """The capabilities that have a region, by its id."""
+    found: dict[str, set[str]] = {}
+    for name, capability in atlas.items():
+        for entry in capability.regions:
+            found.setdefault(entry.id, set()).add(name)
+    return found
 
 
 def _config(repository: Repository, commit: str | None) -> Config | None:

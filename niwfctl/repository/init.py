@@ -120,8 +120,11 @@ def _files(path: Path, measured: _Measured, pointer: Pointer) -> dict[str, bytes
     """The files of the first commit, by path."""
     field = FieldConfig(**measured.field, skip_system=True, coordinates=pointer.oid)
     attributes = _committed(path, ATTRIBUTES_FILE) or b""
-    if ATTRIBUTES.encode() not in attributes:
-        attributes += b"\n" * (attributes[-1:] not in (b"", b"\n")) + ATTRIBUTES.encode()
+    there = attributes.splitlines()
+    lacking = [rule for rule in ATTRIBUTES.encode().splitlines() if rule not in there]
+    if lacking and attributes and not attributes.endswith(b"\n"):
+        attributes += b"\n"
+    attributes += b"".join(rule + b"\n" for rule in lacking)
     backbone = measured.backbone
     return {
         FILE: Config(format=backbone.format, backbone=backbone, field=field).dump().encode(),

@@ -49,6 +49,7 @@ def test_init_joins_a_git_repository_and_keeps_its_files(
     assert {"mine.txt", "niwf.toml", ".gitattributes"} <= set(listed.decode().split())
     rules = (tmp_path / ".gitattributes").read_text().splitlines()
     assert rules[0] == "*.png binary" and rules[1].startswith("objects/*.safetensors filter=lfs")
+    assert rules[2:] == ["capabilities/*.json -merge"]
     assert not subprocess.check_output(["git", "-C", tmp_path, "status", "--porcelain"])
 
 

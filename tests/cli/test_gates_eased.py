@@ -178,6 +178,18 @@ def test_a_capability_that_goes_with_its_gate_is_noted(niwfctl: Command, gated: 
     assert notes(niwfctl, gated) == ["apple: removed since before, with the capability"]
 
 
+def test_a_region_that_another_capability_had_is_noted(niwfctl: Command, gated: Repository) -> None:
+    (entry,) = gated.capability("apple").regions
+    set_gates(gated, "")
+    gated.git.plain("tag", "--force", "before")
+    gated.rename("apple", "pear")
+    set_gates(gated, '[gates.pear]\ndata = "pear.jsonl"\nmax_perplexity = 1e6')
+    said = f"pear: its region {entry.id} was apple's at before"
+    assert notes(niwfctl, gated, check="regions") == [said]
+    gated.git.plain("tag", "--force", "before")
+    assert notes(niwfctl, gated) == []
+
+
 def test_gates_that_cannot_be_read_are_not_taken_for_none(
     niwfctl: Command, gated: Repository
 ) -> None:
