@@ -125,12 +125,33 @@ def test_a_branch_is_compared_with_where_it_left_main(
     assert compared(copy) == left
 
 
-@pytest.mark.parametrize("before", ["1" * 40, "0" * 40], ids=["forced", "first"])
 @pytest.mark.parametrize("file", PIPELINES, ids=lambda file: file.stem)
 def test_a_commit_that_is_no_longer_there_is_not_asked_for(
-    publish: Callable[[float], Path], file: Path, before: str
+    publish: Callable[[float], Path], file: Path
 ) -> None:
     copy = publish(1e6)
-    done = run(pipeline(file)[0], copy, before)
+    done = run(pipeline(file)[0], copy, "1" * 40)
     assert done.returncode == 0, done.stderr
     assert compared(copy) == "HEAD~1"
+
+
+@pytest.mark.parametrize("file", PIPELINES, ids=lambda file: file.stem)
+def test_a_commit_that_was_forced_away_is_compared_with_while_the_host_has_it(
+    publish: Callable[[float], Path], committed: Repository, file: Path
+) -> None:
+    copy = publish(1e6)
+    committed.git.plain("commit", "--allow-empty", "-m", "Forced away")
+    committed.git.plain("push", "--quiet", "origin", "HEAD:refs/heads/gone")
+    committed.git.plain("push", "--quiet", "origin", ":refs/heads/gone")
+    before = committed.git.resolve("HEAD")
+    done = run(pipeline(file)[0], copy, before)
+    assert done.returncode == 0, done.stderr
+    assert compared(copy) == before
+
+
+@pytest.mark.parametrize("file", PIPELINES, ids=lambda file: file.stem)
+def test_at_a_first_push_everything_is_new(publish: Callable[[float], Path], file: Path) -> None:
+    copy = publish(1e6)
+    done = run(pipeline(file)[0], copy, "0" * 40)
+    assert done.returncode == 0, done.stderr
+    assert "it is new since the branch began" in done.stdout
