@@ -195,6 +195,10 @@ def clone(
     ctx: typer.Context,
     url: Annotated[str, typer.Argument(help="URL or folder of the repository, or a bundle of it.")],
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Where to put it.")] = None,
+    branch: Annotated[
+        str | None,
+        typer.Option("-b", "--branch", help="Check out this branch or tag, not the remote's HEAD."),
+    ] = None,
     lazy: Lazy = False,
     as_json: AsJson = False,
 ) -> None:
@@ -202,7 +206,7 @@ def clone(
     from niwfctl.repository import Repository
 
     target = ctx.obj / (folder or folder_name(url))
-    repository = Repository.clone(inside(ctx.obj, url), target, lazy=lazy)
+    repository = Repository.clone(inside(ctx.obj, url), target, lazy=lazy, branch=branch)
     names = sorted(repository.atlas())
     if as_json:
         emit_json({"path": str(repository.path), "capabilities": names})

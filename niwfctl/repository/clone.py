@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from niwfctl.repository.repository import Repository
 
 
-def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
+def clone(url: str, folder: Path, lazy: bool = False, branch: str | None = None) -> Repository:
     """Clones history and pointers, then objects; of a bundle, all that it holds, without a remote.
 
     The folder appears once all of its history is there. If it already is a clone of `url` that
@@ -34,11 +34,12 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
     Args:
         url: as git takes it, or a file that `Repository.write_bundle` wrote.
         lazy: fetch no objects; each comes when a command first needs it.
+        branch: the branch or tag to check out; the remote's HEAD by default.
 
     Raises:
         FormatError, ObjectError: the bundle is incomplete or damaged.
         UsageError: the folder is not empty and no clone of `url`, or a complete one, or it cannot
-            be replaced.
+            be replaced; or a branch is asked of a bundle.
         NotARepository: the remote is not a niwfctl repository.
         RemoteError: the remote cannot be reached, or git-lfs is missing.
     """
@@ -47,6 +48,8 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
     require_recent_git()
     folder = folder.resolve()
     if is_bundle(Path(url)):
+        if branch is not None:
+            raise UsageError(f"{url} is a bundle, which holds one commit: leave --branch out")
         return _unbundled(Path(url), folder)
     if not lazy:
         require_lfs()
@@ -60,12 +63,13 @@ def clone(url: str, folder: Path, lazy: bool = False) -> Repository:
         with _appearing(folder) as whole:
             # git prints the folder's name, so it is cloned under the name that the user gave
             # git would warn of a remote HEAD that is no branch; `_check_out` chooses one instead
-            options = ("--no-checkout", "--origin", "origin")
+            options = ["--no-checkout", "--origin", "origin"]
+            options += [] if branch is None else [f"--branch={branch}"]
             copy = ("clone", *options, "--", _located(url), folder.name)
             if transfer(whole.parent, *copy) is not None:
                 raise RemoteError(
-                    f"{_shown(url)} cannot be cloned (see above): nothing was made; check the URL "
-                    "and whether it can be reached"
+                    f"{_shown(url)} cannot be cloned (see above): nothing was made; check the URL, "
+                    "whether it can be reached, and whether it has the branch if one was asked for"
                 )
             git = Git.open(whole)
             _check_out(url, git)

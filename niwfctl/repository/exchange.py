@@ -22,23 +22,26 @@ class Exchange:
     """What `Repository` takes from others and gives to them; remotes are at `remotes`."""
 
     @staticmethod
-    def clone(url: str | Path, folder: Path | str, *, lazy: bool = False) -> Repository:
+    def clone(
+        url: str | Path, folder: Path | str, *, lazy: bool = False, branch: str | None = None
+    ) -> Repository:
         """Clones a repository, or resumes a clone that was interrupted.
 
         Args:
             url: as git takes it, or a file that `write_bundle` wrote.
             folder: new, or empty.
             lazy: fetch no objects; each comes when it is first needed.
+            branch: the branch or tag to check out; the remote's HEAD by default.
 
         Raises:
-            UsageError: the folder is in the way.
+            UsageError: the folder is in the way, or a branch is asked of a bundle.
             FormatError, ObjectError: the bundle is incomplete or damaged.
             NotARepository: the remote is not a niwfctl repository.
             RemoteError: the remote cannot be reached, or git-lfs is missing.
         """
         from niwfctl.repository.clone import clone
 
-        return clone(str(url), Path(folder), lazy)
+        return clone(str(url), Path(folder), lazy, branch)
 
     def write_bundle(self: Repository, file: Path | str, targets: Names = ()) -> list[str]:
         """Writes capabilities alone, or a revision with its history, and all objects to one file.

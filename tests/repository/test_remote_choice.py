@@ -104,3 +104,23 @@ def test_without_a_name_the_remote_is_the_upstreams_or_the_only_one_or_origin(
         shared.remotes.remove(name)
     none = niwfctl("-C", shared.path, "push")
     assert none.exit_code == 4 and "no remote is called 'origin'" in none.stderr
+
+
+def test_a_clone_checks_out_the_branch_or_tag_that_is_asked_for(
+    niwfctl: Command, sides: tuple[Repository, Repository], remote: Path, tmp_path: Path
+) -> None:
+    shared, _ = sides
+    shared.tags.make("v1", "main")
+    git(shared.path, "push", "--quiet", "origin", "main", "side", "v1")
+    for asked, branch, names in (("side", "side", {"pears"}), ("v1", None, {"apples"})):
+        folder = tmp_path / f"of-{asked}"
+        done = niwfctl("clone", "-b", asked, remote, folder)
+        assert done.exit_code == 0, done.output
+        copy = Repository.open(folder)
+        assert (copy.git.branch(), set(copy.atlas())) == (branch, names)
+        assert copy.verify().ok
+    lacking = niwfctl("clone", "--branch", "nowhere", remote, tmp_path / "none")
+    assert lacking.exit_code == 14 and not (tmp_path / "none").exists()
+    shared.write_bundle(tmp_path / "one.bundle")
+    bundled = niwfctl("clone", "-b", "side", tmp_path / "one.bundle", tmp_path / "none")
+    assert bundled.exit_code == 2 and "is a bundle" in bundled.stderr
