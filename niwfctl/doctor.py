@@ -12,7 +12,8 @@ from pathlib import Path
 
 from niwfctl.backbone.cache import cache_folder
 from niwfctl.backbone.embedded import INSTALL, embedded_gguf
-from niwfctl.errors import BackboneError, GitError
+from niwfctl.config import FILE
+from niwfctl.errors import BackboneError, GitError, NiwfError
 from niwfctl.paths import existing_ancestor
 
 WITH_BF16 = (8, 0)  # compute capability from which tensor cores multiply in bf16
@@ -40,7 +41,10 @@ class Finding:
 
 
 def examine(directory: Path) -> list[Finding]:
-    """Checks Python, packages, extras, CUDA, git, git-lfs, the disks and the embedded backbone."""
+    """Checks Python, packages, extras, CUDA, git, git-lfs, the disks and the embedded backbone.
+
+    In a repository, it also checks whether plain `git push` carries objects.
+    """
     return [
         Finding("python", "ok", platform.python_version()),
         *map(_package, ("torch", "transformers", "safetensors")),
@@ -49,6 +53,7 @@ def examine(directory: Path) -> list[Finding]:
         *map(_extra, EXTRAS),
         _git(),
         _program("git-lfs", "note", "needed to push and fetch: https://git-lfs.com"),
+        *_hook(directory),
         *_disk(directory),
         _embedded(),
     ]
@@ -124,6 +129,24 @@ def _program(name: str, otherwise: str, advice: str) -> Finding:
         return Finding(name, otherwise, advice)
     said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
     return Finding(name, "ok", said.stdout.strip() or path)
+
+
+def _hook(directory: Path) -> Iterator[Finding]:
+    """Whether plain `git push` carries objects, in a repository."""
+    if not shutil.which("git"):
+        return
+    from niwfctl.git.git import Git
+    from niwfctl.repository.lfs import hook_problem
+
+    try:
+        git = Git.open(directory)
+        if not (head := git.head()) or git.blob(head, FILE) is None:
+            return
+        problem = hook_problem(git)
+    except (NiwfError, OSError):  # which any other command tells
+        return
+    detail = problem or "it calls git-lfs, so plain `git push` carries objects"
+    yield Finding("pre-push hook", "note" if problem else "ok", detail)
 
 
 def _disk(directory: Path) -> Iterator[Finding]:

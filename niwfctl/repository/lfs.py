@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import shutil
@@ -19,6 +20,8 @@ from niwfctl.errors import RemoteError
 from niwfctl.git.git import Git
 from niwfctl.git.process import blame_disk, progress
 from niwfctl.layout import LFS_CONFIG, OBJECTS, PRIVATE, object_file
+
+logger = logging.getLogger(__name__)
 
 _ABSENT = re.compile(r"does not exist|remote missing object|\b404\b", re.IGNORECASE)
 _HOOK = b'#!/bin/sh\ngit lfs pre-push "$@"\n'  # one that `git lfs update` recognizes as its own
@@ -94,13 +97,26 @@ def oids_in(said: str) -> set[str]:
 
 
 def add_hook(git: Git) -> None:
-    """Makes plain `git push` also send objects, by git-lfs, unless there already is a hook.
+    """Makes plain `git push` also send objects, by git-lfs; warns where another hook is in the way.
 
     No filter is set: work trees hold pointers.
     """
     hook = git.common / "hooks" / "pre-push"
     if not hook.exists():
         write_atomic(hook, _HOOK, mode=0o777)
+    if problem := hook_problem(git):
+        logger.warning("%s", problem)
+
+
+def hook_problem(git: Git) -> str | None:
+    """What is wrong if the hook that git runs before a push does not call git-lfs; else None."""
+    hook = git.worktree / git.plain("rev-parse", "--git-path", "hooks/pre-push")
+    if hook.is_file() and re.search(rb"\bgit[ -]lfs\b", hook.read_bytes()):
+        return None
+    return (
+        "git has no pre-push hook that calls git-lfs, so plain `git push` carries no objects: use "
+        '`niwfctl push`, or add `git lfs pre-push "$@"` to that hook'
+    )
 
 
 def held(git: Git, remote: str, pointers: Sequence[Pointer]) -> list[Pointer]:

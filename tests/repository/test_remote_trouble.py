@@ -11,6 +11,7 @@ import pytest
 from faults import run_git as git
 from histories import revise
 from niwfstore import ObjectStore
+from typer.testing import Result
 
 from niwfctl.errors import ObjectError, RemoteError, UnknownName, UsageError
 from niwfctl.repository import Repository
@@ -80,13 +81,23 @@ def test_plain_git_push_carries_objects_from_a_repository_and_from_a_clone(
     assert "Updated Git hooks" in git(copy.path, "lfs", "update")  # it takes ours for its own
 
 
-def test_a_pre_push_hook_that_is_there_stays(fresh: Repository, tmp_path: Path) -> None:
-    joined = tmp_path / "joined"
-    subprocess.run(["git", "init", "-q", joined], check=True)
-    hook(joined / ".git", "pre-push", "exit 3")
-    before = (joined / ".git" / "hooks" / "pre-push").read_text()
-    Repository.init(joined, model=str(fresh.config.backbone.model), dim=8)
-    assert (joined / ".git" / "hooks" / "pre-push").read_text() == before
+def test_a_pre_push_hook_that_is_there_stays_and_is_told_of_if_it_sends_no_objects(
+    niwfctl: Callable[..., Result],
+    fresh: Repository,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    words = "plain `git push` carries no objects"
+    for name, script, told in (("own", "exit 3", True), ("lfs", 'git lfs pre-push "$@"', False)):
+        joined = tmp_path / name
+        subprocess.run(["git", "init", "-q", joined], check=True)
+        hook(joined / ".git", "pre-push", script)
+        before = (joined / ".git" / "hooks" / "pre-push").read_text()
+        caplog.clear()
+        Repository.init(joined, model=str(fresh.config.backbone.model), dim=8)
+        assert (words in caplog.text) == told
+        assert (words in niwfctl("-C", joined, "doctor").stdout) == told
+        assert (joined / ".git" / "hooks" / "pre-push").read_text() == before
 
 
 def test_the_hook_of_git_lfs_sends_nothing_before_the_remote_was_asked(
