@@ -321,8 +321,9 @@ class Remotes(Holders):
         missing = lacking(self._git, remote, [Pointer(oid, store.size(oid)) for oid in oids])
         if missing:
             raise RemoteError(
-                f"{remote} accepted object {missing[0].oid} but does not have it: no branch was "
-                "pushed; check the remote's storage and push again"
+                f"{remote} accepted object {missing[0].oid} but does not have it whole: no branch "
+                "was pushed; remove what the remote's storage has of it, which git-lfs does not "
+                "replace, and push again"
             )
 
     def _outgoing(self, remote: str, refs: list[str]) -> list[str]:

@@ -109,6 +109,21 @@ def test_the_hook_of_git_lfs_sends_nothing_before_the_remote_was_asked(
         shared.remotes.push("origin", [])
 
 
+def test_a_damaged_copy_on_the_remote_is_told_to_be_removed_before_a_push(
+    shared: Repository, remote: Path
+) -> None:
+    oid = min(shared.store)
+    file = remote / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+    file.parent.mkdir(parents=True)
+    file.write_bytes(bytes(shared.store.size(oid)))
+    with pytest.raises(RemoteError, match=f"{oid} .*no branch was pushed; remove what the remote"):
+        shared.remotes.push("origin", [])
+    assert not git(remote, "for-each-ref")
+    file.unlink()
+    shared.remotes.push("origin", [])
+    assert set(objects(remote)) == set(shared.store)
+
+
 def test_push_brings_what_plain_git_left_behind(
     shared: Repository, remote: Path, tmp_path: Path
 ) -> None:
