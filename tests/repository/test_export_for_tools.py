@@ -129,7 +129,8 @@ def test_a_lora_of_some_linears_is_exported_as_one_of_these_linears(
     base = AutoModelForCausalLM.from_pretrained(backbone).eval()
     with torch.no_grad():
         bare, expected = base(TOKENS).logits, made.eval()(TOKENS).logits
-        found = PeftModel.from_pretrained(base, tmp_path / "again").eval()(TOKENS).logits
+        again = PeftModel.from_pretrained(base, tmp_path / "again").eval()
+        found = again(TOKENS).logits
     assert (found - expected).norm() <= 0.03 * (expected - bare).norm()  # its factors are in bf16
     wrapped = {name for name, one in again.named_modules() if hasattr(one, "lora_A")}
     assert len(wrapped) == len(targets) * len(ABOVE_TAP)
