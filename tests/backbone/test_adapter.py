@@ -41,7 +41,9 @@ def test_without_an_active_field_the_logits_are_the_backbones_bit_for_bit(kind: 
     assert torch.equal(logits(adapter, tokens), bare)
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in CONFIGS if kind != "zamba2"]
+)  # it shares weights
 def test_one_pass_equals_a_model_whose_weights_were_changed(kind: str) -> None:
     tokens = torch.randint(0, 97, (1, 9))
     adapter, active, bases, generator = make_adapter(kind)
