@@ -42,7 +42,7 @@ __all__ = [
     "errors",
     "read_examples",
 ]
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 
 # GitPython must not fail at import if git is missing: niwfctl reports that when it matters.
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
