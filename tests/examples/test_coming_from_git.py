@@ -60,13 +60,17 @@ def test_the_table_was_found() -> None:
 
 @pytest.mark.parametrize("commands", CELLS, ids="; ".join)
 def test_what_the_table_says_works(
-    niwfctl: Callable[..., Result], lived_in: Repository, data: Path, commands: list[str]
+    niwfctl: Callable[..., Result],
+    lived_in: Repository,
+    data: Path,
+    tmp_path: Path,
+    commands: list[str],
 ) -> None:
     for command in commands:
         name = "fresh" if any(one in command for one in WAITING) else "apple"
         values = {"NAME": "plum" if "train " in command else name, "NEW": "new", "REV": "HEAD~2"}
         values |= {"BRANCH": "apart" if "rebase" in command else "side"}
-        values |= {"FILE": str(data), "MESSAGE": "Why"}
+        values |= {"FILE": str(data), "MESSAGE": "Why", "BUNDLE": str(tmp_path / "bundle")}
         for placeholder, value in values.items():
             command = re.sub(rf"\b{placeholder}\b", value, command)
         program, *arguments = shlex.split(command)

@@ -275,6 +275,8 @@ def test_verify_tells_what_a_plain_git_merge_left_to_decide(diverged: Repository
 
 
 def test_a_conflict_that_git_was_left_with_and_committed_is_named(conflicting: Repository) -> None:
+    attributes = conflicting.git.common / "info" / "attributes"
+    attributes.write_text("capabilities/*.json merge\n")  # as versions up to 0.7 left it to git
     with pytest.raises(UsageError):
         conflicting.git.plain("merge", "side")
     conflicting.git.plain("commit", "--quiet", "-am", "Whatever")
