@@ -49,7 +49,10 @@ def clone(url: str, folder: Path, lazy: bool = False, branch: str | None = None)
     folder = folder.resolve()
     if is_bundle(Path(url)):
         if branch is not None:
-            raise UsageError(f"{url} is a bundle, which holds one commit: leave --branch out")
+            raise UsageError(
+                f"{url} is a bundle, of which the bundled commit is checked out: leave --branch "
+                "out, and check out a tag of it with `niwfctl checkout TAG`"
+            )
         return _unbundled(Path(url), folder)
     if not lazy:
         require_lfs()
